@@ -1,0 +1,103 @@
+"""The one comparison: what must be done so that `have` becomes `want`.
+
+Pure, and the same for every verb: ADD diffs against nothing, DEL against an empty want, CHECK prints the
+result, the reconciler applies it. Operations come out in an order that a kernel accepts: removals from the
+leaves inwards, then creations from links outwards. What goes with its link is not removed one by one.
+
+    diff(state([Up("eth0", POD)]), {})  ->  [Op("create", Up("eth0", POD))]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from cni_plugin.model import AnyObject, Feature, Key, Neigh, Object, PodLink, State, Sysctl
+
+Verb: TypeAlias = Literal["create", "change", "delete"]
+
+_RANK = (
+    "Bridge Vxlan Veth Vlan PodLink Sysctl Feature Port PortVlan Up Addr Neigh Fdb Route Chain".split()
+)
+
+
+class Op(msgspec.Struct, frozen=True):
+    """One step. `was` is the object as it stood before, where there was one."""
+
+    verb: Verb
+    object: AnyObject
+    was: AnyObject | None = None
+
+
+def rank(each: Object) -> int:
+    """The place of an object's kind in the order of creation."""
+    return _RANK.index(type(each).__name__)
+
+
+def differences(want: AnyObject, have: AnyObject) -> tuple[str, ...]:
+    """The fields in which `have` is not as wanted; `""`, 0 and -1 in `want` ask for nothing."""
+    if type(want) is not type(have):
+        return ("object",)
+    return tuple(
+        field
+        for field in want.__struct_fields__
+        if (getattr(want, field) not in ("", 0, -1) or isinstance(getattr(want, field), bool))
+        and getattr(want, field) != getattr(have, field)
+    )
+
+
+def diff(want: State, have: State) -> list[Op]:
+    """The operations, in order, that turn `have` into `want`."""
+    gone = {key for key in have if key not in want}
+    again = {key for key in have if key in want and _must_be_remade(want[key], have[key])}
+    lost = gone | again
+    survivors = {key: each for key, each in have.items() if key not in lost and not _falls(each, lost)}
+    removals = [
+        Op("delete", have[key])
+        for key in lost
+        if not _falls(have[key], lost) and not isinstance(have[key], PodLink)
+    ]
+    creations = [
+        op for key, each in want.items() if (op := _make(each, survivors.get(key))) is not None
+    ]
+    removals.sort(key=lambda op: -rank(op.object))
+    creations.sort(key=lambda op: rank(op.object))
+    return removals + creations
+
+
+def invert(ops: Sequence[Op]) -> list[Op]:
+    """The operations that undo `ops`, last first. What cannot or need not be undone is left out:
+
+    sysctls of the node are shared with everybody and a learned neighbour is only a cache.
+    """
+    return [back for op in reversed(ops) if (back := _inverse(op)) is not None]
+
+
+def _make(want: AnyObject, have: AnyObject | None) -> Op | None:
+    if have is None:
+        return Op("create", want)
+    return Op("change", want, have) if differences(want, have) else None
+
+
+def _must_be_remade(want: AnyObject, have: AnyObject) -> bool:
+    return any(field == "object" or field in want.FIXED for field in differences(want, have))
+
+
+def _falls(each: AnyObject, lost: set[Key]) -> bool:
+    return each.holder in lost
+
+
+def _inverse(op: Op) -> Op | None:
+    if isinstance(op.object, Sysctl | Feature | PodLink):
+        return None
+    if isinstance(op.object, Neigh) and op.object.learned:
+        return None
+    if op.verb == "create":
+        return Op("delete", op.object)
+    if op.verb == "delete":
+        return Op("create", op.object)
+    if op.was is None:
+        return None
+    return Op("change", op.was, op.object)

@@ -1,0 +1,85 @@
+"""The one door to the kernel: what everything above may ask of it, and nothing else.
+
+`Kernel` is a protocol with two keepers: `kernel.linux` speaks to a real kernel, `kernel.fake` keeps its state in
+memory for tests and dry runs. Only entry points choose one; all else is handed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from cni_plugin.diff import Op
+from cni_plugin.model import AnyObject, State
+
+
+class Uplink(NamedTuple):
+    """The interface that holds a node's address. MTU in bytes; `prefixes` are those it is directly connected to."""
+
+    name: str
+    mtu: int
+    prefixes: tuple[str, ...]
+
+
+class OwnLink(NamedTuple):
+    """A link that bears our mark: its name and what its ifalias says."""
+
+    name: str
+    alias: str
+
+
+class Kernel(Protocol):
+    """A node's kernel, and the namespace of one pod once `enter` was called."""
+
+    def enter(self, netns: str) -> None:
+        """Open the pod's network namespace at this path. Raises NetnsError; an earlier one is closed."""
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Carry the operations out in order. Deleting what is gone is success.
+
+        Raises KernelError at the first that is refused; its `done` says what took effect.
+        """
+
+    def read(self, wanted: Iterable[AnyObject]) -> State:
+        """What stands now at the keys of these objects; nothing else is looked at, nothing is dumped."""
+
+    def addresses(self, dev: str) -> tuple[str, ...]:
+        """The addresses on a link of the node, with prefix lengths, link-local ones left out; () without the link."""
+
+    def link_index(self, name: str) -> int:
+        """The ifindex of a link of the node, 0 when there is none."""
+
+    def link_mac(self, name: str) -> str:
+        """The MAC of a link of the node, "" when there is none."""
+
+    def pod_link_exists(self, name: str) -> bool:
+        """Whether the pod's namespace has a link of this name."""
+
+    def delete_pod_link(self, name: str) -> None:
+        """Remove a veth of this name from the pod's namespace, if there is one; other kinds are left."""
+
+    def announce(self, dev: str, host_dev: str) -> None:
+        """Wait until the bridge forwards for `host_dev`, then let the pod tell its addresses (ARP, neighbour adv.)."""
+
+    def uplink(self, address: str) -> Uplink | None:
+        """The interface of the node that bears this address, None when none does."""
+
+    def default_mtu(self) -> int:
+        """The MTU in bytes of the interface that leads away from this node, 0 when none does."""
+
+    def owned(self, device: str) -> State:
+        """All routes that bear our protocol number, and all entries of this VXLAN device. The one dump there is."""
+
+    def own_links(self) -> tuple[OwnLink, ...]:
+        """All links of the node that bear our mark in their ifalias."""
+
+    def locally_held(self) -> frozenset[str]:
+        """All addresses of the node, without prefix lengths."""
+
+
+def open_kernel() -> AbstractContextManager[Kernel]:
+    """The kernel of the namespace that this process is in. Imported late: a request refused early pays nothing."""
+    from cni_plugin.kernel.linux import LinuxKernel
+
+    return LinuxKernel()

@@ -1,0 +1,339 @@
+"""What Tulle may make in a kernel, as frozen values.
+
+A desired network is a `State`: a mapping from each object's key to the object. Pure code computes states,
+`diff` compares two of them, and the kernel package makes one true. Nothing here has an effect, and nothing
+here knows where a value came from; that is what lets the same values be planned, printed, compared, rolled
+back and stored.
+
+An object lives in a namespace: `HOST` (the node) or `POD` (the sandbox of the request at hand). In a wanted
+object an empty string or a zero means "whatever the kernel has"; a bool always means what it says.
+
+    Veth("tl0123456789a", master="tulle0", peer="eth0")   ip link add tl0123456789a master tulle0 type veth peer eth0
+    Addr("eth0", "10.22.0.2/16", ns=POD)                  ip -n POD addr add 10.22.0.2/16 dev eth0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, TypeAlias
+
+import msgspec
+
+HOST = ""
+POD = "pod"
+
+ROUTE_PROTOCOL = 84
+"""The mark of our routes (`proto 84` in `ip route`): what bears another is never touched."""
+
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN, include/uapi/linux/rtnetlink.h."""
+
+Key: TypeAlias = tuple[str, ...]
+
+
+class Object(msgspec.Struct, frozen=True, tag_field="object"):
+    """Anything that can be wanted of a kernel. `FIXED` names the fields that only a new object can change."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def key(self) -> Key:
+        """What makes this object itself: two objects of one key are two states of the same thing."""
+        raise NotImplementedError
+
+    @property
+    def holder(self) -> Key | None:
+        """The key of the link whose removal takes this object along."""
+        return None
+
+
+def _link(ns: str, name: str) -> Key:
+    return ("link", ns, name)
+
+
+class Bridge(Object, frozen=True, tag="bridge"):
+    """A Linux bridge. `pinned`: its MAC was set and so no longer follows its ports' (net/bridge/br_stp_if.c)."""
+
+    name: str
+    mtu: int = 0
+    mac: str = ""
+    alias: str = ""
+    vlan_filtering: bool = False
+    pinned: bool = True
+    promisc: bool = False
+
+    @property
+    def key(self) -> Key:
+        return _link(HOST, self.name)
+
+
+class Veth(Object, frozen=True, tag="veth"):
+    """A pair made by one message: `name` on the host, up and in `master`; `peer` in the pod, down until its `Up`."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("peer",)
+    name: str
+    master: str = ""
+    mtu: int = 0
+    mac: str = ""
+    alias: str = ""
+    peer: str = ""
+    peer_mac: str = ""
+
+    @property
+    def key(self) -> Key:
+        return _link(HOST, self.name)
+
+
+class Vxlan(Object, frozen=True, tag="vxlan"):
+    """A VXLAN device without learning: every neighbour and FDB entry is ours."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("vni", "port", "local", "underlay")
+    name: str
+    vni: int
+    port: int
+    local: str
+    underlay: str
+    mac: str = ""
+    mtu: int = 0
+    alias: str = ""
+
+    @property
+    def key(self) -> Key:
+        return _link(HOST, self.name)
+
+
+class Vlan(Object, frozen=True, tag="vlan"):
+    """An 802.1Q device on `parent`: where a bridge that filters VLANs has a gateway address in VLAN `vid`."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("parent", "vid")
+    name: str
+    parent: str
+    vid: int
+    alias: str = ""
+
+    @property
+    def key(self) -> Key:
+        return _link(HOST, self.name)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(HOST, self.parent)
+
+
+class PodLink(Object, frozen=True, tag="podlink"):
+    """The end of a veth pair that is in the pod, as CHECK finds it; made with its `Veth`, never by itself."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+
+    @property
+    def key(self) -> Key:
+        return _link(POD, self.name)
+
+
+class Up(Object, frozen=True, tag="up"):
+    """The link is administratively up."""
+
+    name: str
+    ns: str = HOST
+
+    @property
+    def key(self) -> Key:
+        return ("up", self.ns, self.name)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(self.ns, self.name)
+
+
+class Port(Object, frozen=True, tag="port"):
+    """The flags of a bridge port. `locked`: only source MACs with a static FDB entry may enter (Linux 5.18)."""
+
+    name: str
+    hairpin: bool = False
+    isolated: bool = False
+    locked: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("port", HOST, self.name)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(HOST, self.name)
+
+
+class PortVlan(Object, frozen=True, tag="portvlan"):
+    """VLANs `vid` to `last` on a bridge port, or on the bridge itself (`self_`)."""
+
+    name: str
+    vid: int
+    last: int = 0
+    pvid: bool = False
+    untagged: bool = False
+    self_: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("portvlan", HOST, self.name, str(self.vid), str(self.last or self.vid))
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(HOST, self.name)
+
+
+class Sysctl(Object, frozen=True, tag="sysctl"):
+    """A value below /proc/sys. `dev` is the link whose removal takes the key along, if there is one."""
+
+    name: str
+    value: str
+    ns: str = HOST
+    dev: str = ""
+
+    @property
+    def key(self) -> Key:
+        return ("sysctl", self.ns, self.name)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(self.ns, self.dev) if self.dev else None
+
+
+class Feature(Object, frozen=True, tag="feature"):
+    """Transmit checksum offload of a link, as `ethtool -K dev tx on|off` sets it."""
+
+    dev: str
+    tx_checksum: bool
+
+    @property
+    def key(self) -> Key:
+        return ("feature", HOST, self.dev)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(HOST, self.dev)
+
+
+class Addr(Object, frozen=True, tag="addr"):
+    """An address with its prefix length on a link. `dad`: IPv6 duplicate address detection is wanted."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("dad",)
+    dev: str
+    address: str
+    ns: str = HOST
+    dad: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("addr", self.ns, self.dev, self.address)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(self.ns, self.dev)
+
+
+class Route(Object, frozen=True, tag="route"):
+    """A unicast route. `via` may be of the other family (RFC 5549); `scope` is rtnetlink's number, -1 the kernel's."""
+
+    dst: str
+    dev: str
+    via: str = ""
+    ns: str = HOST
+    src: str = ""
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int = MAIN_TABLE
+    scope: int = -1
+    protocol: int = ROUTE_PROTOCOL
+    onlink: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("route", self.ns, str(self.table), self.dst, str(self.priority), self.gateway_key)
+
+    @property
+    def gateway_key(self) -> str:
+        """In a pod several routes to one destination may stand side by side (ECMP); on the host one is ours."""
+        return f"{self.via}%{self.dev}" if self.ns == POD else ""
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(self.ns, self.dev)
+
+
+class Neigh(Object, frozen=True, tag="neigh"):
+    """A neighbour entry: permanent for a VTEP; `learned` is one the kernel found, which is only ever forgotten."""
+
+    dev: str
+    address: str
+    mac: str = ""
+    learned: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("neigh", HOST, self.dev, self.address)
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(HOST, self.dev)
+
+
+class Fdb(Object, frozen=True, tag="fdb"):
+    """A forwarding entry: `dst` is the VTEP behind a VXLAN device; without one it binds a MAC to a bridge port."""
+
+    dev: str
+    mac: str
+    dst: str = ""
+    vid: int = 0
+
+    @property
+    def key(self) -> Key:
+        return ("fdb", HOST, self.dev, self.mac, str(self.vid))
+
+    @property
+    def holder(self) -> Key | None:
+        return _link(HOST, self.dev)
+
+
+class Chain(Object, frozen=True, tag="chain"):
+    """A base chain of table `inet tulle`, whole: `hook` is its declaration, each rule a line of the nft language.
+
+    The kernel does not give rules back as they were written, so each is followed by a comment with a digest
+    of its text (`plan.masquerade`); two chains are equal when hook and rules are.
+    """
+
+    name: str
+    hook: str
+    rules: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return ("chain", HOST, self.name)
+
+
+LinkObject: TypeAlias = Bridge | Veth | Vxlan | Vlan | PodLink
+AnyObject: TypeAlias = (
+    Bridge
+    | Veth
+    | Vxlan
+    | Vlan
+    | PodLink
+    | Up
+    | Port
+    | PortVlan
+    | Sysctl
+    | Feature
+    | Addr
+    | Route
+    | Neigh
+    | Fdb
+    | Chain
+)
+State: TypeAlias = dict[Key, AnyObject]
+
+
+def state(objects: Iterable[AnyObject]) -> State:
+    """The state that holds just these objects; a later one of the same key wins."""
+    return {each.key: each for each in objects}
