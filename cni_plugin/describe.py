@@ -119,7 +119,7 @@ def _port(verb: str, each: Port) -> str:
 def _portvlan(verb: str, each: PortVlan) -> str:
     vids = f"{each.vid}-{each.last}" if each.last else f"{each.vid}"
     flags = (" pvid" if each.pvid else "") + (" untagged" if each.untagged else "")
-    word = "del" if verb == "delete" else "add"
+    word = "del" if (verb == "delete") == each.member else "add"
     return f"bridge vlan {word} dev {each.name} vid {vids}{flags}{' self' if each.self_ else ''}"
 
 

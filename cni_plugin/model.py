@@ -22,6 +22,9 @@ import msgspec
 HOST = ""
 POD = "pod"
 
+BOOT_PROTOCOL = 3
+"""RTPROT_BOOT, what `ip route add` marks routes with; a pod's routes bear it, for they go with the pod."""
+
 ROUTE_PROTOCOL = 84
 """The mark of our routes (`proto 84` in `ip route`): what bears another is never touched."""
 
@@ -165,7 +168,7 @@ class Port(Object, frozen=True, tag="port"):
 
 
 class PortVlan(Object, frozen=True, tag="portvlan"):
-    """VLANs `vid` to `last` on a bridge port, or on the bridge itself (`self_`)."""
+    """VLANs `vid` to `last` on a bridge port, or on the bridge itself (`self_`); not `member`: it is in none of them."""
 
     name: str
     vid: int
@@ -173,6 +176,7 @@ class PortVlan(Object, frozen=True, tag="portvlan"):
     pvid: bool = False
     untagged: bool = False
     self_: bool = False
+    member: bool = True
 
     @property
     def key(self) -> Key:
@@ -234,7 +238,10 @@ class Addr(Object, frozen=True, tag="addr"):
 
 
 class Route(Object, frozen=True, tag="route"):
-    """A unicast route. `via` may be of the other family (RFC 5549); `scope` is rtnetlink's number, -1 the kernel's."""
+    """A unicast route. `via` may be of the other family (RFC 5549); `scope` is rtnetlink's number, -1 the kernel's.
+
+    Wanted in table 0 of a pod it may stand in any: a chained plugin may have moved it (source based routing does).
+    """
 
     dst: str
     dev: str

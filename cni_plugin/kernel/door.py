@@ -32,8 +32,11 @@ class OwnLink(NamedTuple):
 class Kernel(Protocol):
     """A node's kernel, and the namespace of one pod once `enter` was called."""
 
-    def enter(self, netns: str) -> None:
-        """Open the pod's network namespace at this path. Raises NetnsError; an earlier one is closed."""
+    def enter(self, netns: str, *, allow_own: bool = False) -> None:
+        """Open the pod's network namespace at this path; an earlier one is closed.
+
+        Raises NetnsError, also for the node's own namespace unless that is allowed.
+        """
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry the operations out in order. Deleting what is gone is success.

@@ -1,0 +1,76 @@
+"""The engine, `tulled`: everything behind the client. `tulled --once NAME` serves one request and ends.
+
+The client execs it with the request on stdin and the runtime's environment. Promises: stdout gets the reply, whole
+and nothing else, whatever a library may print; the exit code is the reply's.
+
+    echo '{"cniVersion": "1.1.0"}' | CNI_COMMAND=VERSION tulled --once tulle
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: tulled --once NAME     serve the one CNI request in the environment and on stdin, as the plugin NAME
+       tulled --version
+"""
+CHUNK = 1 << 20
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do as the arguments say. Returns the exit code: that of the reply, or 2 for arguments that are not ours."""
+    match arguments:
+        case ["--once", name]:
+            return once(name)
+        case ["--version"]:
+            from cni_plugin.client import VERSION
+
+            print(f"tulled {VERSION}")
+            return 0
+        case _:
+            sys.stderr.write(USAGE)
+            return 2
+
+
+def once(name: str) -> int:
+    """Serve one request as the plugin `name`. Returns the reply's exit code, 1 when stdout does not take the reply."""
+    answer = take_stdout()
+    from cni_plugin.kernel.door import open_kernel
+    from cni_plugin.verbs.run import run
+
+    reply = run(name, os.environ, read_all(0), open_kernel)
+    try:
+        write_all(answer, reply.stdout)
+    except OSError as error:
+        print(f"tulled: the reply could not be written to stdout: {error.strerror}", file=sys.stderr)
+        return reply.code or 1
+    return reply.code
+
+
+def take_stdout() -> int:
+    """Keep stdout for the reply alone: whatever else is written there goes to stderr. Returns the fd to answer on."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    return answer
+
+
+def read_all(fd: int) -> bytes:
+    """All that can be read from a file descriptor. Raises OSError."""
+    chunks = []
+    while chunk := os.read(fd, CHUNK):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """All of data. Raises OSError."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # nothing is left to clean up, and taking down an interpreter with all its modules takes a while

@@ -1,0 +1,77 @@
+"""host-gw: each peer is the gateway to its pods. No tunnel, no overhead; all nodes must share a link.
+
+    ip route add 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 84
+
+Where the peer has no IPv4 address, IPv4 pods are reached through its IPv6 one (`via inet6`, RFC 5549, Linux 5.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_network
+
+from cni_plugin.backend import Me
+from cni_plugin.cluster import Address, Node
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.model import Route, State, state
+from cni_plugin.netconf import _Conf, typed
+
+OVERHEAD: Mapping[int, int] = {4: 0, 6: 0}
+
+
+class Config(_Conf, frozen=True):
+    """Nothing to set."""
+
+
+def configure(options: Mapping[str, object]) -> Config:
+    """Other backends' keys (`vni`, `port`, ...) are ignored, so that `type` alone switches a cluster."""
+    return typed({}, Config) if options else Config()
+
+
+def device(conf: Config) -> str:
+    """It has no device of its own."""
+    del conf
+    return ""
+
+
+def announce(me: Me, conf: Config) -> Mapping[str, str]:
+    """Nothing beyond address and subnets."""
+    del me, conf
+    return {}
+
+
+def local(me: Me, conf: Config) -> State:
+    """Nothing but the uplink that is there."""
+    del me, conf
+    return {}
+
+
+def peer(me: Me, peer: Node, conf: Config) -> State:
+    """A route for each of the peer's subnets. Raises CniError 7 when the peer is not on this node's link."""
+    del conf
+    return state(
+        Route(dst=str(cidr), dev=me.uplink, via=str(_gateway(me, peer, cidr.version))) for cidr in peer.pod_cidrs
+    )
+
+
+def on_link(me: Me, address: Address) -> bool:
+    """Whether this node reaches the address without a router."""
+    return any(address in network for network in map(ip_network, me.prefixes) if network.version == address.version)
+
+
+def _gateway(me: Me, peer: Node, family: int) -> Address:
+    gateway = peer.address(family) or (peer.address(6) if family == 4 else None)
+    if gateway is None:
+        raise CniError(
+            INVALID_CONFIG,
+            f"cluster.nodes: {peer.name} has IPv6 pods but no IPv6 address to route them to: give it an ipv6Address, "
+            "or use the vxlan backend",
+        )
+    if not on_link(me, gateway):
+        raise CniError(
+            INVALID_CONFIG,
+            f"cluster.nodes: {peer.name}'s address {gateway} is not on the link of {me.uplink} "
+            f"({', '.join(me.prefixes)}): host-gw needs all nodes on one link; use the vxlan backend, with "
+            "directRouting for the peers that are",
+        )
+    return gateway

@@ -1,0 +1,163 @@
+"""What `tullectl` shows of a node, as plain JSON-ready values; how it looks on a terminal is `__main__`'s."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from cni_plugin import netconf
+from cni_plugin.diff import Op, diff
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.kernel import files
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.model import Bridge, State, Vxlan, state
+from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.plan.node import BRIDGE_ALIAS
+from cni_plugin.records import Record, Records
+from cni_plugin.spec import Request
+from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.ensure import apply
+from cni_plugin.verbs.leases_local import LocalLeases
+from cni_plugin.verbs.peers import VXLAN_ALIAS, all_facts, forget
+
+CONF_DIR = "/etc/cni/net.d"
+Row = dict[str, object]
+
+
+def first_config() -> str:
+    """The configuration that a runtime would use: the first in the folder. Raises CniError 7 without one."""
+    folder = os.environ.get("NETCONFPATH") or CONF_DIR
+    found = [name for name in files.names(folder) if name.endswith((".conf", ".conflist", ".json"))]
+    if not found:
+        raise CniError(INVALID_CONFIG, f"there is no network configuration in {folder}: name one, or install one there")
+    return f"{folder}/{found[0]}"
+
+
+def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -> Context:
+    """The context of an ADD with the configuration in this file. Raises CniError 6 or 7."""
+    raw = _plugin_of(path)
+    container, ifname = pod
+    request = Request("ADD", container, "", ifname, {}, (), netns_override=False)
+    name = str(raw.get("type", "tulle"))
+    return Context(
+        name, request, {}, raw, msgspec.json.encode(raw), netconf.version_of(raw), netconf.parse(raw), kernel, records
+    )
+
+
+def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
+    """Networks with their addresses, attachments, and clusters."""
+    attachments = list(records.all())
+    return {
+        "networks": list(_networks(kernel, records, attachments)),
+        "attachments": [_attachment(kernel, each) for each in attachments],
+        "clusters": [
+            {
+                "network": each.network,
+                "node": each.node,
+                "backend": each.backend,
+                "device": each.device,
+                "mtu": each.mtu,
+                "peers": each.peers,
+                "podCIDRs": list(each.pod_cidrs),
+            }
+            for each in all_facts(records)
+        ],
+    }
+
+
+def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
+    """What takes away all that bears our mark on the node; done when `really`. Raises CniError 7 while pods are wired."""
+    with records.lock():
+        left = [each.container for each in records.all()]
+        if left:
+            raise CniError(
+                INVALID_CONFIG, f"{len(left)} attachments are left ({', '.join(left[:5])}): let the runtime delete them"
+            )
+        ops = diff({}, _own_state(kernel))
+        if really:
+            apply(kernel, ops)
+            for each in all_facts(records):
+                forget(records, each.network)
+    return ops
+
+
+def alive(kernel: Kernel, record: Record) -> str:
+    """Whether an attachment's two ends stand: "up", "unplugged" (its veth is gone) or "dead" (its namespace too)."""
+    if kernel.link_index(record.attachment.host_dev):
+        return "up"
+    try:
+        kernel.enter(record.netns, allow_own=True)
+    except NetnsError:
+        return "dead"
+    return "unplugged"
+
+
+def _plugin_of(path: str) -> Mapping[str, object]:
+    """The configuration of our plugin in a file: of a list the entry of ours, with the list's name and version."""
+    try:
+        raw = netconf.decode(files.follow(path))
+    except OSError as error:
+        raise CniError(INVALID_CONFIG, f"{path!r}: {error.strerror}; name a file that can be read") from error
+    plugins = raw.get("plugins")
+    if not isinstance(plugins, list):
+        return raw
+    ours = [each for each in plugins if isinstance(each, dict) and each.get("type") in ("tulle", "bridge")]
+    if not ours:
+        raise CniError(INVALID_CONFIG, f"{path!r}: no plugin of type tulle or bridge in its list")
+    return {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **ours[0]}
+
+
+def _networks(kernel: Kernel, records: Records, attachments: Sequence[Record]) -> Iterator[Row]:
+    masquerades = records.masquerades()
+    for name in sorted({each.network for each in attachments}):
+        mine = [each for each in attachments if each.network == name]
+        masquerade = masquerades.get(name)
+        yield {
+            "network": name,
+            "attachments": len(mine),
+            "masquerade": list(masquerade.subnets) if masquerade else [],
+            **_usage(kernel, records, mine[0]),
+        }
+
+
+def _usage(kernel: Kernel, records: Records, record: Record) -> Row:
+    """By the ranges of an attachment's own configuration; a foreign IPAM's are not ours to count."""
+    if record.ipam != netconf.HOST_LOCAL:
+        return {"used": None, "free": None, "of": record.ipam or "no addresses"}
+    raw = netconf.decode(bytes(record.conf))
+    request = Request("STATUS", record.container, "", record.ifname, {}, (), netns_override=False)
+    made = Context("tulle", request, {}, raw, b"", "1.1.0", netconf.parse(raw), kernel, records)
+    facts = next((each for each in all_facts(records) if each.network == record.network), None)
+    usage = LocalLeases(made, facts.pod_cidrs if facts else ()).usage()
+    return {
+        "used": [each.used for each in usage],
+        "free": [each.free for each in usage],
+        "of": [str(each.range_set) for each in usage],
+    }
+
+
+def _attachment(kernel: Kernel, record: Record) -> Row:
+    return {
+        "network": record.network,
+        "container": record.container,
+        "ifname": record.ifname,
+        "ips": list(record.ips),
+        "host": record.attachment.host_dev,
+        "bridge": record.bridge,
+        "netns": record.netns,
+        "state": alive(kernel, record),
+    }
+
+
+def _own_state(kernel: Kernel) -> State:
+    """Links, routes and the chain that bear our mark."""
+    links = kernel.own_links()
+    bridges = [Bridge(each.name) for each in links if each.alias == BRIDGE_ALIAS and "." not in each.name]
+    tunnels = [Vxlan(each.name, 0, 0, "", "") for each in links if each.alias == VXLAN_ALIAS]
+    owned: State = {}
+    for device in [each.name for each in tunnels] or [""]:
+        owned.update(kernel.owned(device))
+    return {**owned, **state([*bridges, *tunnels]), **kernel.read([masquerade_chain({})])}

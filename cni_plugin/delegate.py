@@ -1,0 +1,73 @@
+"""Other plugins, called as the specification says: found by name in CNI_PATH, same environment, same stdin.
+
+The only place that starts another program. A delegate's stderr is ours; what it says on stdout is parsed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from cni_plugin.agent.environ import for_children
+from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+
+
+def find(kind: str, path: Sequence[str]) -> str:
+    """The executable of a plugin type. Raises CniError 4 or 7."""
+    if "/" in kind or kind in (".", ".."):
+        raise CniError(INVALID_CONFIG, f"invalid ipam.type {kind!r}: it is the name of a plugin, not a path")
+    if not path:
+        raise CniError(
+            INVALID_ENVIRONMENT, f"required env variables [CNI_PATH] missing: ipam.type {kind!r} is another plugin"
+        )
+    for folder in path:
+        candidate = os.path.join(folder, kind)
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    raise CniError(
+        INVALID_CONFIG,
+        f"invalid ipam.type {kind!r}: there is no such plugin in CNI_PATH {':'.join(path)}; install it there",
+    )
+
+
+def call(executable: str, verb: str, environ: Mapping[str, str], stdin: bytes) -> Mapping[str, object]:
+    """Run a plugin for this request and give back its result, {} for a verb without one. Raises its CniError."""
+    cni = {key: value for key, value in environ.items() if key.startswith("CNI_")}
+    status, stdout = _run(executable, {**for_children(), **cni, "CNI_COMMAND": verb}, stdin)
+    try:
+        answer = msgspec.json.decode(stdout) if stdout.strip() else {}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = None
+    if status == 0 and isinstance(answer, dict):
+        return answer
+    if isinstance(answer, dict) and isinstance(answer.get("code"), int):
+        raise CniError(answer["code"], f"{executable}: {answer.get('msg', '')}", str(answer.get("details", "")))
+    raise CniError(
+        DELEGATE_FAILED,
+        f"{executable} {verb} ended with exit code {status} and no error object on stdout: see its log on stderr",
+        stdout[:500].decode(errors="replace"),
+    )
+
+
+def _run(executable: str, environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
+    """Through a memfd, not a pipe: a delegate that does not read its stdin cannot block us."""
+    source = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        os.write(source, stdin)
+        os.lseek(source, 0, os.SEEK_SET)
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, writer, 1)]
+        try:
+            sys.stderr.flush()
+            pid = os.posix_spawn(executable, [executable], dict(environ), file_actions=actions)
+        finally:
+            os.close(writer)
+        with open(reader, "rb") as pipe:
+            stdout = pipe.read()
+    finally:
+        os.close(source)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), stdout

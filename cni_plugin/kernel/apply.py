@@ -1,0 +1,166 @@
+"""Operations made true, in order, with as few exchanges as order allows.
+
+Neighbouring operations of one kind and namespace make a run; the requests of a run go to the kernel together, and it
+carries out all of them even if it refuses one. So a failure is told with everything that took effect, also after the
+refused one: that, and not the order asked for, is what a rollback has to undo.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+from cni_plugin.diff import Op
+from cni_plugin.kernel.encode import GONE, Absent, Place, adds, replacement, requests
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.knobs import set_feature, write_sysctl
+from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.netlink import Outcome
+from cni_plugin.kernel.nft import Nft, NftError
+from cni_plugin.model import HOST, POD, Chain, Feature, LinkObject, PodLink, Route, Sysctl
+
+Lane = tuple[str, str]
+Ours = Callable[[Route], bool]
+
+
+class Failure(Exception):
+    """An operation that was refused, and why."""
+
+    def __init__(self, op: Op, outcome: Outcome) -> None:
+        self.op = op
+        self.outcome = outcome
+        super().__init__(outcome.reason)
+
+
+class Applier:
+    """One call of `apply`. `done` grows as operations take effect."""
+
+    def __init__(self, host: Namespace, pod: Namespace | None, nft: Nft, ours: Ours) -> None:
+        self._spaces = {HOST: host} if pod is None else {HOST: host, POD: pod}
+        self._nft = nft
+        self._ours = ours
+        self._done: list[Op] = []
+
+    def run(self, ops: Sequence[Op]) -> None:
+        """Carry them out. Raises KernelError."""
+        try:
+            for (kind, where), group in groupby(ops, _lane):
+                self._run_lane(kind, where, list(group))
+        except Failure as failure:
+            code, reason = failure.outcome
+            raise KernelError(failure.op, code, self._done, reason) from failure
+
+    def _run_lane(self, kind: str, where: str, ops: list[Op]) -> None:
+        space = self._spaces.get(where)
+        if space is None:
+            self._without_pod(ops)
+        elif kind == "netlink":
+            pod = self._spaces.get(POD)
+            run = _Run(space, None if pod is None else pod.descriptor, self._ours, self._done)
+            run.carry_out(ops)
+        elif kind == "nft":
+            self._change_chains(ops)
+        else:
+            self._turn_knobs(space, ops)
+
+    def _without_pod(self, ops: Iterable[Op]) -> None:
+        for op in ops:
+            if op.verb != "delete":
+                raise Failure(op, Outcome(errno.ENOENT, "no pod's network namespace was entered"))
+            self._done.append(op)
+
+    def _turn_knobs(self, space: Namespace, ops: Iterable[Op]) -> None:
+        with space.inside():
+            for op in ops:
+                try:
+                    _turn(op)
+                except OSError as error:
+                    raise Failure(op, Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
+                self._done.append(op)
+
+    def _change_chains(self, ops: Sequence[Op]) -> None:
+        try:
+            self._nft.change([(op.verb, op.object) for op in ops if isinstance(op.object, Chain)])
+        except NftError as error:
+            raise Failure(ops[0], Outcome(errno.EINVAL, str(error))) from error
+        self._done.extend(ops)
+
+
+class _Run:
+    """Operations of one namespace on their way to its socket."""
+
+    def __init__(self, space: Namespace, pod: int | None, ours: Ours, done: list[Op]) -> None:
+        self._space = space
+        self._place = Place(self._index, pod)
+        self._ours = ours
+        self._done = done
+        self._waiting: list[tuple[Op, list[bytearray]]] = []
+
+    def carry_out(self, ops: Iterable[Op]) -> None:
+        """Send them all. Raises Failure for the first refused one of a batch, when the batch is through."""
+        for op in ops:
+            try:
+                made = requests(op, self._place)
+            except Absent as absent:
+                if adds(op.verb, op.object):
+                    self._flush()
+                    raise Failure(op, Outcome(errno.ENODEV, str(absent))) from absent
+                made = []
+            self._waiting.append((op, made))
+            if isinstance(op.object, LinkObject) and op.verb != "change":
+                self._space.forget(op.object.name)
+        self._flush()
+
+    def _index(self, name: str) -> int:
+        """A link's number; what may be about to make that link is sent first."""
+        if not self._space.known(name):
+            self._flush()
+        return self._space.index(name)
+
+    def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        outcomes = iter(self._space.netlink.send([request for _, made in batch for request in made]))
+        failed: Failure | None = None
+        for op, made in batch:
+            results = [next(outcomes) for _ in made]
+            refusal = self._refusal(op, results)
+            if refusal is None or any(not each.errno for each in results):
+                self._done.append(op)
+            if refusal is not None and failed is None:
+                failed = Failure(op, refusal)
+        if failed is not None:
+            raise failed
+
+    def _refusal(self, op: Op, outcomes: Sequence[Outcome]) -> Outcome | None:
+        """The first outcome that is not as good as success."""
+        harmless: frozenset[int] = frozenset() if adds(op.verb, op.object) else GONE
+        bad = next((each for each in outcomes if each.errno and each.errno not in harmless), None)
+        if bad is not None and bad.errno == errno.EEXIST and self._may_replace(op):
+            (again,) = self._space.netlink.send(replacement(op, self._place))
+            return again if again.errno else None
+        return bad
+
+    def _may_replace(self, op: Op) -> bool:
+        """A route that is ours already, by another hand of ours, may be put right; anybody else's may not."""
+        return isinstance(op.object, Route) and op.object.ns == HOST and self._ours(op.object)
+
+
+def _lane(op: Op) -> Lane:
+    each = op.object
+    if isinstance(each, Sysctl):
+        return "knob", each.ns
+    if isinstance(each, Feature):
+        return "knob", HOST
+    if isinstance(each, Chain):
+        return "nft", HOST
+    return "netlink", POD if isinstance(each, PodLink) else getattr(each, "ns", HOST)
+
+
+def _turn(op: Op) -> None:
+    if isinstance(op.object, Sysctl) and op.verb != "delete":
+        write_sysctl(op.object)
+    elif isinstance(op.object, Feature) and op.verb != "delete":
+        set_feature(op.object)
+
+

@@ -1,0 +1,138 @@
+"""Files as the rest of the plugin may use them: whole or not at all, never through a symbolic link.
+
+A write is a temporary file and a rename, so that no reader sees half of it and a kill at any instant leaves at worst
+a temporary file, which goes with its folder. Nothing is synced to the disk: state of an earlier boot is void
+(`boot_id`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TEMPORARY = ".tmp."
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other (Documentation/admin-guide/sysctl/kernel.rst)."""
+    return (read(BOOT_ID) or b"").decode().strip()
+
+
+def read(path: str) -> bytes | None:
+    """The whole file, None when there is none. Raises OSError, ELOOP for a symbolic link."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    try:
+        chunks = []
+        while chunk := os.read(fd, 1 << 20):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(fd)
+
+
+def follow(path: str) -> bytes:
+    """The whole of a file that the operator named; links may lead there. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def write(path: str, data: bytes) -> None:
+    """Put a file in place, mode 0600, over an earlier one. Raises OSError."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}.{name[-64:]}")
+    try:
+        _fill(temporary, data)
+        os.rename(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: str) -> bool:
+    """Remove a file; whether there was one. Raises OSError."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def make_folder(path: str) -> None:
+    """Make a folder, mode 0700, and those above it. Raises OSError, ELOOP when the last is a link."""
+    try:
+        os.makedirs(path, 0o700)
+    except FileExistsError:
+        if os.path.islink(path) or not os.path.isdir(path):
+            raise OSError(errno.ENOTDIR, "not a folder", path) from None
+
+
+def remove_folder(path: str) -> bool:
+    """Remove a folder if it is empty but for leftovers of killed writers; whether it is gone."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        leftovers = [name for name in os.listdir(path) if name.startswith(_TEMPORARY)]
+        if not leftovers or len(leftovers) != len(os.listdir(path)) or any(map(_is_being_written, leftovers)):
+            return False
+        for name in leftovers:
+            remove(os.path.join(path, name))
+        return remove_folder(path)
+    return True
+
+
+def names(path: str) -> list[str]:
+    """The entries of a folder in order, temporary ones left out; [] when there is none."""
+    try:
+        return sorted(name for name in os.listdir(path) if not name.startswith(_TEMPORARY))
+    except FileNotFoundError:
+        return []
+
+
+def writable(path: str) -> bool:
+    """Whether files can be made in this folder, or in the first existing one above it."""
+    while not os.path.isdir(path) and path not in ("", "/"):
+        path = os.path.dirname(path)
+    return os.access(path or "/", os.W_OK | os.X_OK) and not os.statvfs(path or "/").f_flag & os.ST_RDONLY
+
+
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _fill(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
+def _is_being_written(name: str) -> bool:
+    """Whether the process that a temporary file names is alive; it may be writing this very moment."""
+    pid = name.removeprefix(_TEMPORARY).split(".", 1)[0]
+    return pid.isdigit() and os.path.exists(f"/proc/{pid}")
+
+
+def set_aside(path: str) -> None:
+    """Rename a file that cannot be read, so that it is neither used nor lost. Raises OSError."""
+    folder, name = os.path.split(path)
+    os.rename(path, os.path.join(folder, f"{_TEMPORARY}0.damaged.{name[-64:]}"))

@@ -1,0 +1,75 @@
+"""What a kernel takes by file or by ioctl instead of netlink: sysctls, and the checksum offload of a link.
+
+Promise: a value that stands already is not written again (in a container /proc/sys may be read-only), and an IPv6
+key on a kernel without IPv6 is no error: there is nothing to switch there.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import socket
+import struct
+
+from cni_plugin.model import Feature, Sysctl
+
+_ROOT = "/proc/sys/"
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
+
+
+def write_sysctl(each: Sysctl) -> None:
+    """Set it in the network namespace that the calling thread is in. Raises OSError."""
+    have = read_sysctl(each)
+    if have == each.value or (have is None and _optional(each)):
+        return
+    with open(_path(each), "w", encoding="ascii") as file:
+        file.write(each.value)
+
+
+def read_sysctl(each: Sysctl) -> str | None:
+    """Its value in the network namespace that the calling thread is in, None when there is no such key."""
+    try:
+        with open(_path(each), encoding="ascii") as file:
+            return " ".join(file.read().split())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EINVAL):  # stable_secret and the like before it is first set
+            return ""
+        raise
+
+
+def set_feature(each: Feature) -> None:
+    """Switch it in the network namespace that the calling thread is in. Raises OSError."""
+    _ethtool(each.dev, _ETHTOOL_STXCSUM, int(each.tx_checksum))
+
+
+def read_feature(each: Feature) -> Feature | None:
+    """How it is switched in the network namespace that the calling thread is in, None without the link."""
+    try:
+        return Feature(each.dev, bool(_ethtool(each.dev, _ETHTOOL_GTXCSUM, 0)))
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def _path(each: Sysctl) -> str:
+    """Names are separated by slashes, as sysctl(8) takes them too: a link's name may hold dots."""
+    name = each.name if "/" in each.name else each.name.replace(".", "/")
+    return _ROOT + name
+
+
+def _optional(each: Sysctl) -> bool:
+    return each.name.startswith(("net/ipv6/", "net.ipv6."))
+
+
+def _ethtool(dev: str, command: int, value: int) -> int:
+    """SIOCETHTOOL with a struct ethtool_value; the struct ifreq holds its address."""
+    data = array.array("I", [command, value])
+    request = struct.pack("16sP16x", dev.encode(), data.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        fcntl.ioctl(channel, _SIOCETHTOOL, request)
+    return data[1]

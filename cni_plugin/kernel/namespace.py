@@ -1,0 +1,95 @@
+"""One network namespace as it is spoken to: a netlink socket opened inside, and its links by name and number.
+
+Names are for people and for state; the kernel wants numbers. Each is looked up once and kept until `forget`, so
+that a whole pod costs one look-up a link. Promise: questions about a link that does not exist have empty answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from cni_plugin.kernel.codec import RTM_GETLINK, Message, encode
+from cni_plugin.kernel.netlink import Netlink, Refused
+from cni_plugin.kernel.netns import inside
+
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+"""Leave the counters out of answers about links, include/uapi/linux/rtnetlink.h."""
+
+
+class Namespace:
+    """The namespace behind a descriptor, or the calling thread's for None. The descriptor is closed with this."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = descriptor
+        with inside(descriptor):
+            self.netlink = Netlink()
+        self._index: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the socket and the descriptor."""
+        self.netlink.close()
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+    def inside(self) -> AbstractContextManager[None]:
+        """The calling thread is in this namespace while the block runs."""
+        return inside(self.descriptor)
+
+    def link(self, name: str) -> Message | None:
+        """The link of this name as it stands now."""
+        found = self._ask([("IFLA_IFNAME", name)], 0)
+        if found is None:
+            self._index.pop(name, None)
+        else:
+            self._index[name] = found.field("index")
+        return found
+
+    def link_at(self, index: int) -> Message | None:
+        """The link of this number as it stands now."""
+        return self._ask([], index) if index > 0 else None
+
+    def links(self) -> Iterator[Message]:
+        """All links. A dump."""
+        fields = {"family": 0}
+        attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        yield from self.netlink.dump(encode(RTM_GETLINK, 0, fields, [*attrs]))
+
+    def known(self, name: str) -> int:
+        """The number of a link that was looked up before, else 0."""
+        return self._index.get(name, 0)
+
+    def index(self, name: str) -> int:
+        """The number of a link, 0 when there is none."""
+        if not self.known(name):
+            self.link(name)
+        return self.known(name)
+
+    def name(self, index: int) -> str:
+        """The name of the link of this number, "" when there is none."""
+        for name, known in self._index.items():
+            if known == index:
+                return name
+        found = self.link_at(index)
+        if found is None:
+            return ""
+        name = found.text("IFLA_IFNAME")
+        self._index[name] = index
+        return name
+
+    def forget(self, name: str = "") -> None:
+        """Look this link up again the next time, or every one."""
+        if name:
+            self._index.pop(name, None)
+        else:
+            self._index.clear()
+
+    def _ask(self, attrs: list[tuple[str, str]], index: int) -> Message | None:
+        request = encode(
+            RTM_GETLINK, 0, {"family": 0, "index": index}, [*attrs, ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        )
+        try:
+            return self.netlink.ask(request)
+        except Refused:  # a name that no link can have, longer than IFNAMSIZ
+            return None

@@ -1,0 +1,199 @@
+"""The netlink socket: many requests in one write, all errors read at once.
+
+Plain and blocking, because a kernel answers before `send` returns: every request in the buffer has been carried out
+by then, whether or not an earlier one failed. Only the last one of a buffer asks for an acknowledgement; the others
+speak up when they are refused. Promise: each request's outcome, in order, with the kernel's own words for a refusal.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_DUMP, Message
+
+_SOL_NETLINK = 270
+_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 10, 11, 12
+_ERROR, _DONE = 2, 3
+_CAPPED, _ACK_TLVS, _DUMP_INTR = 0x100, 0x200, 0x10
+_ERROR_MESSAGE = 1
+_RECEIVE = 1 << 16
+_BYTES_AT_ONCE = 1 << 15
+_REQUESTS_AT_ONCE = 100
+"""A refusal takes up to 1.3 KiB of the receive buffer (default 208 KiB): 100 can never overflow it."""
+_DUMP_TRIES = 10
+
+
+class Outcome(NamedTuple):
+    """What became of a request: errno 0 is success, `reason` what the kernel said about a refusal."""
+
+    errno: int
+    reason: str = ""
+
+
+class Refused(Exception):
+    """A question that the kernel refused to answer."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.errno = outcome.errno
+        self.reason = outcome.reason
+        super().__init__(outcome.reason)
+
+
+class _Frame(NamedTuple):
+    kind: int
+    flags: int
+    sequence: int
+    data: bytes
+    offset: int
+    length: int
+
+
+class Netlink:
+    """A socket of NETLINK_ROUTE in the network namespace that the calling thread is in now, and stays in."""
+
+    def __init__(self, groups: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        self._socket.bind((0, groups))
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket; twice does no harm."""
+        self._socket.close()
+
+    def send(self, requests: Sequence[bytearray]) -> list[Outcome]:
+        """Carry all of these out, also those after a refused one; their outcomes in the same order."""
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(requests):
+            chunk = _chunk(requests, len(outcomes))
+            outcomes += self._exchange(chunk)
+        return outcomes
+
+    def ask(self, request: bytearray) -> Message | None:
+        """The answer to one question about one object, None when there is no such thing. Raises Refused."""
+        self._number(request)
+        self._socket.send(request)
+        for frame in self._receive(self._sequence):
+            if frame.kind != _ERROR:
+                return Message(frame.kind, frame.data, frame.offset)
+            outcome = _outcome(frame)
+            if outcome.errno in (errno.ENODEV, errno.ENOENT, errno.ESRCH):
+                return None
+            raise Refused(outcome)
+        raise AssertionError("a socket has no end")
+
+    def dump(self, request: bytearray) -> list[Message]:
+        """Everything that matches. A list that changed while it was read is read again. Raises Refused."""
+        for _ in range(_DUMP_TRIES):
+            self._number(request, NLM_F_DUMP)
+            self._socket.send(request)
+            messages, torn = self._read_dump()
+            if not torn:
+                break
+        return messages
+
+    def events(self, seconds: float) -> Iterator[Message]:
+        """What the kernel tells to this socket's groups, as it happens, for so long at most."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                data = self._socket.recv(_RECEIVE)
+            except TimeoutError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # some events were lost: what came of them is there to be read
+                    raise
+                continue
+            for frame in _frames(data):
+                yield Message(frame.kind, frame.data, frame.offset)
+
+    def _exchange(self, chunk: Sequence[bytearray]) -> list[Outcome]:
+        first = self._sequence + 1
+        for request in chunk:
+            self._number(request)
+        last = self._sequence
+        self._number_ack(chunk[-1])
+        self._socket.send(b"".join(chunk))
+        outcomes = [Outcome(0)] * len(chunk)
+        for frame in self._receive(first):
+            if frame.kind == _ERROR:
+                outcomes[frame.sequence - first] = _outcome(frame)
+                if frame.sequence == last:
+                    break
+        return outcomes
+
+    def _read_dump(self) -> tuple[list[Message], bool]:
+        messages: list[Message] = []
+        torn = False
+        for frame in self._receive(self._sequence):
+            torn = torn or bool(frame.flags & _DUMP_INTR)
+            if frame.kind in (_DONE, _ERROR):
+                outcome = _outcome(frame) if frame.length > HEADER.size else Outcome(0)
+                if outcome.errno:
+                    raise Refused(outcome)
+                break
+            messages.append(Message(frame.kind, frame.data, frame.offset))
+        return messages, torn
+
+    def _receive(self, oldest: int) -> Iterator[_Frame]:
+        while True:
+            for frame in _frames(self._socket.recv(_RECEIVE)):
+                if frame.sequence >= oldest:  # older: the rest of something that was given up
+                    yield frame
+
+    def _number(self, request: bytearray, flags: int = 0) -> None:
+        self._sequence += 1
+        struct.pack_into("=I", request, 8, self._sequence)
+        if flags:
+            struct.pack_into("=H", request, 6, struct.unpack_from("=H", request, 6)[0] | flags)
+
+    def _number_ack(self, request: bytearray) -> None:
+        struct.pack_into("=H", request, 6, struct.unpack_from("=H", request, 6)[0] | NLM_F_ACK)
+
+
+def _chunk(requests: Sequence[bytearray], start: int) -> Sequence[bytearray]:
+    size, end = 0, start
+    while end < len(requests) and end - start < _REQUESTS_AT_ONCE and size < _BYTES_AT_ONCE:
+        size += len(requests[end])
+        end += 1
+    return requests[start:end]
+
+
+def _frames(data: bytes) -> Iterator[_Frame]:
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        yield _Frame(kind, flags, sequence, data, offset, length)
+        offset += (length + 3) & ~3
+
+
+def _outcome(frame: _Frame) -> Outcome:
+    """struct nlmsgerr: the errno, negative; the request's header (and the request, if not capped); then attributes."""
+    (code,) = struct.unpack_from("=i", frame.data, frame.offset + HEADER.size)
+    if not code:
+        return Outcome(0)
+    words = _kernel_words(frame) if frame.flags & _ACK_TLVS else ""
+    plain = os.strerror(-code)
+    return Outcome(-code, f"{words} ({plain})" if words else plain)
+
+
+def _kernel_words(frame: _Frame) -> str:
+    start = frame.offset + HEADER.size + 4
+    if frame.kind == _ERROR:
+        (echoed,) = struct.unpack_from("=I", frame.data, start)
+        start += HEADER.size if frame.flags & _CAPPED else (echoed + 3) & ~3
+    end = frame.offset + frame.length
+    while start + 4 <= end:
+        length, kind = struct.unpack_from("=HH", frame.data, start)
+        if kind == _ERROR_MESSAGE:
+            return frame.data[start + 4 : start + length].rstrip(b"\0").decode(errors="replace")
+        start += max((length + 3) & ~3, 4)
+    return ""

@@ -1,0 +1,88 @@
+"""Network namespaces: a path becomes a descriptor, and a descriptor a place where this thread can do one thing.
+
+A thread moves into another namespace only to open a socket there or to write a file below /proc/sys/net, which shows
+the namespace of whoever looks; everything else goes through a socket that was opened inside and remembers. Promise:
+after `inside` the thread is back where it was, or the process is no more: one that stays in a pod's
+namespace by mistake would wire the next pod into it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cni_plugin.kernel.errors import NetnsError
+
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWNET = 0x40000000
+_OWN = "/proc/thread-self/ns/net"
+
+
+def open_namespace(path: str, *, allow_own: bool = False) -> int:
+    """A descriptor of the network namespace at this path.
+
+    Raises NetnsError: "gone" when nothing is there, "not-a-namespace" when something else is, "own" when it is
+    the caller's and that is not allowed.
+    """
+    try:
+        # O_NONBLOCK: a FIFO put there by mistake must not hold us up
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NetnsError("gone", path) from error
+    except OSError as error:
+        raise NetnsError("not-a-namespace", path) from error
+    try:
+        _verify(descriptor, path, allow_own=allow_own)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    except OSError as error:
+        raise NetnsError("not-a-namespace", path) from error
+    if kind != _CLONE_NEWNET:
+        raise NetnsError("not-a-namespace", path)
+    if not allow_own and os.path.samestat(os.fstat(descriptor), os.stat(_OWN)):
+        raise NetnsError("own", path)
+
+
+@contextmanager
+def inside(descriptor: int | None) -> Iterator[None]:
+    """This thread is in that network namespace while the block runs; None is where it is already."""
+    if descriptor is None:
+        yield
+        return
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(descriptor)
+        try:
+            yield
+        finally:
+            _return(home)
+    finally:
+        os.close(home)
+
+
+def _return(home: int) -> None:
+    try:
+        _setns(home)
+    except OSError:
+        os.write(2, b"cannot leave the pod's network namespace: giving up\n")
+        os.abort()
+
+
+def _setns(descriptor: int) -> None:
+    """setns(2). `os.setns` came with Python 3.12."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        code = ctypes.get_errno() or errno.EINVAL
+        raise OSError(code, os.strerror(code), "setns")

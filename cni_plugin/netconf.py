@@ -1,0 +1,403 @@
+"""The network configuration on stdin, as typed values: all reading, defaults and validation in one place.
+
+JSON is read as the field's Go programs read it: keys match in any case (containerd really sends `HostPort`),
+`null` is absent, of two equal keys the later one holds. Every complaint names the key, the value and the remedy.
+
+The keys are those of the reference `bridge` plugin with the same defaults, plus `cluster` and `agent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import ip_interface
+from typing import Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from cni_plugin.errors import (
+    DECODING_FAILURE,
+    INVALID_CONFIG,
+    INVALID_ENVIRONMENT,
+    UNSUPPORTED_FIELD,
+    CniError,
+)
+from cni_plugin.spec import NAME, Dns, RouteConfig
+
+HOST_LOCAL = "host-local"
+DEFAULT_DATA_DIR = "/var/lib/cni/networks"
+MIN_MTU, MAX_MTU = 68, 65535
+_SPECIAL = {"valid_attachments": "cni.dev/valid-attachments", "attachments": "cni.dev/attachments"}
+
+
+def _fold(field: str) -> str:
+    return _SPECIAL.get(field, field.replace("_", ""))
+
+
+class _Conf(msgspec.Struct, frozen=True, rename=_fold, kw_only=True):
+    """A JSON object whose keys are matched in lower case."""
+
+
+class RangeConf(_Conf, frozen=True):
+    subnet: str = ""
+    range_start: str = ""
+    range_end: str = ""
+    gateway: str = ""
+
+
+class IpamConf(_Conf, frozen=True):
+    type: str = ""
+    subnet: str = ""
+    range_start: str = ""
+    range_end: str = ""
+    gateway: str = ""
+    ranges: tuple[tuple[RangeConf, ...], ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
+    resolv_conf: str = ""
+    data_dir: str = ""
+
+
+class VlanTrunk(_Conf, frozen=True):
+    id: int | None = None
+    min_id: int | None = None
+    max_id: int | None = None
+
+
+class RuntimeDns(_Conf, frozen=True):
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class RuntimeConfig(_Conf, frozen=True):
+    ips: tuple[str, ...] = ()
+    mac: str = ""
+    ip_ranges: tuple[tuple[RangeConf, ...], ...] = ()
+    dns: RuntimeDns = RuntimeDns()
+    port_mappings: tuple[object, ...] = ()
+    bandwidth: Mapping[str, object] = {}
+
+
+class CniArgs(_Conf, frozen=True):
+    ips: tuple[str, ...] = ()
+    mac: str = ""
+
+
+class Args(_Conf, frozen=True):
+    cni: CniArgs = CniArgs()
+
+
+class Attachment(_Conf, frozen=True):
+    """An attachment as GC's lists name it."""
+
+    container_id: str
+    ifname: str
+
+
+class NetConf(_Conf, frozen=True):
+    """The configuration of one network. `mtu` in bytes, 0 when it is to be derived."""
+
+    cni_version: str = "0.1.0"
+    name: str = ""
+    type: str = ""
+    bridge: str = ""
+    is_gateway: bool | None = None
+    is_default_gateway: bool | None = None
+    force_address: bool = False
+    ip_masq: bool = False
+    ip_masq_backend: Literal["", "iptables", "nftables"] = ""
+    mtu: int = 0
+    hairpin_mode: bool = False
+    promisc_mode: bool = False
+    vlan: int = 0
+    vlan_trunk: tuple[VlanTrunk, ...] = ()
+    preserve_default_vlan: bool = True
+    macspoofchk: bool = False
+    enabledad: bool = False
+    disable_container_interface: bool = False
+    port_isolation: bool = False
+    mac: str = ""
+    dns: Dns = Dns()
+    ipam: IpamConf = IpamConf()
+    args: Args = Args()
+    runtime_config: RuntimeConfig = RuntimeConfig()
+    cluster: str | Mapping[str, object] | None = None
+    agent: Literal["auto", "required", "none"] = "auto"
+    prev_result: Mapping[str, object] | None = None
+    valid_attachments: tuple[Attachment, ...] | None = None
+    attachments: tuple[Attachment, ...] | None = None
+
+    @property
+    def gateway(self) -> bool:
+        """Whether the bridge bears the pods' gateway address; in a cluster it does unless told otherwise."""
+        if self.is_gateway is None:
+            return self.default_gateway or self.cluster is not None
+        return self.is_gateway or self.default_gateway
+
+    @property
+    def default_gateway(self) -> bool:
+        """Whether the pods' default routes lead there; in a cluster they do unless told otherwise."""
+        if self.is_default_gateway is None:
+            return self.cluster is not None and self.is_gateway is not False
+        return self.is_default_gateway
+
+    @property
+    def trunk(self) -> tuple[tuple[int, int], ...]:
+        """The VLANs of `vlanTrunk` as (first, last)."""
+        singles = [(each.id, each.id) for each in self.vlan_trunk if each.id is not None]
+        spans = [
+            (each.min_id, each.max_id)
+            for each in self.vlan_trunk
+            if each.min_id is not None and each.max_id is not None
+        ]
+        return tuple(sorted({*singles, *spans}))
+
+    @property
+    def valid(self) -> tuple[Attachment, ...] | None:
+        """What GC may keep: the specification's key, else the name that libcni once gave it; None without either."""
+        return self.attachments if self.valid_attachments is None else self.valid_attachments
+
+
+class Wish(NamedTuple):
+    """What was asked for one pod: by CNI_ARGS, `args.cni` or `runtimeConfig`, later ones going before."""
+
+    ips: tuple[str, ...]
+    mac: str
+
+
+def decode(stdin: bytes) -> Mapping[str, object]:
+    """The configuration as plain values, keys as written. Raises CniError 6."""
+    if not stdin.strip():
+        raise CniError(DECODING_FAILURE, "no network configuration on stdin: the runtime must send one as JSON")
+    try:
+        shape = msgspec.json.decode(stdin)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CniError(DECODING_FAILURE, f"the network configuration on stdin is not valid JSON: {error}") from error
+    if not isinstance(shape, dict):
+        raise CniError(DECODING_FAILURE, "the network configuration on stdin must be a JSON object")
+    return shape
+
+
+def version_of(raw: Mapping[str, object]) -> str:
+    """The `cniVersion` of a decoded configuration; the specification calls an absent one 0.1.0."""
+    found = [each for key, each in raw.items() if key.lower() == "cniversion"]
+    return found[-1] if found and isinstance(found[-1], str) and found[-1] else "0.1.0"
+
+
+Shape = TypeVar("Shape")
+
+
+def fold(value: object) -> object:
+    """The same JSON with keys in lower case and without nulls."""
+    if isinstance(value, dict):
+        return {key.lower(): fold(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [fold(each) for each in value]
+    return value
+
+
+def typed(value: object, shape: type[Shape], at: str = "") -> Shape:
+    """A JSON value as a typed one. Raises CniError 7 that names the key as it was written, and the value."""
+    try:
+        return msgspec.convert(fold(value), shape)
+    except msgspec.ValidationError as error:
+        raise CniError(INVALID_CONFIG, _complaint(error, value, at)) from error
+
+
+_OPAQUE = ("cluster", "prevresult", "ipam")
+_OF_IPAM = ("cniversion", "name", "type", "args", "runtimeconfig", *_SPECIAL.values())
+
+
+def parse(raw: Mapping[str, object]) -> NetConf:
+    """The typed configuration of a main plugin, checked. Raises CniError 2 or 7."""
+    conf = _with_opaque(raw, typed({key: each for key, each in raw.items() if key.lower() not in _OPAQUE}, NetConf))
+    check_name(conf.name)
+    for rule in _RULES:
+        rule(conf)
+    return conf
+
+
+def parse_for_ipam(raw: Mapping[str, object]) -> NetConf:
+    """What an IPAM plugin may look at: the other keys belong to the plugin that called it. Raises CniError 7."""
+    conf = _with_opaque(raw, typed({key: each for key, each in raw.items() if key.lower() in _OF_IPAM}, NetConf))
+    check_name(conf.name)
+    _check_routes(conf)
+    return conf
+
+
+def parse_name(raw: Mapping[str, object]) -> NetConf:
+    """What names the network and its IPAM, and nothing else: what DEL needs. Raises CniError 7 without a good name."""
+    known = {key: each for key, each in raw.items() if key.lower() in ("cniversion", "name", "type")}
+    conf = typed(known, NetConf)
+    check_name(conf.name)
+    ipam = next((each for key, each in raw.items() if key.lower() == "ipam"), None)
+    kind = ipam.get("type") if isinstance(ipam, dict) else None
+    folder = ipam.get("dataDir") if isinstance(ipam, dict) else None
+    return msgspec.structs.replace(
+        conf,
+        ipam=IpamConf(
+            type=kind if isinstance(kind, str) else "", data_dir=folder if isinstance(folder, str) else ""
+        ),
+    )
+
+
+def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
+    """The keys whose insides are somebody else's: a foreign IPAM's object, a result, a cluster's list."""
+    found = {key.lower(): each for key, each in raw.items() if each is not None}
+    cluster, previous, ipam = (found.get(key) for key in _OPAQUE)
+    if cluster is not None and not isinstance(cluster, str | dict):
+        raise _invalid("cluster", cluster, "it must be an object with the nodes, or the path of a file with one")
+    if previous is not None and not isinstance(previous, dict):
+        raise _invalid("prevResult", previous, "it must be an object")
+    return msgspec.structs.replace(conf, cluster=cluster, prev_result=previous, ipam=_ipam(ipam))
+
+
+def _ipam(ipam: object) -> IpamConf:
+    """Our own IPAM's keys typed; of a foreign one, whose keys may mean other things, only the type."""
+    if ipam is None:
+        return IpamConf()
+    if not isinstance(ipam, dict):
+        raise _invalid("ipam", ipam, "it must be an object")
+    kind = typed({key: each for key, each in ipam.items() if key.lower() == "type"}, IpamConf, "ipam")
+    return typed(ipam, IpamConf, "ipam") if kind.type == HOST_LOCAL else kind
+
+
+def wish(conf: NetConf, args: Mapping[str, str]) -> Wish:
+    """The addresses and the MAC asked for. Raises CniError 4 for unknown CNI_ARGS, 7 for what does not parse."""
+    _check_args(args)
+    ips = (*_one(args.get("IP", "")), *conf.args.cni.ips, *conf.runtime_config.ips)
+    for each in ips:
+        try:
+            ip_interface(each)
+        except ValueError:
+            raise _invalid("ips", each, "write each as an address, or as address/prefix") from None
+    mac = conf.runtime_config.mac or conf.args.cni.mac or args.get("MAC", "") or conf.mac
+    return Wish(ips, _mac(mac) if mac else "")
+
+
+def check_name(name: str) -> None:
+    """Raises CniError 7 unless this can name a network: it becomes a directory, and must not lead out of it."""
+    if not NAME.match(name):
+        raise _invalid("name", name, "a network's name begins with a letter or digit and holds letters, digits, '_.-'")
+
+
+def _one(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
+def _mac(text: str) -> str:
+    parts = text.lower().replace("-", ":").split(":")
+    good = len(parts) == 6 and all(len(each) == 2 and set(each) <= set("0123456789abcdef") for each in parts)
+    if not good or int(parts[0], 16) & 1:
+        raise _invalid("mac", text, "write six hexadecimal bytes, the first of them even: a unicast address")
+    return ":".join(parts)
+
+
+_KNOWN_ARGS = {"IGNOREUNKNOWN", "IP", "MAC", "GATEWAY"}
+
+
+def _check_args(args: Mapping[str, str]) -> None:
+    ignore = next((value for key, value in args.items() if key == "IgnoreUnknown"), "")
+    unknown = sorted(key for key in args if key.upper() not in _KNOWN_ARGS)
+    if unknown and ignore.lower() not in ("1", "true"):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_ARGS: unknown args [{', '.join(unknown)}]; remove them, or add IgnoreUnknown=1",
+        )
+
+
+def _invalid(key: str, value: object, remedy: str) -> CniError:
+    return CniError(INVALID_CONFIG, f"invalid {key} {value!r}: {remedy}")
+
+
+def _check_bridge(conf: NetConf) -> None:
+    name = conf.bridge
+    if len(name.encode()) > 15 or name in (".", "..") or any(each in "/:" or each.isspace() for each in name):
+        raise _invalid("bridge", name, "an interface name has at most 15 bytes and no '/', ':' or spaces")
+
+
+def _check_mtu(conf: NetConf) -> None:
+    if conf.mtu and not MIN_MTU <= conf.mtu <= MAX_MTU:
+        raise _invalid("mtu", conf.mtu, f"it must be between {MIN_MTU} and {MAX_MTU} bytes; leave it out to derive it")
+
+
+def _check_modes(conf: NetConf) -> None:
+    if conf.hairpin_mode and conf.promisc_mode:
+        raise CniError(
+            INVALID_CONFIG,
+            "cannot set hairpin mode and promiscuous mode at the same time: set hairpinMode or promiscMode to false",
+        )
+    if conf.disable_container_interface and conf.ipam.type:
+        raise CniError(
+            INVALID_CONFIG,
+            f"cannot use IPAM when disableContainerInterface is set: remove ipam.type {conf.ipam.type!r} or the flag",
+        )
+
+
+def _check_vlans(conf: NetConf) -> None:
+    if not 0 <= conf.vlan <= 4094:
+        raise _invalid("vlan", conf.vlan, "it must be between 0 (none) and 4094")
+    for each in conf.vlan_trunk:
+        _check_trunk(each)
+    if not conf.preserve_default_vlan and not conf.vlan and not conf.vlan_trunk:
+        raise _invalid("preserveDefaultVlan", False, "without vlan or vlanTrunk the port would be in no VLAN at all")
+
+
+def _check_trunk(each: VlanTrunk) -> None:
+    shape = {"id": each.id, "minID": each.min_id, "maxID": each.max_id}
+    given = {key: value for key, value in shape.items() if value is not None}
+    if not given:
+        raise _invalid("vlanTrunk", given, "give each entry an id, or minID and maxID")
+    if (each.min_id is None) != (each.max_id is None):
+        raise _invalid("vlanTrunk", given, "minID and maxID must be given together")
+    if any(not 1 <= value <= 4094 for value in given.values()):
+        raise _invalid("vlanTrunk", given, "VLAN ids must be between 1 and 4094")
+    if each.min_id is not None and each.max_id is not None and each.min_id > each.max_id:
+        raise _invalid("vlanTrunk", given, "minID must not be greater than maxID")
+
+
+def _check_runtime(conf: NetConf) -> None:
+    served_by = {"portMappings": "portmap", "bandwidth": "bandwidth"}
+    values = {"portMappings": conf.runtime_config.port_mappings, "bandwidth": conf.runtime_config.bandwidth}
+    for key, value in values.items():
+        if value:
+            raise CniError(
+                UNSUPPORTED_FIELD,
+                f"runtimeConfig.{key} {value!r} is not served by this release: chain the {served_by[key]} plugin "
+                f"after this one and remove {key} from this one's capabilities",
+            )
+
+
+def _check_routes(conf: NetConf) -> None:
+    for each in conf.ipam.routes:
+        for key, text in (("dst", each.dst), ("gw", each.gw)):
+            try:
+                if text:
+                    ip_interface(text)
+            except ValueError:
+                raise _invalid(f"ipam.routes.{key}", text, "write dst as address/prefix and gw as address") from None
+
+
+_RULES: tuple[Callable[[NetConf], None], ...] = (
+    _check_bridge,
+    _check_mtu,
+    _check_modes,
+    _check_vlans,
+    _check_runtime,
+    _check_routes,
+)
+
+
+def _complaint(error: msgspec.ValidationError, raw: object, at: str) -> str:
+    """msgspec says `Expected `int`, got `str` - at `$.mtu``: give the key as written, and the value there."""
+    what, _, path = str(error).partition(" - at `$")
+    keys, value = [at] if at else [], raw
+    for step in path.rstrip("`").replace("[", ".[").split(".")[1:]:
+        if isinstance(value, dict):
+            written = next((key for key in value if key.lower() == step), step)
+            keys.append(written)
+            value = value.get(written)
+        elif isinstance(value, list) and step.startswith("[") and step[1:-1].isdigit():
+            keys[-1:] = [f"{keys[-1] if keys else ''}{step}"]
+            value = value[int(step[1:-1])]
+    name = ".".join(keys) or "the configuration"
+    return f"invalid {name} {value!r}: {what[:1].lower()}{what[1:]}"

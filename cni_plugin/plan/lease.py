@@ -1,0 +1,63 @@
+"""What the configuration adds to what the IPAM gave: gateways, default routes, DNS. Pure.
+
+Source: the reference bridge plugin's visible effects (containernetworking/plugins, plugins/main/bridge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_interface, ip_network
+
+import msgspec
+
+from cni_plugin.netconf import NetConf
+from cni_plugin.plan.node import family
+from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig
+
+_DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
+CONTAINER_INTERFACE = 2
+"""The pod's end comes third in the result's interfaces, after the bridge and the host's end."""
+
+
+def completed(conf: NetConf, lease: Result) -> Result:
+    """The lease with what the configuration adds: gateways where the bridge is one, default routes, DNS."""
+    ips = tuple(_with_gateway(conf, each) for each in lease.ips)
+    routes = (*lease.routes, *(_default_routes(ips, lease.routes) if conf.default_gateway else ()))
+    return msgspec.structs.replace(lease, ips=ips, routes=routes, dns=_dns(conf, lease.dns))
+
+
+def gateways(conf: NetConf, ips: Sequence[IPConfig]) -> tuple[str, ...]:
+    """The gateway addresses, with prefix lengths, that the bridge is to bear for these leases."""
+    if not conf.gateway:
+        return ()
+    return tuple(
+        dict.fromkeys(f"{each.gateway}/{ip_interface(each.address).network.prefixlen}" for each in ips if each.gateway)
+    )
+
+
+def subnets(ips: Sequence[IPConfig]) -> tuple[str, ...]:
+    """The networks that these addresses are in."""
+    return tuple(dict.fromkeys(str(ip_interface(each.address).network) for each in ips))
+
+
+def _with_gateway(conf: NetConf, each: IPConfig) -> IPConfig:
+    gateway = each.gateway
+    if not gateway and conf.gateway:
+        gateway = str(ip_interface(each.address).network.network_address + 1)
+    return IPConfig(each.address, gateway, CONTAINER_INTERFACE)
+
+
+def _default_routes(ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> list[RouteConfig]:
+    """One a family, unless the IPAM gave a default route with a gateway for it."""
+    given = {family(each.dst) for each in routes if each.gw and ip_network(each.dst, strict=False).prefixlen == 0}
+    first = {family(each.address): each.gateway for each in reversed(ips) if each.gateway}
+    return [RouteConfig(_DEFAULT[number], first[number]) for number in sorted(first) if number not in given]
+
+
+def _dns(conf: NetConf, leased: Dns) -> Dns:
+    """What the runtime asks for this pod goes before the network's own, and that before the IPAM's."""
+    asked = conf.runtime_config.dns
+    base = conf.dns if conf.dns != Dns() else leased
+    return Dns(
+        asked.servers or base.nameservers, base.domain, asked.searches or base.search, asked.options or base.options
+    )

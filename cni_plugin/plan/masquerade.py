@@ -1,0 +1,70 @@
+"""Masquerade: one rule a network and family, however many pods it has.
+
+What leaves a network's subnets for anywhere but those subnets, the rest of the cluster and multicast gets the
+address of the interface it leaves by:
+
+    ip saddr { 10.244.1.0/24 } ip daddr != { 10.244.1.0/24, 10.244.0.0/16, 224.0.0.0/4 } masquerade fully-random
+
+The rules of all networks make up one chain that is replaced whole, in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from ipaddress import collapse_addresses, ip_network
+
+import msgspec
+
+from cni_plugin.model import Chain
+from cni_plugin.plan.node import family
+
+CHAIN = "postrouting"
+HOOK = "type nat hook postrouting priority srcnat; policy accept;"
+_WORDS = {4: ("ip", "224.0.0.0/4"), 6: ("ip6", "ff00::/8")}
+
+
+class Masquerade(msgspec.Struct, frozen=True):
+    """What one network has masqueraded: from these subnets, to anywhere but `inside` and the subnets themselves."""
+
+    subnets: tuple[str, ...]
+    inside: tuple[str, ...] = ()
+
+    def joined(self, other: Masquerade) -> Masquerade:
+        """Both: pods from before a change of the subnets go on being masqueraded."""
+        return Masquerade(
+            tuple(sorted({*self.subnets, *other.subnets})), tuple(sorted({*self.inside, *other.inside}))
+        )
+
+
+def masquerade_chain(networks: Mapping[str, Masquerade]) -> Chain:
+    """The chain for all networks that want it."""
+    return Chain(CHAIN, HOOK, tuple(rule for name in sorted(networks) for rule in _rules(name, networks[name])))
+
+
+def comment(text: str, words: str) -> str:
+    """A rule with a comment that lets it be known again: the kernel does not give back the text it was given.
+
+    The words are cut so that all fits the 128 bytes that a comment may have (nft: NFTNL_UDATA_COMMENT_MAXLEN).
+    """
+    return f'{text} comment "{words[:100]} {sha256(text.encode()).hexdigest()[:8]}"'
+
+
+def _rules(name: str, wanted: Masquerade) -> Sequence[str]:
+    return [
+        comment(_rule(number, subnets, wanted.inside), f"network {name}")
+        for number in (4, 6)
+        if (subnets := [each for each in wanted.subnets if family(each) == number])
+    ]
+
+
+def _rule(number: int, subnets: Sequence[str], inside: Sequence[str]) -> str:
+    word, multicast = _WORDS[number]
+    outside = [*subnets, *(each for each in inside if family(each) == number), multicast]
+    return f"{word} saddr {_set(subnets)} {word} daddr != {_set(outside)} masquerade fully-random"
+
+
+def _set(networks: Iterable[str]) -> str:
+    """An anonymous set; nft refuses one whose intervals overlap."""
+    merged = collapse_addresses(map(ip_network, networks))  # type: ignore[type-var]
+    return f"{{ {', '.join(map(str, merged))} }}"

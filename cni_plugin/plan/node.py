@@ -1,0 +1,118 @@
+"""What a node needs before pods can be wired: its bridges, and its part of the cluster.
+
+    ip link add tulle0 type bridge && ip link set tulle0 up
+    ip addr add 10.244.1.1/24 dev tulle0
+    sysctl -w net/ipv4/ip_forward=1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_interface
+
+import msgspec
+
+from cni_plugin.backend import Backend, Me
+from cni_plugin.cluster import Node
+from cni_plugin.model import (
+    Addr,
+    AnyObject,
+    Bridge,
+    PortVlan,
+    State,
+    Sysctl,
+    Up,
+    Vlan,
+    state,
+)
+from cni_plugin.netconf import NetConf
+from cni_plugin.plan.pod import gateway_device
+
+BRIDGE_ALIAS = "tulle:bridge"
+FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+def bridge_state(conf: NetConf, bridge: str, gateways: Sequence[str], mtu: int) -> State:
+    """The bridge, up, with the pods' gateway addresses (with prefix lengths) where it is to bear them."""
+    return state(_bridge_objects(conf, bridge, gateways, mtu))
+
+
+def adopt(want: State, have: State) -> State:
+    """What to want of a bridge that stands already: nothing is turned off that another network turned on,
+
+    and one that we did not make keeps its MTU and bears no mark of ours.
+    """
+    return {key: _adopted(each, have.get(key)) for key, each in want.items()}
+
+
+def displaced(conf: NetConf, dev: str, gateways: Sequence[str], present: Iterable[str]) -> State:
+    """The addresses that `forceAddress` puts out: other IPv4 ones, and IPv6 ones whose subnets overlap.
+
+    Without it an earlier address stays beside the new one, for pods may still lead there (failure 10).
+    """
+    if not conf.force_address:
+        return {}
+    return state(Addr(dev, each) for each in present if each not in gateways and _conflicts(each, gateways))
+
+
+def forwarding(families: Iterable[int]) -> State:
+    """The sysctls without which a node does not route."""
+    return state(Sysctl(FORWARDING[family], "1") for family in sorted(set(families)))
+
+
+def node_state(me: Me, peers: Iterable[Node], backend: Backend, conf: object) -> State:
+    """This node's part of the cluster."""
+    families = {cidr.version for cidr in me.node.pod_cidrs}
+    want = {**forwarding(families), **backend.local(me, conf)}
+    for each in peers:
+        want.update(backend.peer(me, each, conf))
+    return want
+
+
+def family(address: str) -> int:
+    """4 or 6."""
+    return 6 if ":" in address else 4
+
+
+def _bridge_objects(conf: NetConf, bridge: str, gateways: Sequence[str], mtu: int) -> Iterator[AnyObject]:
+    filtering = bool(conf.vlan or conf.vlan_trunk)
+    yield Bridge(bridge, mtu=mtu, alias=BRIDGE_ALIAS, vlan_filtering=filtering, promisc=conf.promisc_mode)
+    yield from _interface_objects(bridge)
+    if not conf.gateway:
+        return
+    dev = gateway_device(conf, bridge)
+    if dev != bridge:
+        yield Vlan(dev, parent=bridge, vid=conf.vlan, alias=BRIDGE_ALIAS)
+        yield PortVlan(bridge, conf.vlan, self_=True)
+        yield from _interface_objects(dev)
+    for each in gateways:
+        yield Addr(dev, each)
+    yield from forwarding(map(family, gateways)).values()
+
+
+def _interface_objects(dev: str) -> Iterator[AnyObject]:
+    """Loose reverse path filtering (failure 19), no routes from router advertisements, no DAD on the gateway."""
+    yield Sysctl(f"net/ipv4/conf/{dev}/rp_filter", "2", dev=dev)
+    yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "0", dev=dev)
+    yield Sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0", dev=dev)
+    yield Up(dev)
+
+
+def _adopted(want: AnyObject, have: AnyObject | None) -> AnyObject:
+    if not isinstance(want, Bridge) or not isinstance(have, Bridge):
+        return want
+    ours = have.alias == BRIDGE_ALIAS
+    return msgspec.structs.replace(
+        want,
+        mtu=want.mtu if ours else 0,
+        alias=want.alias if ours else "",
+        vlan_filtering=want.vlan_filtering or have.vlan_filtering,
+        promisc=want.promisc or have.promisc,
+    )
+
+
+def _conflicts(present: str, gateways: Sequence[str]) -> bool:
+    """The rule of the reference bridge: one IPv4 address; several IPv6 ones as long as their subnets are apart."""
+    here = ip_interface(present)
+    others = [each for each in map(ip_interface, gateways) if each.version == here.version]
+    return any(here.version == 4 or here.network.overlaps(each.network) for each in others)

@@ -1,0 +1,208 @@
+"""What one attachment is made of: a veth pair, its port on the bridge, and what stands in the pod.
+
+Pure: the same facts give the same state, so ADD applies it, CHECK compares with it, `tullectl plan` prints it, and
+the record of an attachment is this state, stored.
+
+    ip link add tl4f0c9d2a81b up master tulle0 mtu 1450 type veth peer eth0 netns POD mtu 1450
+    ip -n POD link set eth0 up
+    ip -n POD addr add 10.244.1.2/24 dev eth0
+    ip -n POD route add 0.0.0.0/0 via 10.244.1.1 dev eth0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from ipaddress import IPv4Interface, ip_interface
+from typing import NamedTuple
+
+import msgspec
+
+from cni_plugin.model import (
+    BOOT_PROTOCOL,
+    MAIN_TABLE,
+    POD,
+    Addr,
+    AnyObject,
+    Fdb,
+    Neigh,
+    PodLink,
+    Port,
+    PortVlan,
+    Route,
+    State,
+    Sysctl,
+    Up,
+    Veth,
+    state,
+)
+from cni_plugin.netconf import NetConf
+from cni_plugin.spec import IPConfig, RouteConfig
+
+OWNER_MARK = "tulle:"
+DEFAULT_VLAN = 1
+
+
+class Attachment(NamedTuple):
+    """Which pod's which interface, in which network."""
+
+    network: str
+    container: str
+    ifname: str
+
+    @property
+    def digest(self) -> str:
+        """A name for it of fixed length."""
+        return sha256("\0".join(self).encode()).hexdigest()
+
+    @property
+    def host_dev(self) -> str:
+        """The name of the host's end of its veth pair: the same before, during and after its life."""
+        return f"tl{self.digest[:11]}"
+
+    @property
+    def alias(self) -> str:
+        """The owner, as the host's end bears it. IFALIASZ is 256 with the final zero (include/uapi/linux/if.h)."""
+        return f"{OWNER_MARK}{self.network}/{self.container}/{self.ifname}"[:255]
+
+
+class Wire(NamedTuple):
+    """How an attachment is to be wired. `mtu` in bytes, 0 for the kernel's choice."""
+
+    attachment: Attachment
+    bridge: str
+    mtu: int
+    mac: str
+
+
+def owner(alias: str) -> Attachment | None:
+    """The attachment that an ifalias names, None when it is not ours or was cut short."""
+    parts = alias.removeprefix(OWNER_MARK).split("/")
+    if not alias.startswith(OWNER_MARK) or len(parts) != 3:
+        return None
+    return Attachment(*parts)
+
+
+def derived_mac(attachment: Attachment, ips: Sequence[str]) -> str:
+    """A locally administered MAC for the pod: from its first IPv4 address, so that who comes to hold the address
+
+    has the MAC that its neighbours already know (failure 18); without one from the attachment's digest.
+    """
+    four = next((each for text in ips if isinstance(each := ip_interface(text), IPv4Interface)), None)
+    body = four.ip.packed if four is not None else bytes.fromhex(attachment.digest[:8])
+    return ":".join(f"{byte:02x}" for byte in (b"\x0a\x58" if four is not None else b"\x0a\x59") + body)
+
+
+def host_mac(attachment: Attachment) -> str:
+    """The MAC of the host's end: set, so that no daemon renames it (systemd's MACAddressPolicy, failure 11)."""
+    return ":".join(("0e", *(attachment.digest[at : at + 2] for at in range(22, 32, 2))))
+
+
+def link_state(conf: NetConf, wire: Wire) -> State:
+    """The pair and the port: all that can be known before there are addresses."""
+    return state(_link_objects(conf, wire))
+
+
+def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> State:
+    """The whole attachment."""
+    return state([*_link_objects(conf, wire), *_address_objects(conf, wire, ips, routes)])
+
+
+def stale_neighbours(conf: NetConf, bridge: str, ips: Sequence[str]) -> State:
+    """What the host may still remember of whoever held these addresses before: assumed there, so that it goes."""
+    dev = gateway_device(conf, bridge)
+    return state(Neigh(dev, str(ip_interface(each).ip), learned=True) for each in ips)
+
+
+def gateway_device(conf: NetConf, bridge: str) -> str:
+    """The link that bears the pods' gateway addresses: the bridge, or its VLAN's device."""
+    return f"{bridge}.{conf.vlan}" if conf.vlan else bridge
+
+
+def lasting(objects: Iterable[AnyObject]) -> Iterator[AnyObject]:
+    """What of an attachment must stay as it was made.
+
+    Plugins chained after us may change MACs, MTUs and sysctls and move routes to another table (failure 28).
+    """
+    for each in objects:
+        match each:
+            case Sysctl() | Neigh() | Fdb():
+                continue
+            case Veth():
+                yield msgspec.structs.replace(each, mac="", mtu=0, peer_mac="")
+            case PodLink():
+                yield PodLink(each.name)
+            case Route():
+                yield msgspec.structs.replace(each, table=0, protocol=0, mtu=0, advmss=0)
+            case _:
+                yield each
+
+
+def _link_objects(conf: NetConf, wire: Wire) -> Iterator[AnyObject]:
+    name, pod = wire.attachment.host_dev, wire.attachment.ifname
+    yield Veth(
+        name,
+        master=wire.bridge,
+        mtu=wire.mtu,
+        mac=host_mac(wire.attachment),
+        alias=wire.attachment.alias,
+        peer=pod,
+        peer_mac=wire.mac,
+    )
+    yield PodLink(pod, mac=wire.mac, mtu=wire.mtu)
+    port = Port(name, hairpin=conf.hairpin_mode, isolated=conf.port_isolation, locked=conf.macspoofchk)
+    if port != Port(name):
+        yield port
+    if conf.macspoofchk:
+        yield Fdb(name, wire.mac, vid=conf.vlan)
+    yield from _vlan_objects(conf, name)
+    if not conf.disable_container_interface:
+        yield from _pod_objects(conf, pod)
+
+
+def _vlan_objects(conf: NetConf, port: str) -> Iterator[AnyObject]:
+    if not (conf.vlan or conf.vlan_trunk):
+        return
+    if not conf.preserve_default_vlan:
+        yield PortVlan(port, DEFAULT_VLAN, member=False)
+    if conf.vlan:
+        yield PortVlan(port, conf.vlan, pvid=True, untagged=True)
+    for first, last in conf.trunk:
+        yield PortVlan(port, first, last if last != first else 0)
+
+
+def _pod_objects(conf: NetConf, dev: str) -> Iterator[AnyObject]:
+    """The sysctls stand before the link is up: a link-local address would else wait for DAD (failure 37)."""
+    if not conf.enabledad:
+        yield Sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0", ns=POD, dev=dev)
+    yield Sysctl(f"net/ipv4/conf/{dev}/arp_notify", "1", ns=POD, dev=dev)
+    yield Sysctl(f"net/ipv6/conf/{dev}/ndisc_notify", "1", ns=POD, dev=dev)
+    yield Up(dev, POD)
+
+
+def _address_objects(
+    conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]
+) -> Iterator[AnyObject]:
+    dev = wire.attachment.ifname
+    for each in ips:
+        yield Addr(dev, each.address, POD, dad=conf.enabledad)
+    gateways = {(":" in each.gateway): each.gateway for each in reversed(ips) if each.gateway}
+    for route in routes:
+        yield _route(dev, route, gateways.get(":" in route.dst, ""))
+
+
+def _route(dev: str, route: RouteConfig, gateway: str) -> Route:
+    """A route of the result. One without a gateway of its own uses that of its family, unless it is on the link."""
+    on_link = route.scope is not None and route.scope >= 253  # RT_SCOPE_LINK, include/uapi/linux/rtnetlink.h
+    return Route(
+        dst=str(ip_interface(route.dst).network),
+        dev=dev,
+        via=route.gw or ("" if on_link else gateway),
+        ns=POD,
+        mtu=route.mtu,
+        advmss=route.advmss,
+        priority=route.priority,
+        table=MAIN_TABLE if not route.table else route.table,
+        scope=-1 if route.scope is None else route.scope,
+        protocol=BOOT_PROTOCOL,
+    )

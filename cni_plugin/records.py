@@ -1,0 +1,125 @@
+"""What each attachment owns, on disk, so that DEL and GC need neither the pod's netns nor the configuration.
+
+    <run>/attachments/<network>/<container>:<ifname>    one attachment: where it is, what it was given
+    <run>/networks/<network>                            what the network has masqueraded, while it has attachments
+    <run>/lock                                          held while either of them changes together with nftables
+
+A record is written before anything it names is made, and removed after all of it is gone; it is an intent, so a
+kill between the two leaves what the next DEL or GC finds here. The run folder does not outlive a boot; a record
+with an earlier boot's stamp is void all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import msgspec
+
+from cni_plugin.kernel import files
+from cni_plugin.model import AnyObject
+from cni_plugin.plan.masquerade import Masquerade
+from cni_plugin.plan.pod import Attachment
+
+DEFAULT_RUN_DIR = "/run/tulle"
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One attachment. `objects` are its kernel objects; `ips` have prefix lengths; `conf` is ADD's configuration."""
+
+    network: str
+    container: str
+    ifname: str
+    boot: str
+    netns: str
+    created: float
+    bridge: str
+    gateway_dev: str
+    mtu: int
+    ips: tuple[str, ...]
+    gateways: tuple[str, ...]
+    ipam: str
+    data_dir: str
+    masquerade: bool
+    objects: tuple[AnyObject, ...]
+    conf: msgspec.Raw
+
+    @property
+    def attachment(self) -> Attachment:
+        """Its identity."""
+        return Attachment(self.network, self.container, self.ifname)
+
+
+_DECODER = msgspec.json.Decoder(Record)
+
+
+class Records:
+    """The records below one run folder. All methods raise OSError when the folder cannot be used."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = run_dir
+        self._attachments = f"{run_dir}/attachments"
+        self._networks = f"{run_dir}/networks"
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Held while records and the masquerade chain change together."""
+        files.make_folder(self.run_dir)
+        return files.locked(f"{self.run_dir}/lock")
+
+    def put(self, record: Record) -> None:
+        """Write an attachment's record."""
+        files.make_folder(f"{self._attachments}/{record.network}")
+        files.write(self._path(record.attachment), msgspec.json.encode(record))
+
+    def find(self, attachment: Attachment) -> Record | None:
+        """The attachment's record of this boot. One that cannot be read is set aside, and counts as none."""
+        return self._load(self._path(attachment))
+
+    def remove(self, attachment: Attachment) -> bool:
+        """Remove the record; whether the network has no attachment left."""
+        files.remove(self._path(attachment))
+        return files.remove_folder(f"{self._attachments}/{attachment.network}")
+
+    def all(self, network: str = "") -> Iterator[Record]:
+        """Every record of this boot, or those of one network."""
+        for name in [network] if network else files.names(self._attachments):
+            for entry in files.names(f"{self._attachments}/{name}"):
+                record = self._load(f"{self._attachments}/{name}/{entry}")
+                if record is not None:
+                    yield record
+
+    def masquerades(self) -> dict[str, Masquerade]:
+        """What each network has masqueraded."""
+        found = {name: self._masquerade(name) for name in files.names(self._networks)}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def set_masquerade(self, network: str, wanted: Masquerade) -> None:
+        """Note what a network has masqueraded."""
+        files.make_folder(self._networks)
+        files.write(f"{self._networks}/{network}", msgspec.json.encode(wanted))
+
+    def drop_masquerade(self, network: str) -> bool:
+        """Forget it; whether there was anything."""
+        return files.remove(f"{self._networks}/{network}")
+
+    def _masquerade(self, network: str) -> Masquerade | None:
+        try:
+            return msgspec.json.decode(files.read(f"{self._networks}/{network}") or b"", type=Masquerade)
+        except (msgspec.MsgspecError, OSError):
+            return None
+
+    def _load(self, path: str) -> Record | None:
+        data = files.read(path)
+        if data is None:
+            return None
+        try:
+            record = _DECODER.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            files.set_aside(path)
+            return None
+        return record if record.boot == files.boot_id() else None
+
+    def _path(self, attachment: Attachment) -> str:
+        """Readable where it can be: a file name has at most 255 bytes (NAME_MAX, include/uapi/linux/limits.h)."""
+        name = f"{attachment.container}:{attachment.ifname}"
+        return f"{self._attachments}/{attachment.network}/{name if len(name.encode()) <= 180 else attachment.digest}"

@@ -1,0 +1,280 @@
+"""CNI on the wire: which verbs there are, what they need, and what a result looks like in each version.
+
+Source: the specification 1.1.0 (github.com/containernetworking/cni, SPEC.md), its older versions for the result
+shapes, and what skel and libcni enforce beside it. Inside the plugin a result is always that of 1.1.0; it takes
+the shape of the version asked for only here, on its way out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from cni_plugin.errors import (
+    DECODING_FAILURE,
+    INCOMPATIBLE_VERSION,
+    INVALID_ENVIRONMENT,
+    CniError,
+)
+
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
+
+
+class Verb(NamedTuple):
+    """What a verb needs of the environment, and the first version of the specification that has it."""
+
+    needs: tuple[str, ...]
+    since: str
+
+
+VERBS = {
+    "ADD": Verb(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"), "0.1.0"),
+    "DEL": Verb(("CNI_CONTAINERID", "CNI_IFNAME"), "0.1.0"),
+    "CHECK": Verb(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"), "0.4.0"),
+    "GC": Verb((), "1.1.0"),
+    "STATUS": Verb((), "1.1.0"),
+    "VERSION": Verb((), "0.1.0"),
+}
+
+
+class Request(NamedTuple):
+    """What the runtime said in the environment, checked."""
+
+    verb: str
+    container: str
+    netns: str
+    ifname: str
+    args: Mapping[str, str]
+    path: tuple[str, ...]
+    netns_override: bool
+
+
+class Interface(msgspec.Struct, frozen=True, omit_defaults=True, rename={"socket_path": "socketPath", "pci_id": "pciID"}):
+    """A link of the result. `mtu` in bytes; `sandbox` is the netns path, "" for a link of the host."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+    sandbox: str = ""
+    socket_path: str = ""
+    pci_id: str = ""
+
+
+class IPConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An address with prefix length; `interface` indexes the result's interfaces."""
+
+    address: str
+    gateway: str = ""
+    interface: int | None = None
+
+
+class RouteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A route of the pod. `mtu` and `advmss` in bytes; `table` and `scope` are rtnetlink's numbers."""
+
+    dst: str
+    gw: str = ""
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int | None = None
+    scope: int | None = None
+
+
+class Dns(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What goes into resolv.conf."""
+
+    nameservers: tuple[str, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A result of specification 1.1.0."""
+
+    interfaces: tuple[Interface, ...] = ()
+    ips: tuple[IPConfig, ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
+    dns: Dns = Dns()
+
+
+def at_least(version: str, first: str) -> bool:
+    """Whether a supported version is `first` or newer."""
+    return VERSIONS.index(version) >= VERSIONS.index(first)
+
+
+def parse_request(env: Mapping[str, str]) -> Request:
+    """The request in these CNI_* variables. Raises CniError 4 that names everything missing at once."""
+    verb = env.get("CNI_COMMAND", "")
+    row = VERBS.get(verb)
+    if row is None:
+        raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND is {verb!r}: it must be one of {', '.join(VERBS)}")
+    missing = [name for name in row.needs if not env.get(name)]
+    if missing:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"required env variables [{','.join(missing)}] missing: {verb} cannot be served without them",
+        )
+    container, ifname = env.get("CNI_CONTAINERID", ""), env.get("CNI_IFNAME", "")
+    if row.needs:
+        _check_container(container)
+        _check_ifname(ifname)
+    return Request(
+        verb=verb,
+        container=container,
+        netns=env.get("CNI_NETNS", ""),
+        ifname=ifname,
+        args=parse_args(env.get("CNI_ARGS", "")),
+        path=tuple(each for each in env.get("CNI_PATH", "").split(":") if each),
+        netns_override=env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"),
+    )
+
+
+def parse_args(text: str) -> dict[str, str]:
+    """CNI_ARGS, `K=V;K=V`. Raises CniError 4 when a pair has no `=`."""
+    pairs = [each.partition("=") for each in text.split(";") if each]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key!r} has no value; pairs are written KEY=VALUE;KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
+def check_version(version: str, since: str = "0.1.0", verb: str = "") -> None:
+    """Raises CniError 1 unless this version of the specification is spoken here and has the verb."""
+    if version not in VERSIONS:
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"incompatible CNI versions: cniVersion {version!r} is not supported; use one of those in the details",
+            f"config is {version!r}, plugin supports {list(VERSIONS)}",
+        )
+    if not at_least(version, since):
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"config version {version!r} does not allow {verb}: set cniVersion to {since!r} or newer",
+        )
+
+
+def render_version(version: str) -> bytes:
+    """The answer to VERSION."""
+    return msgspec.json.encode({"cniVersion": version, "supportedVersions": VERSIONS})
+
+
+def render_error(error: CniError, version: str) -> bytes:
+    """The error object of the specification."""
+    shape: dict[str, object] = {"cniVersion": version, "code": error.code, "msg": error.msg}
+    if error.details:
+        shape["details"] = error.details
+    return msgspec.json.encode(shape)
+
+
+def render(result: Result, version: str) -> bytes:
+    """A result in the shape of this version. Raises CniError 1 for one without addresses before 0.3.0."""
+    shape = _render_oldest(result) if version in ("0.1.0", "0.2.0") else _render_listed(result, version)
+    return msgspec.json.encode({"cniVersion": version, **shape})
+
+
+def _render_listed(result: Result, version: str) -> dict[str, object]:
+    """0.3.0 to 1.1.0. `ips[].version` went in 1.0.0; MTUs and what routes know beside dst and gw came in 1.1.0."""
+    newest = version == "1.1.0"
+    shape: dict[str, object] = {
+        "interfaces": [
+            each if newest else Interface(each.name, each.mac, sandbox=each.sandbox) for each in result.interfaces
+        ],
+        "ips": result.ips if at_least(version, "1.0.0") else [_with_version(each) for each in result.ips],
+        "dns": result.dns,
+    }
+    if result.routes or not at_least(version, "1.0.0"):
+        shape["routes"] = [each if newest else RouteConfig(each.dst, each.gw) for each in result.routes]
+    return {key: value for key, value in shape.items() if value or key in ("routes", "dns")}
+
+
+def _with_version(each: IPConfig) -> dict[str, object]:
+    shape: dict[str, object] = msgspec.to_builtins(each)
+    return {"version": "6" if ":" in each.address else "4", **shape}
+
+
+def _render_oldest(result: Result) -> dict[str, object]:
+    """0.1.0 and 0.2.0: the first address of each family, with its routes."""
+    shape: dict[str, object] = {"dns": result.dns}
+    for key, six in (("ip4", False), ("ip6", True)):
+        first = next((each for each in result.ips if (":" in each.address) == six), None)
+        if first is not None:
+            routes = [RouteConfig(each.dst, each.gw) for each in result.routes if (":" in each.dst) == six]
+            shape[key] = {
+                "ip": first.address,
+                **({"gateway": first.gateway} if first.gateway else {}),
+                **({"routes": routes} if routes else {}),
+            }
+    if len(shape) == 1:
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            "cannot convert: no valid IP addresses; a network without addresses needs cniVersion 0.3.0 or newer",
+        )
+    return shape
+
+
+class _OldIP(msgspec.Struct):
+    ip: str
+    gateway: str = ""
+    routes: tuple[RouteConfig, ...] = ()
+
+
+class _AnyResult(msgspec.Struct):
+    """All shapes at once: what a key is absent in is left at its default."""
+
+    interfaces: tuple[Interface, ...] = ()
+    ips: tuple[IPConfig, ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
+    dns: Dns = Dns()
+    ip4: _OldIP | None = None
+    ip6: _OldIP | None = None
+
+
+def parse_result(shape: object, where: str) -> Result:
+    """A result of any version, as another plugin or an earlier ADD gave it; `where` names it in errors.
+
+    Raises CniError 6 when it is not one.
+    """
+    try:
+        each = msgspec.convert(_without_nulls(shape), _AnyResult, strict=False)
+    except msgspec.ValidationError as error:
+        raise CniError(DECODING_FAILURE, f"{where} is not a CNI result: {error}") from error
+    old = [ip for ip in (each.ip4, each.ip6) if ip is not None]
+    return Result(
+        each.interfaces,
+        each.ips or tuple(IPConfig(ip.ip, ip.gateway) for ip in old),
+        each.routes or tuple(route for ip in old for route in ip.routes),
+        each.dns,
+    )
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
+
+
+def _check_container(container: str) -> None:
+    if not NAME.match(container):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"invalid characters in containerID: CNI_CONTAINERID is {container!r}; it must begin with a letter or "
+            "digit and hold only letters, digits, '_', '.' and '-'",
+        )
+
+
+def _check_ifname(ifname: str) -> None:
+    """IFNAMSIZ is 16 with the final zero; the kernel's dev_valid_name forbids the rest (net/core/dev.c)."""
+    if not ifname or len(ifname.encode(errors="surrogateescape")) > 15:
+        raise CniError(INVALID_ENVIRONMENT, f"interface name is too long: CNI_IFNAME is {ifname!r}; at most 15 bytes")
+    if ifname in (".", "..") or any(each in "/:" or each.isspace() for each in ifname):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"interface name is invalid: CNI_IFNAME is {ifname!r}; it must not be '.' or '..' nor hold '/', ':' or spaces",
+        )

@@ -1,0 +1,141 @@
+"""ADD: lease, record, bridge, wire. What fails takes back all that came before it.
+
+The record is written before the kernel is touched, so that whatever a kill leaves behind is known to the next DEL
+or GC. With an IPAM that needs the interface (DHCP) the link is made first and the addresses follow.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+import msgspec
+
+from cni_plugin.diff import Op, diff
+from cni_plugin.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+from cni_plugin.model import State, Veth
+from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL, wish
+from cni_plugin.plan import lease as plan
+from cni_plugin.plan.masquerade import Masquerade
+from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, pod_state, stale_neighbours
+from cni_plugin.records import Record
+from cni_plugin.spec import Interface, Result, render
+from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.delete import teardown
+from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, put_record, undo_bridge
+from cni_plugin.verbs.leases import Leases, leases
+from cni_plugin.verbs.peers import Facts, ensure
+
+MIN_IPV6_MTU = 1280
+"""RFC 8200, section 5: a link with less cannot carry IPv6."""
+
+
+def add(context: Context) -> bytes:
+    """Wire the pod and tell how. Raises CniError, IpamError, KernelError, NetnsError."""
+    context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
+    _refuse_existing(context)
+    facts = ensure(context.conf, context.kernel, context.records)
+    ipam = leases(context, facts.pod_cidrs if facts else ())
+    with ExitStack() as undo:
+        lease = _leased(context, ipam, undo) if ipam.before_link else Result()
+        wire = _wire(context, lease, facts)
+        stood = _make(context, wire, lease, {}, facts, undo)
+        if not ipam.before_link:
+            lease = _leased(context, ipam, undo)
+            _make(context, wire, lease, stood, facts, undo)
+        if not context.conf.disable_container_interface:
+            context.kernel.announce(context.request.ifname, context.attachment.host_dev)
+        reply = render(_result(context, wire, lease), context.version)
+        undo.pop_all()
+    return reply
+
+
+def _refuse_existing(context: Context) -> None:
+    """What a killed ADD left on record is taken away; an interface is not (specification: ADD must refuse)."""
+    attachment, request = context.attachment, context.request
+    if context.kernel.pod_link_exists(request.ifname):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_IFNAME {request.ifname!r} already exists in {request.netns}: use another name, or DEL it first",
+        )
+    if context.kernel.link_index(attachment.host_dev):
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"{request.container} is attached to {attachment.network} as {request.ifname!r} already, by way of "
+            f"{attachment.host_dev}, in another namespace: DEL it first",
+        )
+    record = context.records.find(attachment)
+    if record is not None:
+        teardown(context, attachment, record)
+        leases(context).delete()
+
+
+def _leased(context: Context, ipam: Leases, undo: ExitStack) -> Result:
+    lease = ipam.add()
+    undo.callback(ipam.delete)
+    return plan.completed(context.conf, lease)
+
+
+def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
+    attachment = context.attachment
+    mtu = context.conf.mtu or (facts.mtu if facts else context.kernel.default_mtu())
+    if mtu and mtu < MIN_IPV6_MTU and any(":" in each.address for each in lease.ips):
+        raise CniError(
+            INVALID_CONFIG, f"invalid mtu {mtu}: IPv6 needs at least {MIN_IPV6_MTU} bytes (RFC 8200); raise it"
+        )
+    mac = wish(context.conf, context.request.args).mac
+    mac = mac or derived_mac(attachment, [each.address for each in lease.ips])
+    return Wire(attachment, context.bridge, mtu, mac)
+
+
+def _make(
+    context: Context, wire: Wire, lease: Result, stood: State, facts: Facts | None, undo: ExitStack
+) -> State:
+    """Bring the attachment from the state in which it stood to that with this lease; the new state."""
+    conf, kernel, records = context.conf, context.kernel, context.records
+    want = pod_state(conf, wire, lease.ips, lease.routes)
+    record = _record(context, wire, lease, want)
+    masquerade = Masquerade(plan.subnets(lease.ips), facts.inside if facts else ()) if conf.ip_masq else None
+    bridged: list[Op] = []
+    undo.callback(undo_bridge, kernel, records, wire.bridge, bridged)  # after the record: it counts who needs it
+    put_record(kernel, records, record, masquerade)
+    undo.callback(drop_record, kernel, records, record)
+    bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
+    apply(kernel, diff(want, {**stood, **stale_neighbours(conf, wire.bridge, record.ips)}))
+    if not stood:
+        undo.callback(apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
+    return want
+
+
+def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
+    from cni_plugin.kernel.files import boot_id
+
+    conf, attachment = context.conf, context.attachment
+    return Record(
+        network=attachment.network,
+        container=attachment.container,
+        ifname=attachment.ifname,
+        boot=boot_id(),
+        netns=context.request.netns,
+        created=time.time(),
+        bridge=wire.bridge,
+        gateway_dev=gateway_device(conf, wire.bridge),
+        mtu=wire.mtu,
+        ips=tuple(each.address for each in lease.ips),
+        gateways=plan.gateways(conf, lease.ips),
+        ipam=conf.ipam.type,
+        data_dir=(conf.ipam.data_dir or DEFAULT_DATA_DIR) if conf.ipam.type == HOST_LOCAL else "",
+        masquerade=conf.ip_masq,
+        objects=tuple(want.values()),
+        conf=msgspec.Raw(context.stdin),
+    )
+
+
+def _result(context: Context, wire: Wire, lease: Result) -> Result:
+    attachment = wire.attachment
+    interfaces = (
+        Interface(wire.bridge, context.kernel.link_mac(wire.bridge)),
+        Interface(attachment.host_dev, host_mac(attachment), mtu=wire.mtu),
+        Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=context.request.netns),
+    )
+    return msgspec.structs.replace(lease, interfaces=interfaces)

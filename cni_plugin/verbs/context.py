@@ -1,0 +1,36 @@
+"""What a verb is given: the request, the configuration, and the doors it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.netconf import NetConf
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.records import Records
+from cni_plugin.spec import Request
+
+
+class Context(NamedTuple):
+    """One request. `name` is what the plugin was called by; `version` the result's; `stdin` as it came."""
+
+    name: str
+    request: Request
+    environ: Mapping[str, str]
+    raw: Mapping[str, object]
+    stdin: bytes
+    version: str
+    conf: NetConf
+    kernel: Kernel
+    records: Records
+
+    @property
+    def attachment(self) -> Attachment:
+        """What the request is about."""
+        return Attachment(self.conf.name, self.request.container, self.request.ifname)
+
+    @property
+    def bridge(self) -> str:
+        """The bridge that the configuration names, else the default of the plugin we are called as."""
+        return self.conf.bridge or ("cni0" if self.name == "bridge" else "tulle0")

@@ -1,0 +1,79 @@
+"""DEL: take away all that the attachment owns, whatever is left of netns, configuration and result.
+
+What is on record goes first; without a record, what follows from the attachment's name (its veth, its leases) and
+what stands in the pod under CNI_IFNAME goes, so a pod wired by the reference plugin is taken down as well. Nothing
+left to do is success. The link goes before its address is given back, so nobody else can get the address while
+the old pod can still send from it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cni_plugin import netconf
+from cni_plugin.diff import Op
+from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.model import Neigh, Veth
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.records import Record
+from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.ensure import drop_record
+from cni_plugin.verbs.leases import leases
+
+
+def delete(context: Context) -> bytes:
+    """Raises IpamError, KernelError, OSError for what could not be taken away; all else is gone then."""
+    attachment = context.attachment
+    record = context.records.find(attachment)
+    if record is None:
+        _delete_unrecorded(context)
+    unplug(context, attachment, record)
+    release(context, record)
+    if record is not None:
+        drop_record(context.kernel, context.records, record)
+    return b""
+
+
+def teardown(context: Context, attachment: Attachment, record: Record) -> None:
+    """Take the kernel objects and the record of an attachment away; leases are the caller's."""
+    unplug(context, attachment, record)
+    drop_record(context.kernel, context.records, record)
+
+
+def unplug(context: Context, attachment: Attachment, record: Record | None) -> None:
+    """Take the attachment's veth pair away, and what the host remembers of its addresses."""
+    forgotten = [Neigh(record.gateway_dev, each.split("/")[0], learned=True) for each in record.ips] if record else []
+    ops = [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in forgotten)]
+    context.kernel.apply(ops)
+
+
+def release(context: Context, record: Record | None) -> None:
+    """Give addresses back to the IPAM that gave them: the record knows it even when the configuration changed."""
+    if record is not None:
+        context = with_recorded(context, record)
+    leases(context).delete()
+
+
+def with_recorded(context: Context, record: Record) -> Context:
+    """The context as the attachment's ADD had it, as far as the IPAM is concerned."""
+    request = context.request._replace(container=record.container, ifname=record.ifname, netns=record.netns)
+    environ = {
+        **context.environ,
+        "CNI_CONTAINERID": record.container,
+        "CNI_IFNAME": record.ifname,
+        "CNI_NETNS": context.request.netns or record.netns,
+    }
+    conf = msgspec.structs.replace(
+        context.conf, name=record.network, ipam=netconf.IpamConf(type=record.ipam, data_dir=record.data_dir)
+    )
+    stdin = context.stdin if context.conf.ipam.type == record.ipam else bytes(record.conf)
+    return context._replace(request=request, environ=environ, conf=conf, stdin=stdin)
+
+
+def _delete_unrecorded(context: Context) -> None:
+    """A pod that was wired by another plugin, or whose record is lost: its end of the pair, if it is there."""
+    try:
+        context.kernel.enter(context.request.netns)
+    except NetnsError:
+        return  # gone, or never one: its links went with it
+    context.kernel.delete_pod_link(context.request.ifname)

@@ -1,0 +1,114 @@
+"""What every verb does with a desired state: compare, apply, and on failure put back what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cni_plugin.diff import Op, diff, invert
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.model import State
+from cni_plugin.netconf import NetConf
+from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
+from cni_plugin.plan.node import adopt, bridge_state, displaced
+from cni_plugin.plan.pod import gateway_device
+from cni_plugin.records import Record, Records
+
+
+def apply(kernel: Kernel, ops: Sequence[Op]) -> None:
+    """Apply all or nothing. Raises KernelError, after what had been done is undone."""
+    try:
+        kernel.apply(ops)
+    except KernelError as error:
+        undo(kernel, error.done)
+        raise
+
+
+def undo(kernel: Kernel, ops: Sequence[Op]) -> None:
+    """Take back operations, as far as the kernel lets us: one refusal must not keep the rest from being tried."""
+    for op in invert(ops):
+        try:
+            kernel.apply([op])
+        except KernelError:
+            continue
+
+
+def settle(kernel: Kernel, want: State, have: State) -> list[Op]:
+    """Make `want` of `have`; the operations that it took."""
+    ops = diff(want, have)
+    if ops:
+        apply(kernel, ops)
+    return ops
+
+
+def ensure_bridge(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
+    """Make the bridge (name, gateways, MTU in bytes) as it should be; the operations that it took.
+
+    Two first pods may meet here: who finds something to do looks again under the lock.
+    """
+    if not _bridge_ops(kernel, conf, want):
+        return []
+    with records.lock():
+        ops = _bridge_ops(kernel, conf, want)
+        apply(kernel, ops)
+        return ops
+
+
+def undo_bridge(kernel: Kernel, records: Records, bridge: str, ops: Sequence[Op]) -> None:
+    """Take back what `ensure_bridge` did, unless another attachment has come to need it."""
+    if not ops:
+        return
+    with records.lock():
+        if not any(each.bridge == bridge for each in records.all()):
+            undo(kernel, ops)
+
+
+def put_record(kernel: Kernel, records: Records, record: Record, wanted: Masquerade | None) -> None:
+    """Write an attachment's record, and have its network masqueraded if it is to be."""
+    with records.lock():
+        records.put(record)
+        try:
+            if wanted is not None:
+                _masquerade(kernel, records, record.network, wanted)
+        except BaseException:
+            _drop(kernel, records, record)
+            raise
+
+
+def drop_record(kernel: Kernel, records: Records, record: Record) -> None:
+    """Remove an attachment's record; with the last of a network goes its masquerade."""
+    with records.lock():
+        _drop(kernel, records, record)
+
+
+def restore_masquerade(kernel: Kernel, records: Records) -> list[Op]:
+    """Make the chain what the records say; the operations that it took. The caller holds the lock."""
+    networks = records.masquerades()
+    chain = masquerade_chain(networks)
+    want: State = {chain.key: chain} if networks else {}
+    return settle(kernel, want, kernel.read([chain]))
+
+
+def _bridge_ops(kernel: Kernel, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
+    bridge, gateways, mtu = want
+    wanted = bridge_state(conf, bridge, gateways, mtu)
+    dev = gateway_device(conf, bridge)
+    have = kernel.read(wanted.values())
+    present = kernel.addresses(dev) if gateways and conf.force_address else ()
+    have = {**have, **displaced(conf, dev, gateways, present)}
+    return diff(adopt(wanted, have), have)
+
+
+def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquerade) -> None:
+    known = records.masquerades().get(network)
+    joined = wanted if known is None else known.joined(wanted)
+    if joined != known:
+        records.set_masquerade(network, joined)
+    restore_masquerade(kernel, records)
+
+
+def _drop(kernel: Kernel, records: Records, record: Record) -> None:
+    last = records.remove(record.attachment)
+    if last and records.drop_masquerade(record.network):
+        restore_masquerade(kernel, records)
+

@@ -1,0 +1,73 @@
+"""The plugin called by the name `host-local`: our IPAM as an executable that any main plugin can delegate to.
+
+It is given the main plugin's whole configuration, looks at nothing but `ipam` and what was asked for the pod, and
+answers with an abbreviated result: addresses, routes, DNS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.spec import parse_result, render
+from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.leases_local import LocalLeases
+
+
+def add(context: Context) -> bytes:
+    """Raises IpamError."""
+    return render(LocalLeases(context).add(), context.version)
+
+
+def delete(context: Context) -> bytes:
+    """Raises StoreError."""
+    LocalLeases(context).delete()
+    return b""
+
+
+def check(context: Context) -> bytes:
+    """Raises CniError 101 when the attachment holds no address.
+
+    Which ones it holds is compared only with the interface of this request: a main plugin's result may list more.
+    """
+    claimed = parse_result(context.conf.prev_result or {}, "prevResult")
+    mine = [
+        each.address
+        for each in claimed.ips
+        if each.interface is not None
+        and each.interface < len(claimed.interfaces)
+        and claimed.interfaces[each.interface].name == context.request.ifname
+    ]
+    LocalLeases(context).check(mine)
+    return b""
+
+
+def collect(context: Context) -> bytes:
+    """Give back what no valid attachment holds; without a list nothing, for we cannot tell who is dead."""
+    known = context.conf.valid
+    valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
+    LocalLeases(context).collect(valid, _nobody)
+    return b""
+
+
+def status(context: Context) -> bytes:
+    """Raises CniError 50 when no address is free."""
+    if not context.conf.ipam.type:
+        raise CniError(INVALID_CONFIG, "invalid ipam None: host-local needs its own configuration there")
+    LocalLeases(context).status()
+    return b""
+
+
+def _nobody(attachment: Attachment) -> bool:
+    del attachment
+    return False
+
+
+VERBS: Mapping[str, Callable[[Context], bytes]] = {
+    "ADD": add,
+    "DEL": delete,
+    "CHECK": check,
+    "GC": collect,
+    "STATUS": status,
+}

@@ -1,0 +1,168 @@
+"""Our own host-local: the configuration's ranges, the allocator in `ipam`, and a result of what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import ip_interface
+from typing import Protocol
+
+from cni_plugin import netconf
+from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
+from cni_plugin.kernel import files
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.spec import Dns, IPConfig, Result
+from cni_plugin.verbs.context import Context
+from ipam import ranges
+from ipam.allocator import Allocator, Lease, Usage
+from ipam.store import Owner
+
+
+class _Ranged(Protocol):
+    @property
+    def subnet(self) -> str: ...
+    @property
+    def range_start(self) -> str: ...
+    @property
+    def range_end(self) -> str: ...
+    @property
+    def gateway(self) -> str: ...
+
+
+class LocalLeases:
+    """The in-process IPAM of one request."""
+
+    before_link = True
+
+    def __init__(self, context: Context, pod_cidrs: Sequence[str] = ()) -> None:
+        self._context = context
+        self._owner = Owner(context.request.container, context.request.ifname)
+        self._pod_cidrs = pod_cidrs
+
+    @property
+    def data_dir(self) -> str:
+        """Where the leases of all networks are."""
+        return self._context.conf.ipam.data_dir or netconf.DEFAULT_DATA_DIR
+
+    def add(self) -> Result:
+        """Raises IpamError; CniError 7 without ranges or for a resolvConf that cannot be read."""
+        conf = self._context.conf
+        dns = _resolv_conf(conf.ipam.resolv_conf)
+        wanted = [ip_interface(each).ip for each in netconf.wish(conf, self._context.request.args).ips]
+        given = self._allocator().allocate(self._owner, wanted)
+        ips = tuple(IPConfig(str(each.address), str(each.gateway or "")) for each in given)
+        return Result(ips=ips, routes=conf.ipam.routes, dns=dns)
+
+    def delete(self) -> None:
+        """Raises StoreError."""
+        self._bare().release(self._owner)
+
+    def check(self, ips: Sequence[str]) -> None:
+        """Raises CniError 101 unless the attachment holds each of these."""
+        held = {str(each) for each in self._bare().find(self._owner)}
+        lost = sorted({str(ip_interface(each).ip) for each in ips} - held)
+        if lost or not held:
+            raise CniError(
+                CHECK_FAILED,
+                f"host-local: {self._owner.container} {self._owner.ifname} does not hold {', '.join(lost) or 'any address'}: "
+                "delete and add the attachment anew",
+            )
+
+    def collect(self, valid: frozenset[tuple[str, str]] | None, is_dead: Callable[[Attachment], bool]) -> None:
+        """Raises IpamError that tells all that could not be given back."""
+        allocator, network = self._bare(), self._context.conf.name
+        owners = {owner for _, owner in allocator.leases()}
+        if valid is None:
+            keep = {each for each in owners if not is_dead(Attachment(network, each.container, each.ifname))}
+        else:
+            keep = {each for each in owners if (each.container, each.ifname) in valid}
+        allocator.collect(keep)
+
+    def status(self) -> None:
+        """Raises CniError 50 when a range set is full or its folder cannot be written."""
+        folder = f"{self.data_dir}/{self._context.conf.name}"
+        if not files.writable(folder):
+            raise CniError(NOT_AVAILABLE, f"ipam.dataDir {folder!r} cannot be written: mount it read-write")
+        for each in self.usage():
+            if not each.free:
+                raise CniError(
+                    NOT_AVAILABLE,
+                    f"no free address in range set {each.range_set} of network {self._context.conf.name} "
+                    f"({each.used} of {each.size} in use): widen ipam.ranges, or look for leaks with "
+                    "'tullectl ipam check'",
+                )
+
+    def usage(self) -> tuple[Usage, ...]:
+        """How full each range set is."""
+        return self._allocator().usage()
+
+    def preview(self) -> tuple[Lease, ...]:
+        """What `add` would give, if nobody else came first; nothing is taken."""
+        return self._allocator().preview()
+
+    def _allocator(self) -> Allocator:
+        """With the ranges, which only giving needs."""
+        conf = self._context.conf
+        extra = [[_canonical(each) for each in group] for group in conf.runtime_config.ip_ranges]
+        own = {**_canonical(conf.ipam), "ranges": [[_canonical(each) for each in group] for group in conf.ipam.ranges]}
+        if not (extra or own.get("subnet") or own["ranges"]):
+            own["ranges"] = _ranges(self._pod_cidrs)
+        sets = ranges.parse(own, extra)
+        if not sets:
+            raise CniError(INVALID_CONFIG, "invalid ipam.ranges []: no IP ranges specified; give at least one subnet")
+        return self._open(sets)
+
+    def _bare(self) -> Allocator:
+        """Without ranges: to find and to give back needs none, and DEL may come with a broken configuration."""
+        return self._open(())
+
+    def _open(self, sets: Sequence[ranges.RangeSet]) -> Allocator:
+        return Allocator(
+            self.data_dir, self._context.conf.name, sets, boot_id=files.boot_id(), is_alive=self._is_alive
+        )
+
+    def _is_alive(self, owner: Owner) -> bool:
+        """After a reboot a lease is void unless its attachment's veth still stands."""
+        attachment = Attachment(self._context.conf.name, owner.container, owner.ifname)
+        return self._context.kernel.link_index(attachment.host_dev) != 0
+
+
+def _canonical(each: _Ranged) -> dict[str, object]:
+    pairs = (
+        ("subnet", each.subnet),
+        ("rangeStart", each.range_start),
+        ("rangeEnd", each.range_end),
+        ("gateway", each.gateway),
+    )
+    return {key: text for key, text in pairs if text}
+
+
+def _ranges(cidrs: Sequence[str]) -> list[list[dict[str, object]]]:
+    """One set a family, so that a pod gets an address of each."""
+    families = [[{"subnet": each} for each in cidrs if (":" in each) == six] for six in (False, True)]
+    return [[dict(each) for each in group] for group in families if group]
+
+
+def _resolv_conf(path: str) -> Dns:
+    """A file in the format of resolv.conf(5). Raises CniError 7 when it cannot be read."""
+    if not path:
+        return Dns()
+    try:
+        text = files.follow(path).decode(errors="replace")
+    except OSError as error:
+        raise CniError(
+            INVALID_CONFIG, f"invalid ipam.resolvConf {path!r}: {error.strerror}; name a file that can be read"
+        ) from error
+    servers: list[str] = []
+    search: tuple[str, ...] = ()
+    domain, options = "", []
+    for line in text.splitlines():
+        match line.split():
+            case ["nameserver", server, *_]:
+                servers.append(server)
+            case ["domain", name, *_]:
+                domain = name
+            case ["search", *names]:
+                search = tuple(names)
+            case ["options", *words]:
+                options.extend(words)
+    return Dns(tuple(servers), domain, search, tuple(options))

@@ -1,0 +1,151 @@
+"""One request from its raw parts to its raw reply: the only place where errors of all kinds become the specification's.
+
+    run("tulle", {"CNI_COMMAND": "ADD", ...}, b'{"cniVersion": ...}', open_kernel)  ->  Reply(b'{"ips": ...}', 0)
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from cni_plugin import netconf, spec
+from cni_plugin.errors import (
+    ADDRESS_UNAVAILABLE,
+    BUG,
+    INVALID_CONFIG,
+    INVALID_ENVIRONMENT,
+    INVALID_NETNS,
+    IO_FAILURE,
+    KERNEL_REFUSED,
+    TRY_AGAIN_LATER,
+    CniError,
+)
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.verbs.context import Context
+
+OpenKernel: TypeAlias = Callable[[], AbstractContextManager[Kernel]]
+Run: TypeAlias = Callable[[Context], bytes]
+MAIN_NAMES = ("tulle", "bridge")
+
+
+class Reply(NamedTuple):
+    """What goes to stdout, and the exit code."""
+
+    stdout: bytes
+    code: int
+
+
+def run(name: str, environ: Mapping[str, str], stdin: bytes, open_kernel: OpenKernel) -> Reply:
+    """Serve one request; `name` is what the plugin was called by. Never raises: an error is a reply."""
+    version = "0.1.0"
+    try:
+        request = spec.parse_request(environ)
+        if request.verb == "VERSION":
+            return Reply(spec.render_version(_version_or_newest(stdin)), 0)
+        raw = netconf.decode(stdin)
+        version = netconf.version_of(raw)
+        verb = spec.VERBS[request.verb]
+        spec.check_version(version, verb.since, request.verb)
+        conf = _parse(name, request, raw)
+        with open_kernel() as kernel:
+            records = Records(environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
+            context = Context(name, request, environ, raw, stdin, version, conf, kernel, records)
+            return Reply(_find(name, request.verb)(context), 0)
+    except Exception as error:
+        return Reply(spec.render_error(as_cni_error(error), _known(version)), 1)
+
+
+def as_cni_error(error: Exception) -> CniError:
+    """Any error as one of the specification's, with a remedy where there is one."""
+    from ipam import errors as ipam
+
+    match error:
+        case CniError():
+            return error
+        case NetnsError():
+            return _netns_error(error)
+        case KernelError():
+            return CniError(KERNEL_REFUSED, f"the kernel refused: {error}", str(error))
+        case ipam.RangeError():
+            return CniError(INVALID_CONFIG, str(error))
+        case ipam.PoolExhausted():
+            return CniError(TRY_AGAIN_LATER, str(error))
+        case ipam.StoreError():
+            return CniError(IO_FAILURE, str(error))
+        case ipam.IpamError():
+            return CniError(ADDRESS_UNAVAILABLE, str(error))
+        case OSError():
+            return CniError(IO_FAILURE, _os_message(error))
+        case _:
+            traceback.print_exc(file=sys.stderr)
+            return CniError(BUG, f"unforeseen {type(error).__name__}: {error}; please report it with the log")
+
+
+def _parse(name: str, request: spec.Request, raw: Mapping[str, object]) -> netconf.NetConf:
+    """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
+    parse = netconf.parse_for_ipam if name == netconf.HOST_LOCAL else netconf.parse
+    if request.verb != "DEL":
+        return parse(raw)
+    try:
+        return parse(raw)
+    except CniError as error:
+        conf = netconf.parse_name(raw)
+        print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
+        return conf
+
+
+def _find(name: str, verb: str) -> Run:
+    """The function behind a verb; only what is needed is imported, for a start-up is paid for each pod."""
+    if name == netconf.HOST_LOCAL:
+        from cni_plugin.verbs import host_local
+
+        return host_local.VERBS[verb]
+    if name not in MAIN_NAMES:
+        known = ", ".join((*MAIN_NAMES, netconf.HOST_LOCAL))
+        raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")
+    match verb:
+        case "ADD":
+            from cni_plugin.verbs.add import add as found
+        case "DEL":
+            from cni_plugin.verbs.delete import delete as found
+        case "CHECK":
+            from cni_plugin.verbs.check import check as found
+        case "GC":
+            from cni_plugin.verbs.gc import collect as found
+        case _:
+            from cni_plugin.verbs.status import status as found
+    return found
+
+
+def _version_or_newest(stdin: bytes) -> str:
+    """VERSION answers in the version asked for; whatever else stands on stdin, it must not fail."""
+    try:
+        return _known(netconf.version_of(netconf.decode(stdin)), spec.VERSIONS[-1])
+    except (CniError, msgspec.MsgspecError):
+        return spec.VERSIONS[-1]
+
+
+def _known(version: str, otherwise: str = "0.1.0") -> str:
+    return version if version in spec.VERSIONS else otherwise
+
+
+def _netns_error(error: NetnsError) -> CniError:
+    """Without the words "not found" and "no such file": containerd takes an error with them for success (go-cni)."""
+    why = {
+        "gone": "names nothing; the sandbox has ended, or its path is wrong",
+        "not-a-namespace": "is not a network namespace; a namespace's file was unmounted, or the path is wrong",
+        "own": "is the host's own network namespace; a pod must have one of its own (CNI_NETNS_OVERRIDE=1 allows it)",
+    }
+    return CniError(INVALID_NETNS, f"CNI_NETNS {error.path!r} {why[error.kind]}")
+
+
+def _os_message(error: OSError) -> str:
+    where = f" {error.filename!r}" if error.filename else ""
+    return f"{error.strerror or error}{where}: check that the disk is not full and the folder can be written to"

@@ -1,0 +1,252 @@
+"""What makes every operation O(1): an index by owner and a bitmap of addresses in use, both only hints.
+
+The leases are the truth, and finding an owner's addresses or a free address in them means reading all of
+them. So the private directory keeps beside them:
+
+    .tulle/owners/<container>:<interface>   a symbolic link whose text names the owner's addresses
+    .tulle/used/4.a16                       one bit an address of 10.22.0.0/16, set: in use
+    .tulle/boot                             a symbolic link whose text is the boot ID of the last operation
+
+A link's text is made, replaced and read by one system call each, and never followed: it leads nowhere.
+
+**When the hints can be trusted.** Anything that adds or removes a lease (the reference, an operator, one of
+our own processes that was killed half-way) sets the directory's modification time to the time of day. Each
+operation of ours ends by setting that time to `CLEAN`, a moment long past. If it still is, nobody was here
+since; the clock's granularity does not matter. If it is not, `rebuild` makes the hints again from the leases.
+
+A hint that is wrong all the same does no harm: whoever uses one looks at the lease before acting on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+
+from ipam.ranges import IP
+from ipam.store import Owner, Store, ensure_directory, open_directory, write_whole
+
+CLEAN = 978_307_200 * 10**9
+"""2001-01-01 UTC in ns; whole seconds, which any file system can hold. Another layout must use another."""
+
+_BITS = 16
+_BYTES = (1 << _BITS) // 8
+_FULL = b"\xff"
+_TEMPORARY = "new"
+
+
+class Hints:
+    """The hints beside the leases of an open, locked store. Methods raise OSError."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owners = self._used = -1
+        self._blocks: dict[str, bytearray] = {}
+        try:
+            if store.private_fd >= 0:
+                self._owners = open_directory("owners", store.private_fd)
+                self._used = open_directory("used", store.private_fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes what it opened; the store stays open."""
+        for fd in (self._owners, self._used):
+            if fd >= 0:
+                os.close(fd)
+        self._owners = self._used = -1
+
+    @property
+    def clean(self) -> bool:
+        """Whether nobody but us changed the leases since the hints were last right."""
+        whole = self._owners >= 0 and self._used >= 0
+        return whole and os.fstat(self._store.fd).st_mtime_ns == CLEAN
+
+    def mark_clean(self) -> None:
+        """The last act of an operation that left leases and hints in step."""
+        try:
+            os.utime(self._store.fd, ns=(CLEAN, CLEAN))
+        except OSError:
+            pass  # Not our directory: it stays unclean, and every operation reads all leases.
+
+    @property
+    def boot(self) -> str | None:
+        """The boot ID of our last operation here; None if there was none."""
+        return _read_link("boot", self._store.private_fd) if self._store.private_fd >= 0 else None
+
+    @boot.setter
+    def boot(self, boot_id: str) -> None:
+        _write_link("boot", boot_id, self._store.private_fd)
+
+    @property
+    def last_change_ns(self) -> int:
+        """When we last gave out or took back an address; 0 if never."""
+        return os.fstat(self._owners).st_mtime_ns if self._owners >= 0 else 0
+
+    def addresses(self, owner: Owner) -> tuple[IP, ...]:
+        """The addresses that this owner may hold: look at the leases."""
+        return _addresses(_read_link(_name(owner), self._owners))
+
+    def note(self, owner: Owner, ips: Iterable[IP]) -> None:
+        """Replaces what the index says of an owner."""
+        text = ",".join(map(str, ips))
+        if text:
+            _write_link(_name(owner), text, self._owners)
+        else:
+            _remove(_name(owner), self._owners)
+
+    def mark(self, ip: IP, *, used: bool) -> None:
+        """Sets or clears the bit of an address: one byte is written."""
+        name, bit = _place(ip.version, int(ip))
+        block, at, mask = self._block(name), bit >> 3, 1 << (bit & 7)
+        byte = block[at] | mask if used else block[at] & ~mask
+        if byte == block[at]:
+            return
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self._used)
+        try:
+            os.pwrite(fd, bytes([byte]), at)
+        finally:
+            os.close(fd)
+        block[at] = byte
+
+    def next_free(self, version: int, first: int, last: int) -> int | None:
+        """The first address in the span whose bit is clear."""
+        while first <= last:
+            name, bit = _place(version, first)
+            base = first - bit
+            free = _first_clear(self._block(name), bit, min(last - base, (1 << _BITS) - 1))
+            if free is not None:
+                return base + free
+            first = base + (1 << _BITS)
+        return None
+
+    def count(self, version: int, first: int, last: int) -> int:
+        """How many bits of the span are set: as many reads as there are blocks with an address in use in it."""
+        total = 0
+        for name in os.listdir(self._used):
+            if not name.startswith(f"{version}."):
+                continue
+            base = int(name[2:], 16) << _BITS
+            lo, hi = max(first - base, 0), min(last - base, (1 << _BITS) - 1)
+            if lo <= hi:
+                bits = int.from_bytes(self._block(name), "little") >> lo
+                total += (bits & ((1 << (hi - lo + 1)) - 1)).bit_count()
+        return total
+
+    def rebuild(self, held: Mapping[Owner, Iterable[IP]], used: Iterable[IP]) -> None:
+        """Makes the hints say this and nothing else. Killed half-way, the directory stays unclean."""
+        self._open_or_make()
+        self._blocks = {}
+        wanted = {_name(owner): ",".join(map(str, ips)) for owner, ips in held.items()}
+        for name in os.listdir(self._owners):
+            if name not in wanted:
+                _remove(name, self._owners)
+        for name, text in wanted.items():
+            if _read_link(name, self._owners) != text:
+                _write_link(name, text, self._owners)
+        blocks: dict[str, bytearray] = {}
+        for ip in used:
+            name, bit = _place(ip.version, int(ip))
+            blocks.setdefault(name, bytearray(_BYTES))[bit >> 3] |= 1 << (bit & 7)
+        for name in os.listdir(self._used):
+            if name not in blocks:
+                _remove(name, self._used)
+        for name, block in blocks.items():
+            self._write_block(name, block)
+
+    def _open_or_make(self) -> None:
+        self._store.ensure_private()
+        for name in ("owners", "used"):
+            ensure_directory(name, self._store.private_fd)
+        self.close()
+        self._owners = open_directory("owners", self._store.private_fd)
+        self._used = open_directory("used", self._store.private_fd)
+
+    def _block(self, name: str) -> bytearray:
+        if name not in self._blocks:
+            self._blocks[name] = bytearray(self._read_block(name).ljust(_BYTES, b"\0"))
+        return self._blocks[name]
+
+    def _read_block(self, name: str) -> bytes:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._used)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.read(fd, _BYTES)
+        finally:
+            os.close(fd)
+
+    def _write_block(self, name: str, block: bytearray) -> None:
+        _remove(_TEMPORARY, self._used)
+        fd = os.open(_TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._used)
+        try:
+            write_whole(fd, bytes(block))
+        finally:
+            os.close(fd)
+        os.rename(_TEMPORARY, name, src_dir_fd=self._used, dst_dir_fd=self._used)
+
+
+def _place(version: int, number: int) -> tuple[str, int]:
+    """The block of an address, and its bit there. Blocks are aligned, so they depend on no configuration."""
+    return f"{version}.{number >> _BITS:x}", number & ((1 << _BITS) - 1)
+
+
+def _first_clear(block: bytes | bytearray, lo: int, hi: int) -> int | None:
+    at = lo >> 3
+    byte = block[at] | ((1 << (lo & 7)) - 1)
+    if byte == 0xFF:
+        rest = block[at + 1 :].lstrip(_FULL)
+        if not rest:
+            return None
+        at, byte = _BYTES - len(rest), rest[0]
+    bit = (at << 3) + (~byte & (byte + 1)).bit_length() - 1
+    return bit if bit <= hi else None
+
+
+def _name(owner: Owner) -> str:
+    """The owner's own name where it can be a file's; no interface name has a colon (dev_valid_name, net/core/dev.c)."""
+    name = f"{owner.container}:{owner.ifname}"
+    if len(name) <= 200 and name.isascii() and name[0].isalnum() and "/" not in name:
+        return name
+    import hashlib  # 6 ms, and no runtime has such names
+
+    return "#" + hashlib.sha256(name.encode()).hexdigest()
+
+
+def _addresses(text: str | None) -> tuple[IP, ...]:
+    try:
+        return tuple(map(ip_address, text.split(","))) if text else ()
+    except ValueError:
+        return ()
+
+
+def _read_link(name: str, dir_fd: int) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: somebody put a file there
+            raise
+        return None
+
+
+def _write_link(name: str, text: str, dir_fd: int) -> None:
+    try:
+        os.symlink(text, name, dir_fd=dir_fd)
+        return
+    except FileExistsError:
+        pass
+    _remove(_TEMPORARY, dir_fd)
+    os.symlink(text, _TEMPORARY, dir_fd=dir_fd)
+    os.rename(_TEMPORARY, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def _remove(name: str, dir_fd: int) -> None:
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,224 @@
+"""The lab itself: that it is a cluster, that packets in it go the way it says, and that nothing of it remains."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _lab
+import _netns
+import pytest
+from _topology import LABS, REPO, LabError, Node, Spec, cluster
+from _tour import echo_request
+
+from tests.netns.conftest import MakeLab, unique
+
+LAB = str(REPO / "scripts" / "lab")
+
+
+def lab_command(*words: str, user: int = 0) -> subprocess.CompletedProcess[str]:
+    become = ["setpriv", f"--reuid={user}", "--clear-groups"] if user else []
+    argv = [*become, sys.executable, LAB, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def with_pods(lab: _lab.Lab) -> _lab.Lab:
+    for node in lab.nodes:
+        lab.add(node.name, "p1")
+    return lab
+
+
+@pytest.mark.parametrize("family", ["4", "6", "dual"])
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+def test_every_pod_reaches_every_pod_at_its_first_packet(lab: MakeLab, backend: str, family: str) -> None:
+    cluster = with_pods(lab(nodes=3, backend=backend, family=family))
+    cluster.add("n1", "p2")
+    pods = list(cluster.pods.values())
+    lost = [
+        f"{source.path} to {target.path}, IPv{each}"
+        for each in cluster.spec.families for source in pods for target in pods
+        if source is not target and _netns.ping(source.netns, target.address(each)) is None
+    ]
+    assert lost == []
+
+
+def test_nodes_reach_pods_of_other_nodes_and_pods_reach_nodes(lab: MakeLab) -> None:
+    cluster = with_pods(lab(nodes=2))
+    for family, node_address in zip((4, 6), cluster.node("n2").addresses, strict=True):
+        assert _netns.ping(cluster.node("n1").netns, cluster.pod("n2/p1").address(family))
+        assert _netns.ping(cluster.pod("n1/p1").netns, node_address)
+
+
+@pytest.mark.parametrize(("backend", "tunnelled"), [("vxlan", True), ("host-gw", False)])
+def test_the_wire_shows_vxlan_only_when_the_backend_is_vxlan(lab: MakeLab, backend: str, tunnelled: bool) -> None:
+    cluster = with_pods(lab(nodes=2, backend=backend))
+    for family in (4, 6):
+        address = cluster.pod("n2/p1").address(family)
+        with cluster.capture("udp port 8472 or icmp or icmp6") as seen:
+            assert _netns.ping(cluster.pod("n1/p1").netns, address)
+        packet, inside = echo_request(seen, address)
+        assert packet, seen
+        assert inside == tunnelled
+
+
+def test_direct_routing_tunnels_only_to_the_node_behind_the_router(lab: MakeLab) -> None:
+    cluster = with_pods(lab(nodes=3, routed=True, direct_routing=True))
+    tunnelled = {}
+    for name in ("n2", "n3"):
+        address = cluster.pod(f"{name}/p1").address(4)
+        with cluster.capture("udp port 8472 or icmp") as seen:
+            assert _netns.ping(cluster.pod("n1/p1").netns, address)
+        packet, tunnelled[name] = echo_request(seen, address)
+        assert packet, seen
+    assert tunnelled == {"n2": False, "n3": True}
+
+
+def test_a_packet_of_the_whole_pod_mtu_crosses_and_one_byte_more_does_not_leave(lab: MakeLab) -> None:
+    cluster = with_pods(lab(nodes=2, mtu=1400))
+    source, target = cluster.pod("n1/p1"), cluster.pod("n2/p1")
+    mtu = int(cluster.run("n1/p1", "ip", "-o", "link", "show", "eth0").split(" mtu ")[1].split()[0])
+    assert 1300 <= mtu < 1400
+    for family in (4, 6):
+        assert _netns.ping(source.netns, target.address(family), size=mtu)
+        assert _netns.ping(source.netns, target.address(family), size=mtu + 1) is None
+
+
+def test_the_router_between_two_links_is_a_hop(lab: MakeLab) -> None:
+    cluster = lab(nodes=3, routed=True)
+    n1, n2, n3 = (cluster.node(name) for name in ("n1", "n2", "n3"))
+    for near, far in zip(n2.addresses, n3.addresses, strict=True):
+        same_link, behind_router = _netns.ping(n1.netns, near), _netns.ping(n1.netns, far)
+        assert same_link and same_link.ttl == 64
+        assert behind_router and behind_router.ttl == 63
+
+
+def test_a_pod_that_was_deleted_leaves_its_node_as_it_was(lab: MakeLab) -> None:
+    cluster = lab(nodes=2)
+    cluster.add("n1", "p1")
+    before = cluster.run("n1", "ip", "-o", "addr"), leases(cluster, "n1")
+    cluster.add("n1", "p2")
+    cluster.delete("n1/p2")
+    assert (cluster.run("n1", "ip", "-o", "addr"), leases(cluster, "n1")) == before
+
+
+def leases(lab: _lab.Lab, node: str) -> list[str]:
+    every = (lab.node(node).state / "ipam" / "pods").iterdir()
+    return sorted(path.name for path in every if path.name[0].isdigit() or ":" in path.name)
+
+
+def test_up_status_exec_down_as_a_person_types_them(plugin: Path) -> None:
+    name = unique()
+    try:
+        up = lab_command("up", "--name", name, "--nodes", "2", "--pods", "1", "--plugin", str(plugin))
+        assert up.returncode == 0, up.stderr
+        assert "n2/p1" in up.stdout
+        status = lab_command("status", "--name", name)
+        assert "n1" in status.stdout and "192.0.2.1" in status.stdout and "10.244.2.2" in status.stdout
+        assert json.loads(lab_command("status", "--name", name, "--json").stdout)["spec"]["nodes"] == 2
+        in_pod = lab_command("exec", "--name", name, "n1/p1", "--", "ip", "-4", "-o", "addr", "show", "eth0")
+        assert "10.244.1.2/24" in in_pod.stdout
+        assert lab_command("exec", "--name", name, "n1", "--", "sh", "-c", "exit 7").returncode == 7
+        run_dir = lab_command("exec", "--name", name, "n2", "--", "sh", "-c", "echo $TULLE_RUN_DIR").stdout
+        assert run_dir.strip() == f"/run/tulle-lab/{name}/n2/run"
+        assert lab_command("add", "--name", name, "n1/p2").returncode == 0
+        assert lab_command("del", "--name", name, "n1/p2").returncode == 0
+    finally:
+        down = lab_command("down", "--name", name)
+    assert (down.returncode, down.stdout) == (0, f"lab {name} is down\n")
+    assert _netns.existing(f"tulle-{name}-") == []
+    assert not (LABS / name).exists()
+
+
+def test_down_ends_processes_in_the_lab_and_can_be_repeated(lab: MakeLab) -> None:
+    cluster = lab(nodes=1)
+    netns = cluster.node("n1").netns
+    argv = [*_netns.inside(netns), "sh", "-c", "echo inside; exec sleep 1000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as sleeper:
+        assert sleeper.stdout and sleeper.stdout.readline() == "inside\n"
+        assert _lab.down(cluster.spec.name)
+        assert sleeper.wait(timeout=5) == -signal.SIGKILL
+    assert not _lab.down(cluster.spec.name)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.6])
+def test_down_removes_what_a_killed_up_has_left(plugin: Path, delay: float) -> None:
+    name = unique()
+    with subprocess.Popen(
+        [sys.executable, LAB, "up", "--name", name, "--nodes", "9", "--plugin", str(plugin)], stdout=subprocess.DEVNULL
+    ) as up:
+        time.sleep(delay)
+        up.kill()
+    lab_command("down", "--name", name)
+    assert _netns.existing(f"tulle-{name}-") == []
+    assert not (LABS / name).exists()
+
+
+def test_two_labs_run_side_by_side_with_the_same_addresses(lab: MakeLab) -> None:
+    one, other = with_pods(lab(nodes=2, backend="host-gw")), with_pods(lab(nodes=2, family="4"))
+    for each in (one, other):
+        assert _netns.ping(each.pod("n1/p1").netns, each.pod("n2/p1").address(4))
+    _lab.down(one.spec.name)
+    assert _netns.ping(other.pod("n1/p1").netns, other.pod("n2/p1").address(4))
+
+
+def test_a_name_in_use_is_refused_with_the_remedy_and_the_lab_stays(lab: MakeLab) -> None:
+    cluster = lab(nodes=1)
+    with pytest.raises(LabError, match=f"scripts/lab down --name {cluster.spec.name}"):
+        _lab.up(cluster.spec)
+    assert _netns.existing(cluster.spec.prefix) == sorted([cluster.spec.wire, cluster.node("n1").netns])
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("up", "--name", "Not-OK"), "lower-case letters"),
+        (("up", "--nodes", "0"), "use 1 to 99"),
+        (("up", "--mtu", "1000"), "at least 1280 for IPv6"),
+        (("up", "--backend", "host-gw", "--routed"), "use vxlan"),
+        (("up", "--plugin", "/nowhere/tulle"), "scripts/build"),
+        (("status",), "scripts/lab up"),
+        (("exec", "n1"), "scripts/lab up"),
+        (("add", "n1"), "no lab named"),
+    ],
+)
+def test_a_mistake_is_answered_with_its_remedy(words: tuple[str, ...], remedy: str) -> None:
+    name = () if "--name" in words else ("--name", unique())
+    done = lab_command(words[0], *name, *words[1:])
+    assert done.returncode == 1
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_root_it_says_so(plugin: Path) -> None:
+    done = lab_command("up", "--name", unique(), "--plugin", str(plugin), user=65534)
+    assert done.returncode == 1
+    assert "root" in done.stderr
+
+
+def test_a_failed_add_leaves_no_pod_and_names_the_plugins_reason(lab: MakeLab) -> None:
+    cluster = lab(nodes=1)
+    cluster.configure("n1", mtu=-1)
+    with pytest.raises(Exception, match="mtu"):
+        cluster.add("n1", "p1")
+    assert _netns.existing(f"{cluster.node('n1').netns}-") == []
+    cluster.configure("n1")
+    assert cluster.add("n1", "p1").address(4) == "10.244.1.2"
+
+
+def test_each_node_reads_the_same_cluster_but_its_own_name() -> None:
+    spec = Spec(nodes=2)
+    nodes = tuple(Node(spec, number) for number in (1, 2))
+    first, second = (cluster(node, nodes) for node in nodes)
+    assert (first.pop("node"), second.pop("node")) == ("n1", "n2")
+    assert first == second
+
+
+def test_the_plugin_sees_the_nodes_own_state_directory(lab: MakeLab) -> None:
+    cluster = with_pods(lab(nodes=2))
+    for node in cluster.nodes:
+        assert any((node.state / "run").rglob("*")), "no attachment record below TULLE_RUN_DIR"
+    assert [path for path in Path("/run/tulle").rglob("*") if cluster.spec.name in path.name] == []
