@@ -133,12 +133,12 @@ def _address(key: str, text: str) -> Address:
 
 
 def _check_unique(cluster: Cluster) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str], str] = {}
     for node in cluster.nodes:
-        for key, value in (("name", node.name), *(("address", str(each)) for each in node.addresses)):
-            if value in seen:
-                raise _invalid("nodes", value, f"{node.name} has the same {key} as {seen[value]}")
-            seen[value] = node.name
+        for pair in (("name", node.name), *(("address", str(each)) for each in node.addresses)):
+            if pair in seen:
+                raise _invalid("nodes", pair[1], f"{node.name} has the same {pair[0]} as {seen[pair]}")
+            seen[pair] = node.name
 
 
 def _check_subnets(cluster: Cluster) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from cni_plugin.agent.environ import for_children
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
 
 
@@ -35,8 +34,7 @@ def find(kind: str, path: Sequence[str]) -> str:
 
 def call(executable: str, verb: str, environ: Mapping[str, str], stdin: bytes) -> Mapping[str, object]:
     """Run a plugin for this request and give back its result, {} for a verb without one. Raises its CniError."""
-    cni = {key: value for key, value in environ.items() if key.startswith("CNI_")}
-    status, stdout = _run(executable, {**for_children(), **cni, "CNI_COMMAND": verb}, stdin)
+    status, stdout = _run(executable, {**environ, "CNI_COMMAND": verb}, stdin)
     try:
         answer = msgspec.json.decode(stdout) if stdout.strip() else {}
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -229,15 +229,10 @@ def parse_name(raw: Mapping[str, object]) -> NetConf:
     known = {key: each for key, each in raw.items() if key.lower() in ("cniversion", "name", "type")}
     conf = typed(known, NetConf)
     check_name(conf.name)
-    ipam = next((each for key, each in raw.items() if key.lower() == "ipam"), None)
-    kind = ipam.get("type") if isinstance(ipam, dict) else None
-    folder = ipam.get("dataDir") if isinstance(ipam, dict) else None
-    return msgspec.structs.replace(
-        conf,
-        ipam=IpamConf(
-            type=kind if isinstance(kind, str) else "", data_dir=folder if isinstance(folder, str) else ""
-        ),
-    )
+    folded = fold(next((each for key, each in raw.items() if key.lower() == "ipam"), None))
+    ipam = folded if isinstance(folded, dict) else {}
+    kind, folder = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
+    return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=folder))
 
 
 def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
@@ -292,13 +287,13 @@ def _mac(text: str) -> str:
     return ":".join(parts)
 
 
-_KNOWN_ARGS = {"IGNOREUNKNOWN", "IP", "MAC", "GATEWAY"}
+_KNOWN_ARGS = {"IgnoreUnknown", "IP", "MAC", "GATEWAY"}
+"""GATEWAY is for the reference's `static` IPAM, which we may delegate to."""
 
 
 def _check_args(args: Mapping[str, str]) -> None:
-    ignore = next((value for key, value in args.items() if key == "IgnoreUnknown"), "")
-    unknown = sorted(key for key in args if key.upper() not in _KNOWN_ARGS)
-    if unknown and ignore.lower() not in ("1", "true"):
+    unknown = sorted(key for key in args if key not in _KNOWN_ARGS)
+    if unknown and args.get("IgnoreUnknown", "").lower() not in ("1", "true"):
         raise CniError(
             INVALID_ENVIRONMENT,
             f"CNI_ARGS: unknown args [{', '.join(unknown)}]; remove them, or add IgnoreUnknown=1",

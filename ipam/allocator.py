@@ -182,6 +182,13 @@ class Allocator:
         return tuple(
             Usage(one.index, used, one.size - used, one.size) for one, used in zip(self._sets, counts, strict=True))
 
+    def preview(self) -> tuple[Lease, ...]:
+        """What `allocate` would give now if nobody came first; writes nothing. Raises PoolExhausted."""
+        with self._session() as session:
+            taken = {lease.ip for lease in session.valid()} if session.present else set()
+            cursors = [session.store.cursor(one.index) if session.present else None for one in self._sets]
+        return tuple(_lease(one, _first_free(one, cursor, taken)) for one, cursor in zip(self._sets, cursors, strict=True))
+
     def free_ranges(self) -> tuple[tuple[IP, IP], ...]:
         """The addresses that are free, as pairs of first and last, for people to read."""
         from netaddr import IPRange, IPSet  # 30 ms, and only the operator's tool asks
@@ -266,6 +273,15 @@ def _next_free(session: Session, one: RangeSet, cursor: IP | None) -> IP | None:
                 session.hints.mark(ip, used=True)
             first = number + 1
     return None
+
+
+def _first_free(one: RangeSet, cursor: IP | None, taken: Collection[IP]) -> IP:
+    for first, last in one.spans(cursor):
+        for number in range(first, last + 1):
+            ip = address(one.family, number)
+            if ip not in one.reserved and ip not in taken:
+                return ip
+    raise PoolExhausted(f"no free address in {one} ({one.size} usable, all in use)")
 
 
 def _marked(hints: Hints, one: RangeSet) -> int:

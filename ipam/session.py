@@ -146,12 +146,15 @@ class Session:
             self.store.remove(ip)
         if not self.trusted:
             return
-        for ip in ips:
-            self.hints.mark(ip, used=False)
-        for name in {owner, Owner(owner.container, "")} if owner else ():
-            known, left = self.hints.addresses(name), self._confirmed(name)
-            if known != left:
-                self.hints.note(name, left)
+        try:
+            for ip in ips:
+                self.hints.mark(ip, used=False)
+            for name in {owner, Owner(owner.container, "")} if owner else ():
+                known, left = self.hints.addresses(name), self._confirmed(name)
+                if known != left:
+                    self.hints.note(name, left)
+        except OSError:
+            return  # The leases are gone, which is what counts; the directory stays unclean.
         self.done()
 
     def done(self) -> None:

@@ -81,7 +81,7 @@ class Applier:
 
     def _change_chains(self, ops: Sequence[Op]) -> None:
         try:
-            self._nft.change([(op.verb, op.object) for op in ops if isinstance(op.object, Chain)])
+            self._nft.change(ops)
         except NftError as error:
             raise Failure(ops[0], Outcome(errno.EINVAL, str(error))) from error
         self._done.extend(ops)
@@ -136,14 +136,14 @@ class _Run:
         """The first outcome that is not as good as success."""
         harmless: frozenset[int] = frozenset() if adds(op.verb, op.object) else GONE
         bad = next((each for each in outcomes if each.errno and each.errno not in harmless), None)
-        if bad is not None and bad.errno == errno.EEXIST and self._may_replace(op):
-            (again,) = self._space.netlink.send(replacement(op, self._place))
-            return again if again.errno else None
-        return bad
-
-    def _may_replace(self, op: Op) -> bool:
-        """A route that is ours already, by another hand of ours, may be put right; anybody else's may not."""
-        return isinstance(op.object, Route) and op.object.ns == HOST and self._ours(op.object)
+        each = op.object
+        if bad is None or bad.errno != errno.EEXIST or not isinstance(each, Route) or each.ns != HOST:
+            return bad
+        if not self._ours(each):
+            return Outcome(bad.errno, f"{bad.reason}: a route to {each.dst} that is not ours is in the way")
+        # made in the meantime by another hand of ours
+        (again,) = self._space.netlink.send(replacement(each, self._place))
+        return again if again.errno else None
 
 
 def _lane(op: Op) -> Lane:
@@ -158,9 +158,16 @@ def _lane(op: Op) -> Lane:
 
 
 def _turn(op: Op) -> None:
-    if isinstance(op.object, Sysctl) and op.verb != "delete":
-        write_sysctl(op.object)
-    elif isinstance(op.object, Feature) and op.verb != "delete":
-        set_feature(op.object)
+    each = op.object
+    if isinstance(each, Sysctl) and op.verb != "delete":
+        write_sysctl(each)
+    elif isinstance(each, Feature):
+        _switch(each if op.verb != "delete" else Feature(each.dev, tx_checksum=True), op)
 
 
+def _switch(each: Feature, op: Op) -> None:
+    try:
+        set_feature(each)
+    except OSError as error:
+        if op.verb != "delete" or error.errno not in GONE:
+            raise

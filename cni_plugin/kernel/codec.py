@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from struct import Struct
 from types import ModuleType
@@ -65,53 +65,50 @@ def encode(kind: int, flags: int, fields: Mapping[str, int], attrs: Sequence[Att
     return message.data
 
 
-class Message:
-    """A message from the kernel. Attributes are decoded when they are asked for, so what is not costs nothing."""
+class Part:
+    """A message from the kernel, or a part of one. What is not asked for is not decoded, so it costs nothing."""
 
-    def __init__(self, kind: int, data: bytes, offset: int = 0) -> None:
-        self.kind = kind
-        self._message = _classes()[kind](data, offset)
-        self._message.decode()
+    def __init__(self, holder: _Codec) -> None:
+        self._holder = holder
 
     def field(self, name: str) -> int:
         """A field of the fixed header, by pyroute2's name for it."""
-        return cast(int, self._message[name])
+        return cast(int, self._holder[name])
 
     def number(self, *path: str, default: int = 0) -> int:
         """The integer at the end of a path of attributes."""
-        value = _descend(self._message, path)
+        value = _descend(self._holder, path)
         return value if isinstance(value, int) else default
 
     def text(self, *path: str) -> str:
         """The string at the end of a path of attributes: a name, a MAC, an address; "" when it is not there."""
-        value = _descend(self._message, path)
+        value = _descend(self._holder, path)
         return value if isinstance(value, str) else ""
 
-    def struct(self, *path: str) -> Mapping[str, object]:
-        """The fields of a compound attribute; empty when it is not there."""
-        value = _descend(self._message, path)
-        return value if isinstance(value, dict) else {}
-
-    def each(self, name: str) -> list[_Codec]:
-        """All top level attributes of one name."""
-        return cast("list[_Codec]", self._message.get_attrs(name))
-
-    def hops(self) -> Iterator[Mapping[str, object]]:
-        """The next hops of a multipath route."""
-        value = self._message.get_attr("RTA_MULTIPATH")
-        yield from cast("list[Mapping[str, object]]", value or [])
+    def parts(self, name: str) -> list[Part]:
+        """The compound attributes of one name, or the elements of one that is a list."""
+        values = self._holder.get_attrs(name)
+        if values and isinstance(values[0], list):
+            values = values[0]
+        return [Part(cast(_Codec, value)) for value in values]
 
 
-def attribute(holder: Mapping[str, object] | _Codec, name: str) -> object:
-    """One attribute of a nested message; None when it is not there."""
-    return cast(_Codec, holder).get_attr(name)
+class Message(Part):
+    """A whole message."""
+
+    def __init__(self, kind: int, data: bytes, offset: int = 0) -> None:
+        self.kind = kind
+        codec = _classes()[kind](data, offset)
+        codec.decode()
+        super().__init__(codec)
 
 
 def _descend(holder: object, path: Sequence[str]) -> object:
     for name in path:
-        if not hasattr(holder, "get_attr"):
-            return None
-        holder = cast(_Codec, holder).get_attr(name)
+        if hasattr(holder, "get_attr"):
+            holder = holder.get_attr(name)
+        else:
+            holder = holder.get(name) if isinstance(holder, dict) else None
     return holder
 
 

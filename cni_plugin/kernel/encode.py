@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from cni_plugin.diff import Op, Verb
 from cni_plugin.kernel import codec
-from cni_plugin.kernel.codec import Attr, Value, nest
+from cni_plugin.kernel.codec import Attr, nest
 from cni_plugin.model import (
     MAIN_TABLE,
     POD,
@@ -62,12 +62,12 @@ class Absent(Exception):
 class Place(NamedTuple):
     """Where an operation takes place: the number of a link by name (0: none), the descriptor of the pod's netns."""
 
-    index: Callable[[str], int]
+    number: Callable[[str], int]
     pod: int | None
 
     def must(self, name: str) -> int:
         """The number of a link that has to be there. Raises Absent."""
-        index = self.index(name)
+        index = self.number(name)
         if not index:
             raise Absent(name)
         return index
@@ -75,12 +75,12 @@ class Place(NamedTuple):
 
 def requests(op: Op, place: Place) -> list[bytearray]:
     """The requests that carry this operation out, in order. Raises Absent."""
-    return list(_WRITERS[type(op.object).__name__](op.verb, op.object, place))
+    return list(_WRITERS[type(op.object).__name__](op, op.object, place))
 
 
-def replacement(op: Op, place: Place) -> list[bytearray]:
+def replacement(route: Route, place: Place) -> list[bytearray]:
     """The creation of a route of ours once more, this time instead of the one that stands. Raises Absent."""
-    return list(_route("change", op.object, place))
+    return list(_route(Op("change", route), route, place))
 
 
 def adds(verb: Verb, each: object) -> bool:
@@ -91,6 +91,14 @@ def adds(verb: Verb, each: object) -> bool:
 def family_of(address: str) -> int:
     """AF_INET6 for what has a colon."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def packed(address: str) -> bytes:
+    """An address as it is on the wire; empty when it is none."""
+    try:
+        return socket.inet_pton(family_of(address), address)
+    except OSError:
+        return b""
 
 
 def random_mac() -> str:
@@ -128,29 +136,36 @@ def _alias(name: str, alias: str) -> Iterator[bytearray]:
         yield _set(name, [("IFLA_IFALIAS", alias)])
 
 
-def _bridge(verb: Verb, each: Bridge, _place: Place) -> Iterator[bytearray]:
-    filtering: Attr = ("IFLA_BR_VLAN_FILTERING", int(each.vlan_filtering))
+def _bridge(op: Op, each: Bridge, _place: Place) -> Iterator[bytearray]:
+    info = _info("bridge", *_filtering(op, each))
     promisc = _IFF_PROMISC if each.promisc else 0
-    if verb == "delete":
+    if op.verb == "delete":
         yield _remove_link(each.name)
-    elif verb == "change":
-        attrs = _attrs(("IFLA_ADDRESS", each.mac), ("IFLA_MTU", each.mtu), ("IFLA_IFALIAS", each.alias))
-        yield _set(each.name, [*attrs, _info("bridge", filtering)], promisc, _IFF_PROMISC)
+    elif op.verb == "change":
+        mac = each.mac or (op.was.mac if isinstance(op.was, Bridge) else "")  # set to itself, it stays
+        attrs = _attrs(("IFLA_ADDRESS", mac), ("IFLA_MTU", each.mtu), ("IFLA_IFALIAS", each.alias))
+        yield _set(each.name, [*attrs, info], promisc, _IFF_PROMISC)
     else:
         # a MAC that comes with the creation is "set": neither a port nor systemd-udevd changes it any more
         # (addr_assign_type 3; net/bridge/br_stp_if.c, br_stp_recalculate_bridge_id)
         attrs = _attrs(("IFLA_ADDRESS", each.mac or random_mac()), ("IFLA_MTU", each.mtu))
-        yield _link(codec.RTM_NEWLINK, each.name, [*attrs, _info("bridge", filtering)], _NEW, promisc)
+        yield _link(codec.RTM_NEWLINK, each.name, [*attrs, info], _NEW, promisc)
         yield from _alias(each.name, each.alias)
 
 
-def _veth(verb: Verb, each: Veth, place: Place) -> Iterator[bytearray]:
-    if verb == "delete":
+def _filtering(op: Op, each: Bridge) -> list[Attr]:
+    """Only where it makes a difference: a kernel built without VLAN filtering refuses even to have it off."""
+    before = isinstance(op.was, Bridge) and op.was.vlan_filtering
+    return [] if before == each.vlan_filtering else [("IFLA_BR_VLAN_FILTERING", int(each.vlan_filtering))]
+
+
+def _veth(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
+    if op.verb == "delete":
         yield _remove_link(each.name)
         return
     master = place.must(each.master) if each.master else 0
     attrs = _attrs(("IFLA_MASTER", master), ("IFLA_MTU", each.mtu))
-    if verb == "change":
+    if op.verb == "change":
         yield _set(each.name, [*attrs, *_attrs(("IFLA_ADDRESS", each.mac), ("IFLA_IFALIAS", each.alias))], _IFF_UP)
         return
     peer = _attrs(
@@ -164,12 +179,12 @@ def _veth(verb: Verb, each: Veth, place: Place) -> Iterator[bytearray]:
     yield from _alias(each.name, each.alias)
 
 
-def _vxlan(verb: Verb, each: Vxlan, place: Place) -> Iterator[bytearray]:
-    if verb == "delete":
+def _vxlan(op: Op, each: Vxlan, place: Place) -> Iterator[bytearray]:
+    if op.verb == "delete":
         yield _remove_link(each.name)
         return
     attrs = _attrs(("IFLA_ADDRESS", each.mac), ("IFLA_MTU", each.mtu))
-    if verb == "change":
+    if op.verb == "change":
         yield _set(each.name, [*attrs, *_attrs(("IFLA_IFALIAS", each.alias))])
         return
     local = "IFLA_VXLAN_LOCAL6" if ":" in each.local else "IFLA_VXLAN_LOCAL"
@@ -187,31 +202,31 @@ def _vxlan(verb: Verb, each: Vxlan, place: Place) -> Iterator[bytearray]:
     yield from _alias(each.name, each.alias)
 
 
-def _vlan(verb: Verb, each: Vlan, place: Place) -> Iterator[bytearray]:
-    if verb == "delete":
+def _vlan(op: Op, each: Vlan, place: Place) -> Iterator[bytearray]:
+    if op.verb == "delete":
         yield _remove_link(each.name)
         return
-    if verb == "create":
+    if op.verb == "create":
         info = _info("vlan", ("IFLA_VLAN_ID", each.vid))
         yield _link(codec.RTM_NEWLINK, each.name, [("IFLA_LINK", place.must(each.parent)), info], _NEW)
     yield from _alias(each.name, each.alias)
 
 
-def _podlink(verb: Verb, each: PodLink, place: Place) -> Iterator[bytearray]:
-    if verb == "delete":
+def _podlink(op: Op, each: PodLink, place: Place) -> Iterator[bytearray]:
+    if op.verb == "delete":
         yield _remove_link(each.name)
-    elif verb == "change":
+    elif op.verb == "change":
         yield _set(each.name, _attrs(("IFLA_ADDRESS", each.mac), ("IFLA_MTU", each.mtu)))
     else:  # it came with its veth, or it cannot be made at all
         place.must(each.name)
 
 
-def _up(verb: Verb, each: Up, _place: Place) -> Iterator[bytearray]:
-    yield _set(each.name, [], 0 if verb == "delete" else _IFF_UP, _IFF_UP)
+def _up(op: Op, each: Up, _place: Place) -> Iterator[bytearray]:
+    yield _set(each.name, [], 0 if op.verb == "delete" else _IFF_UP, _IFF_UP)
 
 
-def _port(verb: Verb, each: Port, _place: Place) -> Iterator[bytearray]:
-    flags = Port(each.name) if verb == "delete" else each
+def _port(op: Op, each: Port, _place: Place) -> Iterator[bytearray]:
+    flags = Port(each.name) if op.verb == "delete" else each
     data = nest(
         ("IFLA_BRPORT_MODE", int(flags.hairpin)),
         ("IFLA_BRPORT_ISOLATED", int(flags.isolated)),
@@ -221,7 +236,7 @@ def _port(verb: Verb, each: Port, _place: Place) -> Iterator[bytearray]:
     yield _set(each.name, [("IFLA_LINKINFO", info)])
 
 
-def _portvlan(verb: Verb, each: PortVlan, place: Place) -> Iterator[bytearray]:
+def _portvlan(op: Op, each: PortVlan, place: Place) -> Iterator[bytearray]:
     flags = _VLAN_PVID * each.pvid | _VLAN_UNTAGGED * each.untagged
     span = [(each.vid, flags)]
     if each.last > each.vid:
@@ -229,22 +244,22 @@ def _portvlan(verb: Verb, each: PortVlan, place: Place) -> Iterator[bytearray]:
     entries: list[Attr] = [("IFLA_BRIDGE_VLAN_INFO", {"vid": vid, "flags": bits}) for vid, bits in span]
     side = _BRIDGE_FLAGS_SELF if each.self_ else _BRIDGE_FLAGS_MASTER
     fields = {"family": _AF_BRIDGE, "index": place.must(each.name), "flags": 0, "change": 0}
-    kind = codec.RTM_SETLINK if adds(verb, each) else codec.RTM_DELLINK
+    kind = codec.RTM_SETLINK if adds(op.verb, each) else codec.RTM_DELLINK
     yield codec.encode(kind, 0, fields, [("IFLA_AF_SPEC", nest(("IFLA_BRIDGE_FLAGS", side), *entries))])
 
 
-def _addr(verb: Verb, each: Addr, place: Place) -> Iterator[bytearray]:
+def _addr(op: Op, each: Addr, place: Place) -> Iterator[bytearray]:
     address, length = each.address.split("/")
     family, bits = family_of(address), int(length)
     nodad = _IFA_F_NODAD if family == socket.AF_INET6 and not each.dad else 0
     fields = {"family": family, "prefixlen": bits, "flags": nodad, "scope": 0, "index": place.must(each.dev)}
     attrs: list[Attr] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    if verb == "delete":
+    if op.verb == "delete":
         yield codec.encode(codec.RTM_DELADDR, 0, fields, attrs)
         return
     if family == socket.AF_INET and bits < 31:
         attrs.append(("IFA_BROADCAST", _broadcast(address, bits)))
-    yield codec.encode(codec.RTM_NEWADDR, _NEW if verb == "create" else _PUT, fields, attrs)
+    yield codec.encode(codec.RTM_NEWADDR, _NEW if op.verb == "create" else _PUT, fields, attrs)
 
 
 def _broadcast(address: str, bits: int) -> str:
@@ -252,7 +267,7 @@ def _broadcast(address: str, bits: int) -> str:
     return socket.inet_ntoa((packed | (1 << (32 - bits)) - 1).to_bytes(4, "big"))
 
 
-def _route(verb: Verb, each: Route, place: Place) -> Iterator[bytearray]:
+def _route(op: Op, each: Route, place: Place) -> Iterator[bytearray]:
     address, _, length = each.dst.partition("/")
     family = family_of(address)
     bits = int(length or (128 if family == socket.AF_INET6 else 32))
@@ -262,20 +277,20 @@ def _route(verb: Verb, each: Route, place: Place) -> Iterator[bytearray]:
         "dst_len": bits,
         "table": table if table < 256 else _TABLE_COMPAT,
         "proto": each.protocol,
-        "scope": _scope(verb, each),
+        "scope": _scope(op.verb, each),
         "type": _RTN_UNICAST,
-        "flags": _RTNH_F_ONLINK if each.onlink and verb != "delete" else 0,
+        "flags": _RTNH_F_ONLINK if each.onlink and op.verb != "delete" else 0,
     }
     attrs: list[Attr] = [("RTA_DST", address)] if bits else []
     attrs += [("RTA_OIF", place.must(each.dev)), ("RTA_TABLE", table), *_gateway(each, family)]
     attrs += _attrs(("RTA_PRIORITY", each.priority))
-    if verb == "delete":
+    if op.verb == "delete":
         yield codec.encode(codec.RTM_DELROUTE, 0, fields, attrs)
         return
     attrs += _attrs(("RTA_PREFSRC", each.src))
     if metrics := _attrs(("RTAX_MTU", each.mtu), ("RTAX_ADVMSS", each.advmss)):
         attrs.append(("RTA_METRICS", nest(*metrics)))
-    yield codec.encode(codec.RTM_NEWROUTE, _route_flags(verb, each), fields, attrs)
+    yield codec.encode(codec.RTM_NEWROUTE, _route_flags(op.verb, each), fields, attrs)
 
 
 def _route_flags(verb: Verb, each: Route) -> int:
@@ -302,26 +317,26 @@ def _gateway(each: Route, family: int) -> list[Attr]:
     return [("RTA_VIA", via)]
 
 
-def _neigh(verb: Verb, each: Neigh, place: Place) -> Iterator[bytearray]:
+def _neigh(op: Op, each: Neigh, place: Place) -> Iterator[bytearray]:
     fields = {"family": family_of(each.address), "ifindex": place.must(each.dev), "state": _NUD_PERMANENT}
     attrs: list[Attr] = [("NDA_DST", each.address)]
-    if verb == "delete":
+    if op.verb == "delete":
         yield codec.encode(codec.RTM_DELNEIGH, 0, fields, attrs)
     else:
         yield codec.encode(codec.RTM_NEWNEIGH, _PUT, fields, [*attrs, ("NDA_LLADDR", each.mac)])
 
 
-def _fdb(verb: Verb, each: Fdb, place: Place) -> Iterator[bytearray]:
+def _fdb(op: Op, each: Fdb, place: Place) -> Iterator[bytearray]:
     side, state = (_NTF_SELF, _NUD_PERMANENT) if each.dst else (_NTF_MASTER, _NUD_NOARP)
     fields = {"family": _AF_BRIDGE, "ifindex": place.must(each.dev), "state": state, "flags": side}
     attrs = _attrs(("NDA_LLADDR", each.mac), ("NDA_DST", each.dst), ("NDA_VLAN", each.vid))
-    if verb == "delete":
+    if op.verb == "delete":
         yield codec.encode(codec.RTM_DELNEIGH, 0, fields, attrs)
     else:
         yield codec.encode(codec.RTM_NEWNEIGH, _PUT, fields, attrs)
 
 
-_WRITERS: dict[str, Callable[[Verb, Any, Place], Iterator[bytearray]]] = {
+_WRITERS: dict[str, Callable[[Op, Any, Place], Iterator[bytearray]]] = {
     "Bridge": _bridge,
     "Veth": _veth,
     "Vxlan": _vxlan,

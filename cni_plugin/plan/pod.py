@@ -41,6 +41,8 @@ from cni_plugin.spec import IPConfig, RouteConfig
 
 OWNER_MARK = "tulle:"
 DEFAULT_VLAN = 1
+LONGEST_ALIAS = 255
+"""IFALIASZ is 256 with the final zero (include/uapi/linux/if.h)."""
 
 
 class Attachment(NamedTuple):
@@ -62,8 +64,8 @@ class Attachment(NamedTuple):
 
     @property
     def alias(self) -> str:
-        """The owner, as the host's end bears it. IFALIASZ is 256 with the final zero (include/uapi/linux/if.h)."""
-        return f"{OWNER_MARK}{self.network}/{self.container}/{self.ifname}"[:255]
+        """The owner, as the host's end bears it."""
+        return f"{OWNER_MARK}{self.network}/{self.container}/{self.ifname}"[:LONGEST_ALIAS]
 
 
 class Wire(NamedTuple):
@@ -78,7 +80,7 @@ class Wire(NamedTuple):
 def owner(alias: str) -> Attachment | None:
     """The attachment that an ifalias names, None when it is not ours or was cut short."""
     parts = alias.removeprefix(OWNER_MARK).split("/")
-    if not alias.startswith(OWNER_MARK) or len(parts) != 3:
+    if not alias.startswith(OWNER_MARK) or len(parts) != 3 or len(alias) >= LONGEST_ALIAS:
         return None
     return Attachment(*parts)
 

@@ -8,6 +8,7 @@ gone, which dies with the pod's namespace, and nothing stands where its namespac
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from cni_plugin.diff import Op
 from cni_plugin.errors import GC_INCOMPLETE, CniError
@@ -29,7 +30,7 @@ def collect(context: Context) -> bytes:
     failures: list[str] = []
     for attachment in sorted({*records, *_marked(context)}):
         if not _is_valid(context, attachment, records.get(attachment), valid):
-            _try(failures, str(attachment), lambda each=attachment: _take_away(context, each, records.get(each)))  # type: ignore[misc]
+            _try(failures, str(attachment), partial(_take_away, context, attachment, records.get(attachment)))
     dead = {each for each in records if not _is_valid(context, each, records[each], valid)}
     _try(
         failures,

@@ -6,6 +6,7 @@ The same states that ADD applied, from the records alone; no configuration is ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -35,14 +36,14 @@ class Repair(NamedTuple):
 def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterator[Repair]:
     """Look at every cluster, the bridges, the masquerade, and every attachment; with `dry_run` only look."""
     for facts in all_facts(records):
-        yield _attempt(f"cluster of {facts.network}", lambda f=facts: _cluster(f, kernel, records, dry_run=dry_run))
+        yield _attempt(f"cluster of {facts.network}", partial(_cluster, facts, kernel, records, dry_run=dry_run))
     attachments = list(records.all())
     for bridge, want in _bridges(kernel, attachments).items():
-        yield _attempt(f"bridge {bridge}", lambda w=want: _settle(kernel, w, dry_run=dry_run))
-    yield _attempt("masquerade", lambda: _masquerade(kernel, records, dry_run=dry_run))
+        yield _attempt(f"bridge {bridge}", partial(_settle, kernel, want, dry_run=dry_run))
+    yield _attempt("masquerade", partial(_masquerade, kernel, records, dry_run=dry_run))
     for record in attachments:
         name = f"attachment {record.container} {record.ifname} in {record.network}"
-        yield _attempt(name, lambda r=record: _attachment(kernel, r, dry_run=dry_run))
+        yield _attempt(name, partial(_attachment, kernel, record, dry_run=dry_run))
 
 
 def _attempt(what: str, step: Callable[[], list[Op]]) -> Repair:

@@ -17,6 +17,7 @@ from cni_plugin import netconf, spec
 from cni_plugin.errors import (
     ADDRESS_UNAVAILABLE,
     BUG,
+    GC_INCOMPLETE,
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
     INVALID_NETNS,
@@ -77,6 +78,8 @@ def as_cni_error(error: Exception) -> CniError:
             return CniError(INVALID_CONFIG, str(error))
         case ipam.PoolExhausted():
             return CniError(TRY_AGAIN_LATER, str(error))
+        case ipam.CollectError():
+            return CniError(GC_INCOMPLETE, "some leases could not be collected", str(error))
         case ipam.StoreError():
             return CniError(IO_FAILURE, str(error))
         case ipam.IpamError():

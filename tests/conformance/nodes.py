@@ -171,8 +171,9 @@ class Node(Namespace):
             each.run("ip", "link", "set", UPLINK, "up")
             each.run("ip", "addr", "add", f"{four}/24", "dev", UPLINK)
             each.run("ip", "addr", "add", f"{six}/64", "dev", UPLINK, "nodad")
-        self.world.run("ip", "route", "add", "default", "via", NODE4)
-        self.world.run("ip", "-6", "route", "add", "default", "via", NODE6)
+        for each, four, six in ((self, WORLD4, WORLD6), (self.world, NODE4, NODE6)):
+            each.run("ip", "route", "add", "default", "via", four)
+            each.run("ip", "-6", "route", "add", "default", "via", six)
 
     @property
     def data_dir(self) -> Path:

@@ -234,7 +234,9 @@ def snapshot(node: Node) -> Json:
         "rules": node.run("ip", "rule").stdout,
         "leases": node.leases(),
         "records": sorted(
-            str(each.relative_to(node.run_dir)) for each in node.run_dir.rglob("*") if each.is_file()
+            str(each.relative_to(node.run_dir))
+            for each in node.run_dir.rglob("*")
+            if each.is_file() and each.name != "lock"
         ),
     }
 

@@ -69,9 +69,10 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     newest = max(path.stat().st_mtime for path in sources)
     if BUNDLE.exists() and BUNDLE.stat().st_mtime >= newest:
         return BUNDLE
+    known = _netns.attempt([sys.executable, "-I", "-c", "import cni_plugin"]).returncode == 0
+    assert known, f"{BUNDLE} is missing or older than the sources: run scripts/build"
     wrapper = tmp_path_factory.mktemp("cni-bin") / "tulle"
-    run = f"cd {REPO} && exec env PYTHONPATH={REPO} {sys.executable} -m cni_plugin.client"
-    wrapper.write_text(f"#!/bin/sh\n{run}\n")
+    wrapper.write_text(f"#!/bin/sh\nexec {sys.executable} -I -m cni_plugin.client\n")
     wrapper.chmod(0o755)
     return wrapper
 

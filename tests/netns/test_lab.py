@@ -182,7 +182,7 @@ def test_a_name_in_use_is_refused_with_the_remedy_and_the_lab_stays(lab: MakeLab
         (("up", "--plugin", "/nowhere/tulle"), "scripts/build"),
         (("status",), "scripts/lab up"),
         (("exec", "n1"), "scripts/lab up"),
-        (("add", "n1"), "no lab named"),
+        (("add", "n1"), "write node/pod"),
     ],
 )
 def test_a_mistake_is_answered_with_its_remedy(words: tuple[str, ...], remedy: str) -> None:

@@ -1,0 +1,224 @@
+"""A kernel in memory, for tests and dry runs: the objects that stand, and the rules a real one has for them.
+
+It knows what a kernel refuses (a link that exists, an address on a link that does not) and what goes along with
+what (everything on a link, the pod's end with its veth), and it can be made to fail at any operation. Promise: what
+`apply` accepts here in some order, it accepts there.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from msgspec import structs
+
+from cni_plugin.diff import Op
+from cni_plugin.kernel.door import OwnLink, Uplink
+from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.model import (
+    HOST,
+    POD,
+    Addr,
+    AnyObject,
+    Bridge,
+    Fdb,
+    Key,
+    Neigh,
+    PodLink,
+    Port,
+    PortVlan,
+    Route,
+    State,
+    Veth,
+    Vlan,
+    Vxlan,
+    state,
+)
+
+_T = TypeVar("_T")
+_MAC = "02:00:00:00:00:01"
+
+
+class FakeKernel:
+    """`door.Kernel` over a dict. `fail_at` counts operations from 0 over all calls of `apply`; that one is refused.
+
+    `held` are addresses of the node beside those in `state`; `namespaces` the paths that `enter` finds (None: any).
+    """
+
+    def __init__(
+        self,
+        objects: Iterable[AnyObject] = (),
+        *,
+        fail_at: int | None = None,
+        uplink: Uplink | None = None,
+        held: Iterable[str] = (),
+        namespaces: Iterable[str] | None = None,
+    ) -> None:
+        self.state: State = state(objects)
+        self.fail_at = fail_at
+        self.applied: list[Op] = []
+        self.announced: list[tuple[str, str]] = []
+        self.pod = ""
+        self._uplink = uplink
+        self._held = frozenset(held)
+        self._namespaces = None if namespaces is None else frozenset(namespaces)
+        self._tried = 0
+
+    def __enter__(self) -> FakeKernel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pod = ""
+
+    def enter(self, netns: str, *, allow_own: bool = False) -> None:
+        """Note the path. Raises NetnsError for one that is not among `namespaces`; "self" is the node's own."""
+        if netns == "self" and not allow_own:
+            raise NetnsError("own", netns)
+        if self._namespaces is not None and netns not in self._namespaces:
+            raise NetnsError("gone", netns)
+        self.pod = netns
+
+    def apply(self, ops: Sequence[Op]) -> None:
+        """Carry the operations out in order. Raises KernelError as a kernel would, or at operation `fail_at`."""
+        done: list[Op] = []
+        for op in ops:
+            refusal = errno.EIO if self._tried == self.fail_at else self._refusal(op)
+            self._tried += 1
+            if refusal:
+                raise KernelError(op, refusal, done)
+            self._carry_out(op)
+            done.append(op)
+            self.applied.append(op)
+
+    def read(self, wanted: Iterable[AnyObject]) -> State:
+        """What stands at the keys of these objects."""
+        found = (self._find(each) for each in wanted)
+        return state(each for each in found if each is not None)
+
+    def addresses(self, dev: str) -> tuple[str, ...]:
+        """The addresses on a link of the node."""
+        return tuple(each.address for each in self._all(Addr) if each.ns == HOST and each.dev == dev)
+
+    def link_index(self, name: str) -> int:
+        """A number for a link of the node, 0 when there is none."""
+        names = [key[2] for key in self.state if key[:2] == ("link", HOST)]
+        return names.index(name) + 2 if name in names else 0
+
+    def link_mac(self, name: str) -> str:
+        """The MAC of a link of the node, "" when there is none."""
+        link = self.state.get(("link", HOST, name))
+        return (getattr(link, "mac", "") or _MAC) if link else ""
+
+    def pod_link_exists(self, name: str) -> bool:
+        """Whether the pod has a link of this name."""
+        return ("link", POD, name) in self.state
+
+    def delete_pod_link(self, name: str) -> None:
+        """Remove the pod's end of a veth, and so the veth."""
+        for veth in self._all(Veth):
+            if veth.peer == name:
+                self._remove(veth.key)
+
+    def announce(self, dev: str, host_dev: str) -> None:
+        """Note that it was asked for, in `announced`."""
+        self.announced.append((dev, host_dev))
+
+    def uplink(self, address: str) -> Uplink | None:
+        """What the constructor was given, if the node holds this address."""
+        return self._uplink if address in self.locally_held() else None
+
+    def default_mtu(self) -> int:
+        """The MTU of the uplink, 0 without one."""
+        return self._uplink.mtu if self._uplink else 0
+
+    def owned(self, device: str) -> State:
+        """Routes with our protocol number on the node, and the entries of this device."""
+        routes = (each for each in self._all(Route) if each.ns == HOST)
+        neighbours = (each for each in self._all(Neigh) if each.dev == device and not each.learned)
+        remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
+        return state([*routes, *neighbours, *remotes])
+
+    def own_links(self) -> tuple[OwnLink, ...]:
+        """Links with our mark."""
+        links = (each for each in self.state.values() if isinstance(each, Bridge | Veth | Vxlan | Vlan))
+        return tuple(OwnLink(each.name, each.alias) for each in links if each.alias.startswith("tulle:"))
+
+    def locally_held(self) -> frozenset[str]:
+        """`held`, and the addresses on the node's links."""
+        return self._held | {each.address.split("/")[0] for each in self._all(Addr) if each.ns == HOST}
+
+    def _all(self, kind: type[_T]) -> list[_T]:
+        return [each for each in self.state.values() if isinstance(each, kind)]
+
+    def _find(self, want: AnyObject) -> AnyObject | None:
+        have = self.state.get(want.key)
+        if have is None and isinstance(want, PortVlan) and not want.member:
+            return want if ("link", HOST, want.name) in self.state else None
+        return have
+
+    def _refusal(self, op: Op) -> int:
+        """The errno that a kernel would answer with, 0 if it would do it."""
+        if op.verb == "delete":
+            return 0
+        needs = [op.object.holder, *_needs(op.object)]
+        if any(key is not None and not self._exists(key) for key in needs):
+            return errno.ENODEV
+        if isinstance(op.object, PodLink) and op.object.key not in self.state:
+            return errno.ENODEV
+        if op.verb == "create" and op.object.key in self.state and not _may_stand(op.object):
+            return errno.EEXIST
+        return 0
+
+    def _exists(self, key: Key) -> bool:
+        """Every namespace has a loopback, and links may stand that nobody here made: the node's uplink."""
+        return key in self.state or key[2] == "lo" or (self._uplink is not None and key[2] == self._uplink.name)
+
+    def _carry_out(self, op: Op) -> None:
+        each = op.object
+        if op.verb == "delete":
+            self._remove(each.key)
+        elif isinstance(each, PortVlan) and not each.member:
+            self.state.pop(each.key, None)
+        else:
+            self.state[each.key] = each
+            if isinstance(each, Veth) and op.verb == "create" and each.peer:
+                peer = PodLink(each.peer, mac=each.peer_mac, mtu=each.mtu)
+                self.state[peer.key] = peer
+
+    def _remove(self, key: Key) -> None:
+        gone = self.state.pop(key, None)
+        if not isinstance(gone, Bridge | Veth | Vxlan | Vlan | PodLink):
+            return
+        if isinstance(gone, Veth) and gone.peer:
+            self._remove(("link", POD, gone.peer))
+        for each in [each for each in self.state.values() if each.holder == key]:
+            self._remove(each.key)
+        for port in self._all(Veth):
+            if isinstance(gone, Bridge) and port.master == gone.name:
+                self._release(port)
+
+    def _release(self, port: Veth) -> None:
+        """A bridge that goes leaves its ports behind, without what made them ports."""
+        self.state[port.key] = structs.replace(port, master="")
+        settings: list[Port | PortVlan] = [*self._all(Port), *self._all(PortVlan)]
+        for each in settings:
+            if each.name == port.name:
+                self._remove(each.key)
+
+
+def _needs(each: AnyObject) -> list[Key]:
+    """Links that must be there beside the holder."""
+    if isinstance(each, Veth) and each.master:
+        return [("link", HOST, each.master)]
+    return [("link", HOST, each.underlay)] if isinstance(each, Vxlan) else []
+
+
+def _may_stand(each: AnyObject) -> bool:
+    """Whether a creation is welcome where one stands already, as `kernel.linux` asks for it."""
+    if isinstance(each, Route):
+        return each.ns == HOST
+    return not isinstance(each, Bridge | Veth | Vxlan | Vlan | Addr)

@@ -1,0 +1,154 @@
+"""What a benchmark has to say: samples, goals and what was left out, as values, as a table and as JSON.
+
+Pure. The figures are medians, with the 10th and 90th percentile beside them: on a shared machine the mean is
+whatever the neighbours made of it, and a median without its spread is a promise nobody gave.
+
+    ADD and DEL alone                        median      p10      p90   n   compared
+      ADD by tulle                          61.2 ms     58.9     70.4  15   1.52 x reference
+      ADD by the reference                  40.3 ms     38.1     46.0  15
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+WIDTH = 46
+
+
+@dataclass(frozen=True)
+class Series:
+    """The samples of one thing, in `unit`. `against` names the series of the same section to compare with."""
+
+    section: str
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+    against: str = ""
+
+    @property
+    def median(self) -> float:
+        return median(self.samples)
+
+    def percentile(self, percent: float) -> float:
+        """The smallest sample that at least `percent` of them do not exceed (nearest rank)."""
+        rank = math.ceil(percent / 100 * len(self.samples))
+        return sorted(self.samples)[max(rank, 1) - 1]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that the project holds itself to: `value` must not exceed `limit`, or be less if `strictly`.
+
+    `now`: expected of every run; the others are what the design aims at."""
+
+    section: str
+    text: str
+    value: float
+    limit: float
+    unit: str = "x"
+    now: bool = False
+    strictly: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value < self.limit if self.strictly else self.value <= self.limit
+
+
+@dataclass
+class Report:
+    """All of one run, filled section by section."""
+
+    facts: dict[str, str]
+    sections: Mapping[str, str]
+    series: list[Series] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, series: Series) -> Series:
+        self.series.append(series)
+        return series
+
+    def of(self, section: str) -> list[Series]:
+        return [each for each in self.series if each.section == section]
+
+    def missed(self) -> list[Goal]:
+        """The goals expected now that were not met."""
+        return [goal for goal in self.goals if goal.now and not goal.met]
+
+
+def ratio(one: Series, other: Series) -> float:
+    """How many times the other's median this one's is; infinite for a median of 0."""
+    return one.median / other.median if other.median else math.inf
+
+
+def number(value: float) -> str:
+    """Three digits that matter, and no more."""
+    if not math.isfinite(value):
+        return "-"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def section_table(report: Report, section: str) -> str:
+    """One section: a line for each series, then its goals, remarks and what was skipped."""
+    title = report.sections[section]
+    lines = [f"{title:{WIDTH}} {'median':>12} {'p10':>8} {'p90':>8} {'n':>4}   compared"]
+    rows = report.of(section)
+    named = {each.name: each for each in rows}
+    for row in rows:
+        lines.append(_row(row, named.get(row.against)))
+    lines += [_goal(goal) for goal in report.goals if goal.section == section]
+    lines += [f"  note: {text}" for where, text in report.remarks if where == section]
+    lines += [f"  skipped: {text}" for where, text in report.skipped if where == section]
+    return "\n".join(lines)
+
+
+def _row(row: Series, other: Series | None) -> str:
+    low, high = (number(row.percentile(percent)) for percent in (10, 90))
+    compared = f"   {number(ratio(row, other))} x {other.name}" if other else ""
+    figure = f"{number(row.median)} {row.unit}"
+    return f"  {row.name:{WIDTH - 2}} {figure:>12} {low:>8} {high:>8} {len(row.samples):>4}{compared}"
+
+
+def _goal(goal: Goal) -> str:
+    kind = "expected now" if goal.now else "goal"
+    sign = "<" if goal.strictly else "<="
+    verdict = "met" if goal.met else "MISSED"
+    return f"  {kind}: {goal.text} {sign} {number(goal.limit)} {goal.unit}: {number(goal.value)} {goal.unit}, {verdict}"
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"{name:12} {value}" for name, value in facts.items())
+
+
+def verdict(report: Report) -> str:
+    """The last line: how many goals were met, and which were not."""
+    expected = [goal for goal in report.goals if goal.now]
+    missed = report.missed()
+    others = [goal for goal in report.goals if not goal.now]
+    line = f"{len(expected) - len(missed)} of {len(expected)} figures expected now are met"
+    if others:
+        line += f", {sum(goal.met for goal in others)} of {len(others)} further goals"
+    return line + "".join(f"\n  missed: {goal.text}" for goal in missed)
+
+
+def as_json(report: Report) -> dict[str, object]:
+    """Everything, every sample included, for a program that compares runs."""
+    return {
+        "facts": report.facts,
+        "series": [
+            {**vars(each), "samples": _rounded(each.samples), "median": round(each.median, 4)}
+            for each in report.series
+        ],
+        "goals": [{**vars(goal), "value": round(goal.value, 4), "met": goal.met} for goal in report.goals],
+        "skipped": [{"section": section, "reason": reason} for section, reason in report.skipped],
+        "remarks": [{"section": section, "text": text} for section, text in report.remarks],
+    }
+
+
+def _rounded(samples: Sequence[float]) -> list[float]:
+    return [round(sample, 4) for sample in samples]

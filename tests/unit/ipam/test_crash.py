@@ -1,0 +1,210 @@
+"""Killed before any system call, or out of disk at any: nothing is lost, nothing leaks, no address is given twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ipam
+from ipam.errors import IpamError, StoreError
+from tests.unit.ipam.world import DUAL, Network, count_calls, failing_at, pod, sigkill_at, watching
+
+Prepare = Callable[[Network], None]
+Act = Callable[[Network], object]
+
+
+def _fresh(_: Network) -> None:
+    pass
+
+
+def _in_use(n: Network) -> None:
+    n.add("a", "victim-2", "b")
+
+
+def _after_the_reference(n: Network) -> None:
+    n.add("a", "victim-2")
+    n.write_lease("10.1.0.9", "b\r\neth0")
+    n.write_lease("fd00:1::9", "b\r\neth0")
+
+
+def _after_a_crash(n: Network) -> None:
+    n.add("a", "b", "victim-2")
+    (n.path / ".tulle/tmp").write_text("half")
+    (n.path / ".tulle/owners/new").symlink_to("10.1.0.8")
+    os.link(n.path / "10.1.0.2", n.path / ".tulle/used/new")
+
+
+SITUATIONS: dict[str, Prepare] = {
+    "fresh": _fresh, "in-use": _in_use, "after-the-reference": _after_the_reference, "after-a-crash": _after_a_crash}
+OPERATIONS: dict[str, Act] = {
+    "allocate": lambda n: n.allocator().allocate(pod("victim")),
+    "release": lambda n: n.allocator().release(pod("victim-2")),
+    "collect": lambda n: n.allocator().collect([pod("a"), pod("b")]),
+    "allocate-after-boot": lambda n: n.allocator("boot-2", lambda o: o in (pod("a"), pod("b"))).allocate(pod("victim")),
+}
+VICTIMS = (pod("victim"), pod("victim-2"))
+CASES = [(s, o) for s in SITUATIONS for o in OPERATIONS]
+
+
+@pytest.mark.parametrize(("situation", "operation"), CASES, ids=[f"{o}-{s}" for s, o in CASES])
+@pytest.mark.parametrize("cleaner", ["release", "collect"])
+def test_sigkill_before_every_system_call(tmp_path: Path, situation: str, operation: str, cleaner: str) -> None:
+    act, nth = OPERATIONS[operation], 0
+    while True:
+        nth += 1
+        network = Network(tmp_path / str(nth), dict(DUAL))
+        SITUATIONS[situation](network)
+        others = _others(network)
+        if not sigkill_at(nth, lambda n=network: act(n)):  # type: ignore[misc]
+            break
+        at_crash = set(network.lease_files())
+        boot = "boot-2" if operation.endswith("boot") else "boot-1"
+        allocator = network.allocator(boot, is_alive=lambda o: o in (pod("a"), pod("b")))
+        if cleaner == "release":
+            for victim in VICTIMS:
+                allocator.release(victim)
+        else:
+            allocator.collect([pod("a"), pod("b")])
+        assert _others(network) == others, f"killed before system call {nth}"
+        assert set(network.owners().values()) <= {pod("a"), pod("b")}, f"leaked before system call {nth}"
+        fresh = {str(lease.address.ip) for lease in allocator.allocate(pod("fresh"))}
+        assert not fresh & set(others)
+        assert len(at_crash - set(others)) <= 4, "at most the victims' own"
+        network.check_hints()
+    assert nth > 15, "the operation was killed at many places"
+
+
+def _others(network: Network) -> dict[str, str]:
+    return {ip: text for ip, text in network.lease_files().items() if not text.startswith("victim")}
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["one-write-fails", "all-writes-fail-from-there"])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_disk_full_at_any_write_leaves_no_address_behind(tmp_path: Path, situation: str, once: bool) -> None:
+    failed = 0
+    probe = Network(tmp_path / "probe", dict(DUAL))
+    SITUATIONS[situation](probe)
+    for nth in range(1, count_calls(lambda: probe.add("victim")) + 1):
+        network = Network(tmp_path / str(nth), dict(DUAL))
+        SITUATIONS[situation](network)
+        before = network.lease_files()
+        try:
+            with watching(failing_at(nth, once=once)):
+                network.add("victim")
+        except StoreError as error:
+            failed += 1
+            assert error.errno == errno.ENOSPC
+            assert "free some space" in str(error)
+            assert network.lease_files() == before, f"full at system call {nth}"
+        else:
+            assert len(network.lease_files()) == len(before) + 2
+        network.allocator().release(pod("victim"))
+        assert network.lease_files() == before
+        network.add("fresh")
+        network.check_hints()
+    assert failed >= 5
+
+
+@pytest.mark.parametrize("situation", [s for s in SITUATIONS if s != "fresh"])
+def test_a_full_disk_never_stops_a_release(tmp_path: Path, situation: str) -> None:
+    probe = Network(tmp_path / "probe", dict(DUAL))
+    SITUATIONS[situation](probe)
+    for nth in range(1, count_calls(lambda: probe.allocator().release(pod("victim-2"))) + 1):
+        network = Network(tmp_path / str(nth), dict(DUAL))
+        SITUATIONS[situation](network)
+        others = _others(network)
+        with watching(failing_at(nth)):
+            assert len(network.allocator().release(pod("victim-2"))) == 2
+            assert network.allocator().find(pod("victim-2")) == ()
+        assert network.lease_files() == others
+        network.add("fresh")
+        network.check_hints()
+
+
+SCRIPT = """
+import sys
+from ipam.allocator import Allocator
+from ipam.errors import StoreError
+from ipam.ranges import parse
+from ipam.store import Owner
+a = Allocator(sys.argv[1], "pods", parse({"subnet": "10.1.0.0/24"}), boot_id="b")
+given = 0
+try:
+    while True:
+        a.allocate(Owner(f"c{given}", "eth0"))
+        given += 1
+except StoreError as error:
+    assert error.errno == 28, error
+assert given > 5, given
+assert [o.container for _, o in a.leases()] == [f"c{n}" for n in range(given)], "all that succeeded, nothing else"
+assert a.usage()[0].used == given
+assert len(a.release(Owner("c0", "eth0"))) == 1, "a full disk stops no DEL"
+a.allocate(Owner("again", "eth0"))
+print("full", given)
+"""
+
+READ_ONLY = """
+import sys
+from ipam.allocator import Allocator
+from ipam.errors import StoreError
+from ipam.ranges import parse
+from ipam.store import Owner
+a = Allocator(sys.argv[1], "pods", parse({"subnet": "10.1.0.0/24"}), boot_id="b")
+assert a.find(Owner("c1", "eth0")), "CHECK works"
+assert a.usage()[0].used
+assert a.release(Owner("nobody", "eth0")) == ()
+for change in (a.allocate, a.release):
+    try:
+        change(Owner("c1" if change == a.release else "x", "eth0"))
+    except StoreError as error:
+        assert error.errno == 30 and "make that file system writable" in str(error), error
+    else:
+        raise AssertionError(change)
+print("read-only")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: run as root")
+def test_a_file_system_really_full_and_really_read_only(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare(1) is not installed (util-linux)")
+    mount = tmp_path / "small"
+    mount.mkdir()
+    script = (f"set -e; mount -t tmpfs -o size=1m,nr_inodes=40 tulle-test {mount}\n"
+              f'"$0" -c "$1" {mount}; mount -o remount,ro {mount}; "$0" -c "$2" {mount}\n')
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, SCRIPT, READ_ONLY], capture_output=True, text=True,
+        cwd=Path(next(iter(ipam.__path__))).parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "full"
+    assert "read-only" in done.stdout
+
+
+def test_an_unexpected_error_gives_back_what_was_taken(dual: Network) -> None:
+    """Whatever interrupts an allocation, not only the disk."""
+    dual.add("a")
+    before = dual.lease_files()
+
+    def interrupt(n: int, name: str, *_: object) -> None:
+        if name == "ftruncate":
+            raise KeyboardInterrupt
+
+    from tests.unit.ipam.world import Calls
+
+    with pytest.raises(KeyboardInterrupt), watching(Calls(interrupt)):
+        dual.add("b")
+    assert dual.lease_files() == before
+    dual.check_hints()
+
+
+def test_store_errors_are_ipam_errors_with_the_path(network: Network) -> None:
+    network.data_dir.joinpath("pods").write_text("a file where a directory is needed")
+    with pytest.raises(IpamError, match=r"/pods cannot be used: .*: move away the file"):
+        network.add("a")

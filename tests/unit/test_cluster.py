@@ -1,0 +1,172 @@
+"""The node list: who this node is, and the mistakes people make in one."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from cni_plugin import cluster
+from cni_plugin.cluster import Cluster
+from cni_plugin.errors import CniError
+
+Json = dict[str, object]
+N1: Json = {"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.244.1.0/24"]}
+N2: Json = {"name": "n2", "address": "192.0.2.2", "podCIDRs": ["10.244.2.0/24"]}
+SIX: Json = {"name": "n6", "address": "2001:db8::6", "podCIDRs": ["fd00:6::/64"]}
+
+
+def made(*nodes: Json, **keys: object) -> Cluster:
+    return cluster.parse({"nodes": list(nodes or (N1, N2)), **keys})
+
+
+def refusal(*nodes: Json, **keys: object) -> str:
+    with pytest.raises(CniError) as caught:
+        made(*nodes, **keys)
+    assert caught.value.code == 7
+    return caught.value.msg
+
+
+def name_of(found: Cluster, held: set[str], hostname: str) -> str:
+    return found.me(frozenset(held), hostname).name
+
+
+# Who am I
+
+
+def test_the_configuration_says_which_node_this_is() -> None:
+    assert name_of(made(node="n2"), {"192.0.2.1"}, "n1") == "n2"
+
+
+def test_else_the_host_name_says_it() -> None:
+    assert name_of(made(), {"192.0.2.1"}, "n2") == "n2"
+
+
+def test_else_an_address_that_this_machine_holds_says_it() -> None:
+    assert name_of(made(), {"127.0.0.1", "192.0.2.2"}, "debian") == "n2"
+    both = {**N1, "ipv6Address": "2001:db8::1"}
+    assert name_of(made(both, N2), {"2001:db8::1"}, "debian") == "n1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "held", "wanted"),
+    [
+        ({"node": "n9"}, {"192.0.2.1"}, "n9"),
+        ({}, {"192.0.2.9"}, "debian"),
+        ({}, {"192.0.2.1", "192.0.2.2"}, "debian"),
+    ],
+)
+def test_a_node_that_is_none_or_two_of_the_list_is_told_the_names_there_are(
+    keys: Json, held: set[str], wanted: str
+) -> None:
+    with pytest.raises(CniError, match=rf"invalid cluster\.node '{wanted}'.*\(n1, n2\)") as caught:
+        name_of(made(**keys), held, "debian")
+    assert caught.value.code == 7
+
+
+def test_of_a_thousand_nodes_only_some_are_named() -> None:
+    many = [{"name": f"n{i}", "address": str(ip_address("192.0.2.0") + i), "podCIDRs": []} for i in range(200)]
+    with pytest.raises(CniError, match=r"n6, n7, \.\.\."):
+        name_of(made(*many, node="x"), set(), "")
+
+
+# Reading
+
+
+def test_a_node_has_its_addresses_and_subnets_by_family() -> None:
+    both = {**N1, "ipv6Address": "2001:db8::1", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]}
+    (node,) = made(both).nodes
+    assert node.address(4) == ip_address("192.0.2.1")
+    assert node.address(6) == ip_address("2001:db8::1")
+    assert node.pod_cidrs == (ip_network("10.244.1.0/24"), ip_network("fd00:1::/64"))
+
+
+def test_flannels_net_conf_is_understood() -> None:
+    found = made(
+        Network="10.244.0.0/16", EnableIPv6=True, IPv6Network="fd00::/16", SubnetLen=24,
+        Backend={"Type": "host-gw", "VNI": 4096, "Port": 8472, "DirectRouting": True},
+    )
+    assert found.networks == (ip_network("10.244.0.0/16"), ip_network("fd00::/16"))
+    assert found.backend == "host-gw"
+    assert found.options == {"vni": 4096, "port": 8472, "directrouting": True}
+
+
+def test_the_backend_is_vxlan_unless_named() -> None:
+    assert made().backend == "vxlan"
+
+
+def test_pods_of_the_cluster_live_in_its_networks_or_in_its_nodes_subnets() -> None:
+    stated, silent = made(network="10.244.0.0/16"), made()
+    assert cluster.pod_networks(stated, stated.nodes) == ("10.244.0.0/16",)
+    assert cluster.pod_networks(silent, silent.nodes) == ("10.244.1.0/24", "10.244.2.0/24")
+
+
+def test_a_node_may_be_named_by_its_address() -> None:
+    (node,) = made({**N1, "name": "192.0.2.1"}).nodes
+    assert node.name == "192.0.2.1"
+
+
+def test_two_families_have_a_network_each() -> None:
+    assert len(made(N1, SIX, network="10.244.0.0/16", ipv6Network="fd00::/16").nodes) == 2
+
+
+# Mistakes
+
+
+def test_no_nodes_are_a_mistake() -> None:
+    with pytest.raises(CniError, match=r"invalid cluster\.nodes \[\]: list every node"):
+        cluster.parse({"network": "10.244.0.0/16"})
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({**N2, "podCIDRs": ["10.244.1.128/25"]}, "it is n2's and overlaps 10.244.1.0/24, which is n1's"),
+        ({**N2, "podCIDRs": ["10.244.0.0/16"]}, "overlaps"),
+        ({**N2, "podCIDRs": ["10.244.1.0/24"]}, "overlaps 10.244.1.0/24"),
+        ({**N2, "podCIDRs": ["10.244.2.0/24", "10.244.2.0/25"]}, "overlaps"),
+        ({**N2, "address": "192.0.2.1"}, "n2 has the same address as n1"),
+        ({**N2, "name": "n1"}, "n1 has the same name as n1"),
+        ({**N2, "podCIDRs": ["10.245.0.0/24"]}, "n2's subnet lies outside the cluster's network 10.244.0.0/16"),
+        ({**N2, "podCIDRs": ["10.0.0.0/8"]}, "overlaps"),
+        ({**N2, "podCIDRs": ["10.244.2.5/24"]}, "has host bits set"),
+        ({**N2, "podCIDRs": ["ten"]}, "invalid cluster.nodes[1].podCIDRs[0] 'ten'"),
+        ({**N2, "address": "192.0.2.2/24"}, "invalid cluster.nodes[1].address '192.0.2.2/24'"),
+        ({**N2, "ipv6Address": "192.0.2.3"}, "invalid cluster.nodes[1].ipv6Address '192.0.2.3'"),
+        ({**N2, "ipv6Address": "x"}, "invalid cluster.nodes[1].ipv6Address 'x'"),
+        ({"name": "n2", "address": "192.0.2.2"}, "invalid cluster.nodes[1]"),
+        ({"name": "n2", "podCIDRs": []}, "address"),
+        ({**N2, "address": 5}, "invalid cluster.nodes[1].address 5"),
+    ],
+)
+def test_a_mistake_in_a_node_is_told_with_its_key_and_value(second: Json, says: str) -> None:
+    assert says in refusal(N1, second, network="10.244.0.0/16")
+
+
+def test_subnets_that_overlap_are_found_wherever_they_stand_in_the_list() -> None:
+    nodes = [{"name": f"n{i}", "address": f"192.0.2.{i}", "podCIDRs": [f"10.244.{i}.0/24"]} for i in range(1, 30)]
+    wide = {"name": "wide", "address": "192.0.2.99", "podCIDRs": ["10.244.16.0/22"]}
+    assert "10.244.16.0/22" in refusal(*nodes[:15], wide, *nodes[15:])
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"network": "10.244.0.0"}, ""),
+        ({"network": "fd00::/16"}, "it must be an IPv4 network"),
+        ({"ipv6Network": "10.244.0.0/16"}, "it must be an IPv6 network"),
+        ({"network": "10.244.0.1/16"}, "invalid cluster.network '10.244.0.1/16'"),
+        ({"backend": {"type": 5}}, "invalid cluster.backend.type 5"),
+        ({"backend": "vxlan"}, "invalid cluster.backend 'vxlan'"),
+        ({"node": 5}, "invalid cluster.node 5"),
+        ({"nodes": {}}, "invalid cluster.nodes {}"),
+    ],
+)
+def test_a_mistake_in_the_cluster_is_told_with_its_key_and_value(keys: Json, says: str) -> None:
+    assert says in refusal(N1, N2, **keys)
+
+
+def test_a_cluster_that_is_no_object_is_a_mistake() -> None:
+    with pytest.raises(CniError, match="invalid cluster") as caught:
+        cluster.parse(["n1"])
+    assert caught.value.code == 7

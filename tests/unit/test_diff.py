@@ -1,0 +1,175 @@
+"""The diff's two laws, for any two networks: carrying it out makes one into the other, and undoing it leads back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni_plugin.diff import Op, diff, differences, invert, rank
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.model import (
+    POD,
+    Addr,
+    AnyObject,
+    Bridge,
+    Chain,
+    Fdb,
+    Neigh,
+    PodLink,
+    Port,
+    PortVlan,
+    Route,
+    State,
+    Up,
+    Veth,
+    Vlan,
+    Vxlan,
+    state,
+)
+
+MTUS = st.sampled_from([0, 1400, 1500])
+MACS = st.sampled_from(["", "02:00:00:00:00:0a", "02:00:00:00:00:0b"])
+BRIDGE, OTHER_BRIDGE, UPLINK = "br0", "br1", "lo"
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> State:
+    """Networks of up to two bridges, two pods' wires and a VXLAN device, in any state of completeness."""
+    bridges = draw(st.lists(st.sampled_from([BRIDGE, OTHER_BRIDGE]), unique=True))
+    objects: list[AnyObject] = [
+        Bridge(name, mtu=draw(MTUS), mac=draw(MACS), promisc=draw(st.booleans())) for name in bridges
+    ]
+    for name in bridges:
+        objects += _some(draw, Up(name), Addr(name, "10.22.0.1/16"), Route("10.9.0.0/16", name), Vlan(f"{name}.5", name, 5))
+    for number in draw(st.lists(st.sampled_from([0, 1]), unique=True)):
+        objects += _wire(draw, number, bridges)
+    if draw(st.booleans()):
+        objects += _overlay(draw)
+    rules = draw(st.lists(st.sampled_from(['accept comment "a 1"', 'drop comment "b 2"']), unique=True))
+    objects += _some(draw, Chain("net", "type nat hook postrouting priority srcnat;", tuple(rules)))
+    return state(objects)
+
+
+def _some(draw: st.DrawFn, *objects: AnyObject) -> Iterator[AnyObject]:
+    return (each for each in objects if draw(st.booleans()))
+
+
+def _wire(draw: st.DrawFn, number: int, bridges: list[str]) -> Iterator[AnyObject]:
+    name, peer, mtu, mac = f"tl{number}", draw(st.sampled_from([f"eth{number}", f"net{number}"])), draw(MTUS), draw(MACS)
+    master = draw(st.sampled_from(bridges)) if bridges else ""
+    yield Veth(name, master=master, mtu=mtu, peer=peer, peer_mac=mac)
+    yield PodLink(peer, mac=mac, mtu=mtu)
+    port = Port(name, hairpin=draw(st.booleans()), locked=draw(st.booleans()))
+    on_port = (port, PortVlan(name, 5, pvid=draw(st.booleans())), Fdb(name, "0a:00:00:00:00:01")) if master else ()
+    in_pod = (
+        Up(peer, POD),
+        Addr(peer, f"10.22.0.{number + 2}/16", POD),
+        Addr(peer, f"fd22::{number + 2}/64", POD, dad=draw(st.booleans())),
+        Route("0.0.0.0/0", peer, "10.22.0.1", POD, mtu=draw(MTUS)),
+    )
+    yield from _some(draw, *on_port, *in_pod)
+
+
+def _overlay(draw: st.DrawFn) -> Iterator[AnyObject]:
+    device = f"tulle.{draw(st.sampled_from([1, 2]))}"
+    yield Vxlan(device, vni=draw(st.sampled_from([1, 2])), port=8472, local="192.0.2.1", underlay=UPLINK, mtu=draw(MTUS))
+    mac, vtep = "02:00:00:00:02:00", draw(st.sampled_from(["192.0.2.2", "192.0.2.3"]))
+    onlink = draw(st.booleans())
+    yield from _some(
+        draw,
+        Up(device),
+        Neigh(device, "10.244.2.0", mac),
+        Fdb(device, mac, vtep),
+        Route("10.244.2.0/24", device, "10.244.2.0", onlink=onlink),
+    )
+
+
+@given(want=networks(), have=networks())
+def test_carrying_out_the_diff_makes_any_network_into_any_other(want: State, have: State) -> None:
+    kernel = FakeKernel(have.values())
+
+    kernel.apply(diff(want, have))
+
+    assert diff(want, kernel.state) == []
+    assert kernel.state.keys() == want.keys()
+
+
+@given(want=networks())
+def test_there_is_nothing_to_do_where_all_is_as_wanted(want: State) -> None:
+    assert diff(want, want) == []
+
+
+@given(have=networks())
+def test_wanting_nothing_removes_everything_and_twice_is_no_error(have: State) -> None:
+    kernel = FakeKernel(have.values())
+
+    kernel.apply(diff({}, have))
+    assert kernel.state == {}
+
+    kernel.apply(diff({}, have))
+    assert kernel.state == {}
+
+
+@given(want=networks(), data=st.data())
+def test_undoing_what_took_effect_of_a_creation_leaves_nothing_whichever_step_fails(
+    want: State, data: st.DataObject
+) -> None:
+    ops = diff(want, {})
+    steps = st.sampled_from([None, *range(len(ops))])
+    kernel = FakeKernel(fail_at=data.draw(steps))
+
+    done: tuple[Op, ...] = tuple(ops)
+    try:
+        kernel.apply(ops)
+    except KernelError as error:
+        done = error.done
+    kernel.apply(invert(done))
+
+    assert kernel.state == {}
+
+
+@given(have=networks(), data=st.data())
+def test_undoing_a_change_gives_back_what_was_there_before(have: State, data: st.DataObject) -> None:
+    alterable = {key: each for key, each in have.items() if isinstance(each, Bridge | Port | Chain | Fdb)}
+    want = have | {key: data.draw(_altered(each)) for key, each in alterable.items()}
+    kernel = FakeKernel(have.values())
+
+    ops = diff(want, have)
+    kernel.apply(ops)
+    assert all(not differences(want[key], kernel.state[key]) for key in want)
+    kernel.apply(invert(ops))
+
+    assert kernel.state == have
+
+
+def _altered(each: AnyObject) -> st.SearchStrategy[AnyObject]:
+    if isinstance(each, Bridge):
+        return st.builds(Bridge, st.just(each.name), mtu=MTUS, mac=MACS, promisc=st.booleans())
+    if isinstance(each, Port):
+        return st.builds(Port, st.just(each.name), hairpin=st.booleans(), isolated=st.booleans())
+    if isinstance(each, Chain):
+        return st.builds(Chain, st.just(each.name), st.just(each.hook), st.just(('return comment "c 3"',)))
+    return st.just(each)
+
+
+@given(want=networks(), have=networks())
+def test_removals_come_before_creations_leaves_first_and_links_first(want: State, have: State) -> None:
+    ops = diff(want, have)
+
+    removals = [op for op in ops if op.verb == "delete"]
+    assert ops[: len(removals)] == removals
+    assert [rank(op.object) for op in removals] == sorted((rank(op.object) for op in removals), reverse=True)
+    creations = ops[len(removals) :]
+    assert [rank(op.object) for op in creations] == sorted(rank(op.object) for op in creations)
+
+
+def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:
+    have = state([Veth("tl0", peer="eth0"), PodLink("eth0"), Up("eth0", POD), Addr("eth0", "10.22.0.2/16", POD)])
+    vxlan = Vxlan("tulle.1", 1, 8472, "192.0.2.1", UPLINK)
+    peers = [Fdb("tulle.1", "02:00:00:00:00:01", "192.0.2.2"), Neigh("tulle.1", "10.244.2.0", "02:00:00:00:00:01")]
+
+    assert diff({}, state([vxlan, *peers])) == [Op("delete", vxlan)]
+    assert Op("delete", Veth("tl0", peer="eth0")) in diff({}, have)
