@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import pairwise
 from typing import TypeAlias
 
 import msgspec
@@ -144,10 +145,14 @@ def _check_unique(cluster: Cluster) -> None:
 def _check_subnets(cluster: Cluster) -> None:
     """No two subnets overlap (neighbours in order would), and each lies in the cluster's network."""
     owned = sorted(
-        ((cidr.version, int(cidr.network_address), node.name, cidr) for node in cluster.nodes for cidr in node.pod_cidrs),
+        (
+            (cidr.version, int(cidr.network_address), node.name, cidr)
+            for node in cluster.nodes
+            for cidr in node.pod_cidrs
+        ),
         key=lambda each: each[:2],
     )
-    for (_, _, one, first), (_, _, other, second) in zip(owned, owned[1:], strict=False):
+    for (_, _, one, first), (_, _, other, second) in pairwise(owned):
         if first.overlaps(second):
             raise _invalid("nodes", str(second), f"it is {other}'s and overlaps {first}, which is {one}'s")
     for _, _, name, cidr in owned:
@@ -158,4 +163,6 @@ def _check_subnets(cluster: Cluster) -> None:
 
 def pod_networks(cluster: Cluster, nodes: Sequence[Node]) -> tuple[str, ...]:
     """What counts as inside the cluster: its networks, or where none is given the subnets of these nodes."""
-    return tuple(str(each) for each in cluster.networks) or tuple(str(cidr) for node in nodes for cidr in node.pod_cidrs)
+    return tuple(str(each) for each in cluster.networks) or tuple(
+        str(cidr) for node in nodes for cidr in node.pod_cidrs
+    )

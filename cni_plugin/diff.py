@@ -19,7 +19,9 @@ from cni_plugin.model import AnyObject, Feature, Key, Neigh, Object, PodLink, St
 Verb: TypeAlias = Literal["create", "change", "delete"]
 
 _RANK = (
-    "Bridge Vxlan Veth Vlan PodLink Sysctl Feature Port PortVlan Up Addr Neigh Fdb Route Chain".split()
+    *("Bridge", "Vxlan", "Veth", "Vlan", "PodLink"),
+    *("Sysctl", "Feature", "Port", "PortVlan", "Up"),
+    *("Addr", "Neigh", "Fdb", "Route", "Chain"),
 )
 
 
@@ -55,13 +57,9 @@ def diff(want: State, have: State) -> list[Op]:
     lost = gone | again
     survivors = {key: each for key, each in have.items() if key not in lost and not _falls(each, lost)}
     removals = [
-        Op("delete", have[key])
-        for key in lost
-        if not _falls(have[key], lost) and not isinstance(have[key], PodLink)
+        Op("delete", have[key]) for key in lost if not _falls(have[key], lost) and not isinstance(have[key], PodLink)
     ]
-    creations = [
-        op for key, each in want.items() if (op := _make(each, survivors.get(key))) is not None
-    ]
+    creations = [op for key, each in want.items() if (op := _make(each, survivors.get(key))) is not None]
     removals.sort(key=lambda op: -rank(op.object))
     creations.sort(key=lambda op: rank(op.object))
     return removals + creations

@@ -168,7 +168,7 @@ class Port(Object, frozen=True, tag="port"):
 
 
 class PortVlan(Object, frozen=True, tag="portvlan"):
-    """VLANs `vid` to `last` on a bridge port, or on the bridge itself (`self_`); not `member`: it is in none of them."""
+    """VLANs `vid` to `last` on a bridge port, or on the bridge itself (`self_`); not `member`: it is in none."""
 
     name: str
     vid: int

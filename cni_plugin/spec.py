@@ -53,7 +53,9 @@ class Request(NamedTuple):
     netns_override: bool
 
 
-class Interface(msgspec.Struct, frozen=True, omit_defaults=True, rename={"socket_path": "socketPath", "pci_id": "pciID"}):
+class Interface(
+    msgspec.Struct, frozen=True, omit_defaults=True, rename={"socket_path": "socketPath", "pci_id": "pciID"}
+):
     """A link of the result. `mtu` in bytes; `sandbox` is the netns path, "" for a link of the host."""
 
     name: str
@@ -139,7 +141,9 @@ def parse_args(text: str) -> dict[str, str]:
     pairs = [each.partition("=") for each in text.split(";") if each]
     for key, equals, _ in pairs:
         if not equals:
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key!r} has no value; pairs are written KEY=VALUE;KEY=VALUE")
+            raise CniError(
+                INVALID_ENVIRONMENT, f"CNI_ARGS: {key!r} has no value; pairs are written KEY=VALUE;KEY=VALUE"
+            )
     return {key: value for key, _, value in pairs}
 
 
@@ -276,5 +280,6 @@ def _check_ifname(ifname: str) -> None:
     if ifname in (".", "..") or any(each in "/:" or each.isspace() for each in ifname):
         raise CniError(
             INVALID_ENVIRONMENT,
-            f"interface name is invalid: CNI_IFNAME is {ifname!r}; it must not be '.' or '..' nor hold '/', ':' or spaces",
+            f"interface name is invalid: CNI_IFNAME is {ifname!r}; it must not be '.' or '..' nor hold '/', ':' or "
+            "spaces",
         )

@@ -46,7 +46,7 @@ def release(data_dir: str, network: str, address: str, records: Records, *, forc
     if user is not None and not force:
         raise CniError(
             ADDRESS_UNAVAILABLE,
-            f"{address} belongs to the attachment {user.container} {user.ifname}: let the runtime delete it, or --force",
+            f"{address} is the attachment {user.container} {user.ifname}'s: let the runtime delete it, or --force",
         )
     folder = user.data_dir if user is not None else data_dir
     had = _open(folder, network).release_address(ip)

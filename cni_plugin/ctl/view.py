@@ -69,7 +69,7 @@ def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
 
 
 def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
-    """What takes away all that bears our mark on the node; done when `really`. Raises CniError 7 while pods are wired."""
+    """What takes away all of ours on the node; done when `really`. Raises CniError 7 while pods are wired."""
     with records.lock():
         left = [each.container for each in records.all()]
         if left:

@@ -32,9 +32,7 @@ class Masquerade(msgspec.Struct, frozen=True):
 
     def joined(self, other: Masquerade) -> Masquerade:
         """Both: pods from before a change of the subnets go on being masqueraded."""
-        return Masquerade(
-            tuple(sorted({*self.subnets, *other.subnets})), tuple(sorted({*self.inside, *other.inside}))
-        )
+        return Masquerade(tuple(sorted({*self.subnets, *other.subnets})), tuple(sorted({*self.inside, *other.inside})))
 
 
 def masquerade_chain(networks: Mapping[str, Masquerade]) -> Chain:

@@ -1,8 +1,8 @@
 """What a node needs before pods can be wired: its bridges, and its part of the cluster.
 
-    ip link add tulle0 type bridge && ip link set tulle0 up
-    ip addr add 10.244.1.1/24 dev tulle0
-    sysctl -w net/ipv4/ip_forward=1
+ip link add tulle0 type bridge && ip link set tulle0 up
+ip addr add 10.244.1.1/24 dev tulle0
+sysctl -w net/ipv4/ip_forward=1
 """
 
 from __future__ import annotations

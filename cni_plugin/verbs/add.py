@@ -88,9 +88,7 @@ def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
     return Wire(attachment, context.bridge, mtu, mac)
 
 
-def _make(
-    context: Context, wire: Wire, lease: Result, stood: State, facts: Facts | None, undo: ExitStack
-) -> State:
+def _make(context: Context, wire: Wire, lease: Result, stood: State, facts: Facts | None, undo: ExitStack) -> State:
     """Bring the attachment from the state in which it stood to that with this lease; the new state."""
     conf, kernel, records = context.conf, context.kernel, context.records
     want = pod_state(conf, wire, lease.ips, lease.routes)

@@ -78,4 +78,3 @@ def _is_ours(context: Context, claimed: Result, index: int | None) -> bool:
         return True
     interface = claimed.interfaces[index]
     return interface.name == context.request.ifname and bool(interface.sandbox)
-

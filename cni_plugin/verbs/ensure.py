@@ -111,4 +111,3 @@ def _drop(kernel: Kernel, records: Records, record: Record) -> None:
     last = records.remove(record.attachment)
     if last and records.drop_masquerade(record.network):
         restore_masquerade(kernel, records)
-

@@ -38,7 +38,9 @@ def collect(context: Context) -> bytes:
         lambda: leases(context).collect(valid, lambda each: each in dead or _is_dead(context, each, records.get(each))),
     )
     if failures:
-        raise CniError(GC_INCOMPLETE, f"{len(failures)} of the stale attachments could not be collected", "\n".join(failures))
+        raise CniError(
+            GC_INCOMPLETE, f"{len(failures)} of the stale attachments could not be collected", "\n".join(failures)
+        )
     return b""
 
 

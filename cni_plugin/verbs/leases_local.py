@@ -63,8 +63,8 @@ class LocalLeases:
         if lost or not held:
             raise CniError(
                 CHECK_FAILED,
-                f"host-local: {self._owner.container} {self._owner.ifname} does not hold {', '.join(lost) or 'any address'}: "
-                "delete and add the attachment anew",
+                f"host-local: {self._owner.container} {self._owner.ifname} does not hold "
+                f"{', '.join(lost) or 'any address'}: delete and add the attachment anew",
             )
 
     def collect(self, valid: frozenset[tuple[str, str]] | None, is_dead: Callable[[Attachment], bool]) -> None:
@@ -116,9 +116,7 @@ class LocalLeases:
         return self._open(())
 
     def _open(self, sets: Sequence[ranges.RangeSet]) -> Allocator:
-        return Allocator(
-            self.data_dir, self._context.conf.name, sets, boot_id=files.boot_id(), is_alive=self._is_alive
-        )
+        return Allocator(self.data_dir, self._context.conf.name, sets, boot_id=files.boot_id(), is_alive=self._is_alive)
 
     def _is_alive(self, owner: Owner) -> bool:
         """After a reboot a lease is void unless its attachment's veth still stands."""

@@ -1,6 +1,6 @@
 """One request from its raw parts to its raw reply: the only place where errors of all kinds become the specification's.
 
-    run("tulle", {"CNI_COMMAND": "ADD", ...}, b'{"cniVersion": ...}', open_kernel)  ->  Reply(b'{"ips": ...}', 0)
+run("tulle", {"CNI_COMMAND": "ADD", ...}, b'{"cniVersion": ...}', open_kernel)  ->  Reply(b'{"ips": ...}', 0)
 """
 
 from __future__ import annotations
