@@ -36,6 +36,7 @@ class Record(msgspec.Struct, frozen=True):
     bridge: str
     gateway_dev: str
     mtu: int
+    mac: str
     ips: tuple[str, ...]
     gateways: tuple[str, ...]
     ipam: str

@@ -28,7 +28,7 @@ def announce(host: Namespace, pod: Namespace, dev: str, host_dev: str) -> None:
     _await_port(host, host_dev)
     link = pod.link(dev)
     if link is not None:
-        fields = {"family": 0, "index": link.field("index")}
+        fields = {"family": 0, "index": link.link}
         pod.netlink.send([encode(RTM_SETLINK, NLM_F_REQUEST, fields, [("IFLA_ADDRESS", link.text("IFLA_ADDRESS"))])])
 
 
@@ -44,9 +44,9 @@ def _await_port(host: Namespace, name: str) -> None:
         link = host.link(name)
         if link is None or _is_ready(link):
             return
-        index = link.field("index")
+        index = link.link
         for event in events.events(PATIENCE):
-            if event.kind == RTM_NEWLINK and event.field("index") == index and _is_ready(host.link_at(index)):
+            if event.kind == RTM_NEWLINK and event.link == index and _is_ready(host.link_at(index)):
                 return
     finally:
         events.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel.encode import GONE, Absent, Place, adds, replacement, requests
+from cni_plugin.kernel.encode import GONE, Absent, Place, adds, harmless_to, replacement, requests
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.knobs import set_feature, write_sysctl
 from cni_plugin.kernel.namespace import Namespace
@@ -108,7 +108,7 @@ class _Run:
                     raise Failure(op, Outcome(errno.ENODEV, str(absent))) from absent
                 made = []
             self._waiting.append((op, made))
-            if isinstance(op.object, LinkObject) and op.verb != "change":
+            if isinstance(op.object, LinkObject) and op.verb == "delete":
                 self._space.forget(op.object.name)
         self._flush()
 
@@ -134,7 +134,7 @@ class _Run:
 
     def _refusal(self, op: Op, outcomes: Sequence[Outcome]) -> Outcome | None:
         """The first outcome that is not as good as success."""
-        harmless: frozenset[int] = frozenset() if adds(op.verb, op.object) else GONE
+        harmless = harmless_to(op)
         bad = next((each for each in outcomes if each.errno and each.errno not in harmless), None)
         each = op.object
         if bad is None or bad.errno != errno.EEXIST or not isinstance(each, Route) or each.ns != HOST:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from struct import Struct
 from types import ModuleType
 from typing import Protocol, TypeAlias, cast
@@ -27,6 +27,9 @@ NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x8
 
 HEADER = Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence number, port."""
+
+_LINK_INDEX = Struct("=4xi")
+"""The beginning of struct ifinfomsg: family, padding, type, index."""
 
 Value: TypeAlias = "int | str | dict[str, int] | dict[str, list[tuple[str, Value]]]"
 Attr: TypeAlias = "tuple[str, Value]"
@@ -68,8 +71,7 @@ def encode(kind: int, flags: int, fields: Mapping[str, int], attrs: Sequence[Att
 class Part:
     """A message from the kernel, or a part of one. What is not asked for is not decoded, so it costs nothing."""
 
-    def __init__(self, holder: _Codec) -> None:
-        self._holder = holder
+    _holder: _Codec
 
     def field(self, name: str) -> int:
         """A field of the fixed header, by pyroute2's name for it."""
@@ -90,7 +92,7 @@ class Part:
         values = self._holder.get_attrs(name)
         if values and isinstance(values[0], list):
             values = values[0]
-        return [Part(cast(_Codec, value)) for value in values]
+        return [_part(value) for value in values]
 
 
 class Message(Part):
@@ -98,9 +100,26 @@ class Message(Part):
 
     def __init__(self, kind: int, data: bytes, offset: int = 0) -> None:
         self.kind = kind
-        codec = _classes()[kind](data, offset)
+        self._data = data
+        self._offset = offset
+
+    @cached_property
+    def _holder(self) -> _Codec:  # type: ignore[override]
+        codec = _classes()[self.kind](self._data, self._offset)
         codec.decode()
-        super().__init__(codec)
+        return codec
+
+    @property
+    def link(self) -> int:
+        """The number of the link that a message about a link is about: the one thing most of them are asked for."""
+        (index,) = _LINK_INDEX.unpack_from(self._data, self._offset + HEADER.size)
+        return cast(int, index)
+
+
+def _part(holder: object) -> Part:
+    part = Part()
+    part._holder = cast(_Codec, holder)
+    return part
 
 
 def _descend(holder: object, path: Sequence[str]) -> object:

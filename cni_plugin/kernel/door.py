@@ -65,6 +65,9 @@ class Kernel(Protocol):
     def announce(self, dev: str, host_dev: str) -> None:
         """Wait until the bridge forwards for `host_dev`, then let the pod tell its addresses (ARP, neighbour adv.)."""
 
+    def await_dad(self, dev: str) -> tuple[str, ...]:
+        """Wait until no IPv6 address of the pod's link is tentative; those that another station turned out to have."""
+
     def uplink(self, address: str) -> Uplink | None:
         """The interface of the node that bears this address, None when none does."""
 

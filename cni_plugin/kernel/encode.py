@@ -49,6 +49,8 @@ _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 2, 4, 8, 16
 
 GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
 """What the kernel says when that which is to be deleted is not there."""
+_NO_VLANS = GONE | {errno.EOPNOTSUPP, errno.EINVAL}
+"""What it says about a VLAN of a link that is no bridge port, or when it was built without VLAN filtering."""
 
 
 class Absent(Exception):
@@ -88,6 +90,13 @@ def adds(verb: Verb, each: object) -> bool:
     return (verb != "delete") == (not isinstance(each, PortVlan) or each.member)
 
 
+def harmless_to(op: Op) -> frozenset[int]:
+    """The refusals that are as good as success: what is to be taken away is not there."""
+    if adds(op.verb, op.object):
+        return frozenset()
+    return _NO_VLANS if isinstance(op.object, PortVlan | Port) else GONE
+
+
 def family_of(address: str) -> int:
     """AF_INET6 for what has a colon."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -99,6 +108,14 @@ def packed(address: str) -> bytes:
         return socket.inet_pton(family_of(address), address)
     except OSError:
         return b""
+
+
+def network_of(address: str, bits: int) -> str:
+    """The prefix that an address with this prefix length is in: 192.0.2.0/24 for 192.0.2.1 and 24."""
+    wire = packed(address)
+    spare = len(wire) * 8 - bits
+    network = (int.from_bytes(wire, "big") >> spare << spare).to_bytes(len(wire), "big")
+    return f"{socket.inet_ntop(family_of(address), network)}/{bits}"
 
 
 def random_mac() -> str:

@@ -65,6 +65,9 @@ class FakeKernel:
         self._held = frozenset(held)
         self._namespaces = None if namespaces is None else frozenset(namespaces)
         self._tried = 0
+        links = [key[2] for key in self.state if key[:2] == ("link", HOST)]
+        self._numbers = {name: number for number, name in enumerate(links, 2)}
+        self._last_number = len(links) + 1
 
     def __enter__(self) -> FakeKernel:
         return self
@@ -105,8 +108,7 @@ class FakeKernel:
 
     def link_index(self, name: str) -> int:
         """A number for a link of the node, 0 when there is none."""
-        names = [key[2] for key in self.state if key[:2] == ("link", HOST)]
-        return names.index(name) + 2 if name in names else 0
+        return self._numbers.get(name, 0)
 
     def link_mac(self, name: str) -> str:
         """The MAC of a link of the node, "" when there is none."""
@@ -126,6 +128,11 @@ class FakeKernel:
     def announce(self, dev: str, host_dev: str) -> None:
         """Note that it was asked for, in `announced`."""
         self.announced.append((dev, host_dev))
+
+    def await_dad(self, dev: str) -> tuple[str, ...]:
+        """Nobody else has any address here."""
+        del dev
+        return ()
 
     def uplink(self, address: str) -> Uplink | None:
         """What the constructor was given, if the node holds this address."""
@@ -158,7 +165,17 @@ class FakeKernel:
         have = self.state.get(want.key)
         if have is None and isinstance(want, PortVlan) and not want.member:
             return want if ("link", HOST, want.name) in self.state else None
+        if have is None and isinstance(want, Route) and want.ns == POD and not want.table:
+            return self._moved(want)
         return have
+
+    def _moved(self, want: Route) -> Route | None:
+        """A pod's route that may stand in any table, as if it stood where it was looked for."""
+        same = (want.dst, want.dev, want.via, want.priority)
+        for each in self._all(Route):
+            if each.ns == POD and (each.dst, each.dev, each.via, each.priority) == same:
+                return structs.replace(each, table=0)
+        return None
 
     def _refusal(self, op: Op) -> int:
         """The errno that a kernel would answer with, 0 if it would do it."""
@@ -184,13 +201,22 @@ class FakeKernel:
         elif isinstance(each, PortVlan) and not each.member:
             self.state.pop(each.key, None)
         else:
+            self._note(each.key)
             self.state[each.key] = each
             if isinstance(each, Veth) and op.verb == "create" and each.peer:
                 peer = PodLink(each.peer, mac=each.peer_mac, mtu=each.mtu)
                 self.state[peer.key] = peer
 
+    def _note(self, key: Key) -> None:
+        """A link has its number for life, and no other link gets it."""
+        if key[:2] == ("link", HOST) and key not in self.state:
+            self._last_number += 1
+            self._numbers[key[2]] = self._last_number
+
     def _remove(self, key: Key) -> None:
         gone = self.state.pop(key, None)
+        if key[:2] == ("link", HOST):
+            self._numbers.pop(key[2], None)
         if not isinstance(gone, Bridge | Veth | Vxlan | Vlan | PodLink):
             return
         if isinstance(gone, Veth) and gone.peer:

@@ -16,8 +16,9 @@ from cni_plugin.kernel import codec
 from cni_plugin.kernel.announce import announce
 from cni_plugin.kernel.apply import Applier
 from cni_plugin.kernel.codec import Attr, Message, encode
+from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, Uplink
-from cni_plugin.kernel.encode import family_of, packed
+from cni_plugin.kernel.encode import family_of, network_of, packed
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.netns import open_namespace
@@ -29,8 +30,10 @@ from cni_plugin.model import HOST, AnyObject, Fdb, Neigh, Route, State, state
 ALIAS_MARK = "tulle:"
 """What the ifalias of a link of ours begins with."""
 _SCOPE_LINK = 253
-_ANYWHERE = ("192.0.2.1", "2001:db8::1")
-"""Documentation addresses (RFC 5737, RFC 3849): the way to them is the way out. Nothing is sent there."""
+_RTN_UNICAST = 1
+_ANYWHERE = ("192.0.0.8", "100::1")
+"""The dummy address of RFC 7600 and one to be discarded (RFC 6666), which no network has: the way to them is the way
+out. Nothing is sent there."""
 
 
 class LinuxKernel:
@@ -78,7 +81,7 @@ class LinuxKernel:
     def link_index(self, name: str) -> int:
         """The ifindex of a link of the node, 0 when there is none."""
         link = self._host.link(name)
-        return link.field("index") if link else 0
+        return link.link if link else 0
 
     def link_mac(self, name: str) -> str:
         """The MAC of a link of the node, "" when there is none."""
@@ -94,14 +97,18 @@ class LinuxKernel:
         link = self._pod.link(name) if self._pod else None
         if self._pod is None or link is None or link.text("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
             return
-        (outcome,) = self._pod.netlink.send([encode(codec.RTM_DELLINK, 0, {"family": 0, "index": link.field("index")})])
-        if outcome.errno and self._pod.link_at(link.field("index")) is not None:
+        (outcome,) = self._pod.netlink.send([encode(codec.RTM_DELLINK, 0, {"family": 0, "index": link.link})])
+        if outcome.errno and self._pod.link_at(link.link) is not None:
             raise Refused(outcome)
 
     def announce(self, dev: str, host_dev: str) -> None:
         """Wait until the bridge forwards for `host_dev`, then let the pod tell its addresses."""
         if self._pod is not None:
             announce(self._host, self._pod, dev, host_dev)
+
+    def await_dad(self, dev: str) -> tuple[str, ...]:
+        """Wait until no address of the pod's link is tentative; those that somebody else has."""
+        return await_dad(self._pod, dev) if self._pod is not None else ()
 
     def uplink(self, address: str) -> Uplink | None:
         """The interface of the node that bears this address, None when none does."""
@@ -121,8 +128,9 @@ class LinuxKernel:
                 route = self._host.netlink.ask(request)
             except Refused:  # ENETUNREACH
                 continue
-            link = self._host.link_at(route.number("RTA_OIF")) if route else None
-            if link is not None:
+            if route is None or route.field("type") != _RTN_UNICAST:
+                continue
+            if link := self._host.link_at(route.number("RTA_OIF")):
                 return link.number("IFLA_MTU")
         return 0
 
@@ -150,7 +158,12 @@ class LinuxKernel:
             return None
         fields = {"family": 0, "index": index}
         addresses = self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, fields))
-        prefixes = tuple(prefix_of(each) for each in addresses if each.field("scope") != _SCOPE_LINK)
+        networks = (
+            network_of(local_address(each), each.field("prefixlen"))
+            for each in addresses
+            if each.field("scope") != _SCOPE_LINK
+        )
+        prefixes = tuple(dict.fromkeys(networks))
         return Uplink(link.text("IFLA_IFNAME"), link.number("IFLA_MTU"), prefixes)
 
     def _entries(self, family: int, index: int) -> list[Message]:

@@ -43,7 +43,7 @@ class Namespace:
         if found is None:
             self._index.pop(name, None)
         else:
-            self._index[name] = found.field("index")
+            self._index[name] = found.link
         return found
 
     def link_at(self, index: int) -> Message | None:

@@ -36,13 +36,11 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-class Refused(Exception):
-    """A question that the kernel refused to answer."""
+class Refused(OSError):
+    """A question that the kernel refused to answer, with its errno and its words."""
 
     def __init__(self, outcome: Outcome) -> None:
-        self.errno = outcome.errno
-        self.reason = outcome.reason
-        super().__init__(outcome.reason)
+        super().__init__(outcome.errno, outcome.reason)
 
 
 class _Frame(NamedTuple):

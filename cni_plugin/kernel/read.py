@@ -16,8 +16,9 @@ from cni_plugin.kernel import codec
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.encode import family_of, packed
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.kernel.knobs import read_feature, read_sysctl
+from cni_plugin.kernel.knobs import read_feature, read_line, read_sysctl
 from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.nft import Nft, NftError
 from cni_plugin.kernel.routes import Routes
 from cni_plugin.model import (
@@ -125,9 +126,9 @@ class Reader:
         if pod is None:
             return want.peer, want.peer_mac
         peer = self._link(POD, want.peer) if want.peer else None
-        if peer is None or peer.field("index") != link.number("IFLA_LINK"):
+        if peer is None or peer.link != link.number("IFLA_LINK"):
             peer = pod.link_at(link.number("IFLA_LINK"))
-        if peer is None or peer.number("IFLA_LINK") != link.field("index"):
+        if peer is None or peer.number("IFLA_LINK") != link.link:
             return "", ""
         return peer.text("IFLA_IFNAME"), peer.text("IFLA_ADDRESS")
 
@@ -194,8 +195,12 @@ class Reader:
         index = space.index(name)
         if not index:
             return {}
+        try:
+            messages = space.netlink.dump(encode(codec.RTM_GETVLAN, 0, {"family": AF_BRIDGE, "ifindex": index}))
+        except Refused:  # no bridge port, or a kernel that was built without VLAN filtering: there are none
+            return {}
         found: dict[int, int] = {}
-        for message in space.netlink.dump(encode(codec.RTM_GETVLAN, 0, {"family": AF_BRIDGE, "ifindex": index})):
+        for message in messages:
             for entry in message.parts("BRIDGE_VLANDB_ENTRY"):
                 vid = entry.number("BRIDGE_VLANDB_ENTRY_INFO", "vid")
                 last = entry.number("BRIDGE_VLANDB_ENTRY_RANGE", default=vid)
@@ -284,15 +289,14 @@ def _pinned(link: Message, want: Bridge) -> bool:
     bridge that bears our alias is one that we gave a MAC.
     """
     index, mac, assigned = (_sysfs(want.name, file) for file in ("ifindex", "address", "addr_assign_type"))
-    if index == str(link.field("index")) and mac == link.text("IFLA_ADDRESS"):
+    if index == str(link.link) and mac == link.text("IFLA_ADDRESS"):
         return assigned == _ADDR_SET
     return bool(want.alias) and link.text("IFLA_IFALIAS") == want.alias
 
 
 def _sysfs(link: str, file: str) -> str:
     try:
-        with open(f"/sys/class/net/{link}/{file}", encoding="ascii") as content:
-            return content.read().strip()
+        return read_line(f"/sys/class/net/{link}/{file}")
     except OSError:
         return ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec import structs
 
@@ -26,6 +26,9 @@ _IP6_RT_PRIO_USER = 1024
 _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 
 
+_Destination: TypeAlias = tuple[bytes, int]
+
+
 class _Hop(NamedTuple):
     via: str
     link: int
@@ -38,23 +41,25 @@ class Routes:
     def __init__(self, space: Namespace, ns: str) -> None:
         self._space = space
         self._ns = ns
-        self._listed: dict[int, list[Route]] = {}
+        self._listed: dict[int, dict[_Destination, list[Route]]] = {}
 
     def find(self, want: Route) -> Route | None:
         """The route that is the same thing as the wanted one, None when there is none."""
-        for have in self._of_family(family_of(want.dst)):
-            if _same(want, have):
-                return _in_words_of(want, have)
-        return None
+        candidates = self._of_family(family_of(want.dst)).get(_destination(want.dst), [])
+        return next((_in_words_of(want, have) for have in candidates if _same(want, have)), None)
 
     def ours(self) -> Iterator[Route]:
         """All routes that bear our protocol number, of every family and table."""
         for family in _ANY:
-            yield from self._of_family(family)
+            for routes in self._of_family(family).values():
+                yield from routes
 
-    def _of_family(self, family: int) -> list[Route]:
+    def _of_family(self, family: int) -> dict[_Destination, list[Route]]:
         if family not in self._listed:
-            self._listed[family] = list(self._list(family))
+            listed: dict[_Destination, list[Route]] = {}
+            for route in self._list(family):
+                listed.setdefault(_destination(route.dst), []).append(route)
+            self._listed[family] = listed
         return self._listed[family]
 
     def _list(self, family: int) -> Iterator[Route]:
@@ -101,8 +106,8 @@ def _gateway(part: Part) -> str:
 
 
 def _same(want: Route, have: Route) -> bool:
-    """Whether these are two states of one route: the question that `Route.key` answers, in any spelling."""
-    if _destination(want.dst) != _destination(have.dst) or _priority(want) != have.priority:
+    """Whether these, of one destination, are two states of one route: what `Route.key` tells, in any spelling."""
+    if _priority(want) != have.priority:
         return False
     if want.table != have.table and not (want.ns == POD and want.table == 0):
         return False
@@ -113,7 +118,7 @@ def _priority(route: Route) -> int:
     return 0 if ":" in route.dst and route.priority == _IP6_RT_PRIO_USER else route.priority
 
 
-def _destination(prefix: str) -> tuple[bytes, int]:
+def _destination(prefix: str) -> _Destination:
     address, _, length = prefix.partition("/")
     wire = packed(address)
     return wire, int(length) if length else len(wire) * 8

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from ipaddress import IPv4Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Address, ip_interface
 from typing import NamedTuple
 
 import msgspec
@@ -110,10 +110,17 @@ def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequen
     return state([*_link_objects(conf, wire), *_address_objects(conf, wire, ips, routes)])
 
 
-def stale_neighbours(conf: NetConf, bridge: str, ips: Sequence[str]) -> State:
-    """What the host may still remember of whoever held these addresses before: assumed there, so that it goes."""
-    dev = gateway_device(conf, bridge)
-    return state(Neigh(dev, str(ip_interface(each).ip), learned=True) for each in ips)
+def learned_neighbours(dev: str, ips: Sequence[str], mac: str) -> State:
+    """What the node may have learned of a pod with these addresses: assumed there, so that a diff removes it."""
+    addresses = [*(str(ip_interface(each).ip) for each in ips), link_local(mac)]
+    return state(Neigh(dev, each, learned=True) for each in addresses)
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 address that a link gives itself from its MAC (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    interface = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))
 
 
 def gateway_device(conf: NetConf, bridge: str) -> str:

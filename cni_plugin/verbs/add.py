@@ -12,12 +12,12 @@ from contextlib import ExitStack
 import msgspec
 
 from cni_plugin.diff import Op, diff
-from cni_plugin.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
 from cni_plugin.model import State, Veth
 from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL, wish
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
-from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, pod_state, stale_neighbours
+from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, pod_state
 from cni_plugin.records import Record
 from cni_plugin.spec import Interface, Result, render
 from cni_plugin.verbs.context import Context
@@ -43,8 +43,7 @@ def add(context: Context) -> bytes:
         if not ipam.before_link:
             lease = _leased(context, ipam, undo)
             _make(context, wire, lease, stood, facts, undo)
-        if not context.conf.disable_container_interface:
-            context.kernel.announce(context.request.ifname, context.attachment.host_dev)
+        _announce(context)
         reply = render(_result(context, wire, lease), context.version)
         undo.pop_all()
     return reply
@@ -99,10 +98,25 @@ def _make(context: Context, wire: Wire, lease: Result, stood: State, facts: Fact
     put_record(kernel, records, record, masquerade)
     undo.callback(drop_record, kernel, records, record)
     bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
-    apply(kernel, diff(want, {**stood, **stale_neighbours(conf, wire.bridge, record.ips)}))
+    apply(kernel, diff(want, {**stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
     if not stood:
         undo.callback(apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
     return want
+
+
+def _announce(context: Context) -> None:
+    """Return when the pod's packets get through. Raises CniError 102 when DAD was asked for and found a duplicate."""
+    if context.conf.disable_container_interface:
+        return
+    ifname = context.request.ifname
+    context.kernel.announce(ifname, context.attachment.host_dev)
+    taken = context.kernel.await_dad(ifname) if context.conf.enabledad else ()
+    if taken:
+        raise CniError(
+            ADDRESS_UNAVAILABLE,
+            f"duplicate address detection (enabledad): somebody on the bridge has {', '.join(taken)} already; find out "
+            "who, and leave the address out of ipam.ranges",
+        )
 
 
 def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
@@ -119,6 +133,7 @@ def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
         bridge=wire.bridge,
         gateway_dev=gateway_device(conf, wire.bridge),
         mtu=wire.mtu,
+        mac=wire.mac,
         ips=tuple(each.address for each in lease.ips),
         gateways=plan.gateways(conf, lease.ips),
         ipam=conf.ipam.type,

@@ -13,8 +13,8 @@ import msgspec
 from cni_plugin import netconf
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.model import Neigh, Veth
-from cni_plugin.plan.pod import Attachment
+from cni_plugin.model import Veth
+from cni_plugin.plan.pod import Attachment, learned_neighbours
 from cni_plugin.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
@@ -42,8 +42,8 @@ def teardown(context: Context, attachment: Attachment, record: Record) -> None:
 
 def unplug(context: Context, attachment: Attachment, record: Record | None) -> None:
     """Take the attachment's veth pair away, and what the host remembers of its addresses."""
-    forgotten = [Neigh(record.gateway_dev, each.split("/")[0], learned=True) for each in record.ips] if record else []
-    ops = [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in forgotten)]
+    forgotten = learned_neighbours(record.gateway_dev, record.ips, record.mac) if record else {}
+    ops = [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in forgotten.values())]
     context.kernel.apply(ops)
 
 
