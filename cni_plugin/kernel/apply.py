@@ -107,10 +107,23 @@ class _Run:
                     self._flush()
                     raise Failure(op, Outcome(errno.ENODEV, str(absent))) from absent
                 made = []
-            self._waiting.append((op, made))
-            if isinstance(op.object, LinkObject) and op.verb == "delete":
+            self._waiting.append((op, made[:1] if _makes_link(op) else made))
+            if _makes_link(op):
+                self._flush()
+                self._finish(op, made[1:])
+            elif isinstance(op.object, LinkObject) and op.verb == "delete":
                 self._space.forget(op.object.name)
         self._flush()
+
+    def _finish(self, op: Op, made: list[bytearray]) -> None:
+        """What belongs to a link that was just made.
+
+        Not sent along with its creation: were that refused because the name is taken, it would change
+        somebody else's link.
+        """
+        for outcome in self._space.netlink.send(made):
+            if outcome.errno:
+                raise Failure(op, outcome)
 
     def _index(self, name: str) -> int:
         """A link's number; what may be about to make that link is sent first."""
@@ -144,6 +157,10 @@ class _Run:
         # made in the meantime by another hand of ours
         (again,) = self._space.netlink.send(replacement(each, self._place))
         return again if again.errno else None
+
+
+def _makes_link(op: Op) -> bool:
+    return op.verb == "create" and isinstance(op.object, LinkObject)
 
 
 def _lane(op: Op) -> Lane:

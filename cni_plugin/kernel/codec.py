@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from struct import Struct
 from types import ModuleType
@@ -148,19 +149,28 @@ def _load() -> tuple[_CodecClass, ...]:
     """Import the message classes without running pyroute2's `__init__`, which would import all the rest.
 
     A bare module of that name stands in while its submodules are loaded: the import system only wants its
-    `__path__`. It is taken away afterwards, so that whoever imports pyroute2 later gets the real one.
+    `__path__`. And pyroute2.config names three things of multiprocessing (5 ms) that its servers would use. Both
+    are taken away afterwards, so that whoever imports these names later gets the real ones.
     """
-    bare = None if "pyroute2" in sys.modules else _bare_package("pyroute2")
-    try:
+    with _standing_in():
         from pyroute2.netlink.rtnl.br_vlan import br_vlan_msg
         from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
         from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
         from pyroute2.netlink.rtnl.ndmsg import ndmsg
         from pyroute2.netlink.rtnl.rtmsg import rtmsg
-    finally:
-        if bare is not None:
-            del sys.modules["pyroute2"]
     return ifinfmsg, ifaddrmsg, rtmsg, ndmsg, br_vlan_msg
+
+
+@contextmanager
+def _standing_in() -> Iterator[None]:
+    modules = {each.__name__: each for each in (_bare_package("pyroute2"), _bare_multiprocessing())}
+    added = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
 
 
 def _bare_package(name: str) -> ModuleType:
@@ -170,5 +180,10 @@ def _bare_package(name: str) -> ModuleType:
     module = ModuleType(name)
     module.__path__ = list(spec.submodule_search_locations)
     module.__spec__ = spec
-    sys.modules[name] = module
+    return module
+
+
+def _bare_multiprocessing() -> ModuleType:
+    module = ModuleType("multiprocessing")
+    vars(module).update(Pipe=None, Queue=None, Process=None)
     return module

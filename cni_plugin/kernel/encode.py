@@ -8,7 +8,7 @@ the forwarding entries of a VXLAN device, static entries of our bridge ports) or
 from __future__ import annotations
 
 import errno
-import secrets
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ def network_of(address: str, bits: int) -> str:
 
 def random_mac() -> str:
     """A locally administered unicast MAC."""
-    return ":".join(f"{octet:02x}" for octet in bytes([0x02]) + secrets.token_bytes(5))
+    return ":".join(f"{octet:02x}" for octet in b"\x02" + os.urandom(5))
 
 
 def _attrs(*pairs: tuple[str, int | str]) -> list[Attr]:

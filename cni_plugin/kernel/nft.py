@@ -10,7 +10,6 @@ digest of the rule as it was written.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -19,11 +18,14 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from cni_plugin.model import Chain
+
+if TYPE_CHECKING:
+    import ctypes
 
 TABLE = "inet tulle"
 _LIBRARY = "libnftables.so.1"
@@ -73,6 +75,8 @@ class _Library:
     """libnftables(3): a context with buffers in place of stdout and stderr."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        import ctypes
+
         library.nft_ctx_new.restype = ctypes.c_void_p
         library.nft_ctx_new.argtypes = [ctypes.c_uint32]
         library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
@@ -99,6 +103,8 @@ class _Library:
 
 def _load_library() -> ctypes.CDLL | None:
     """From our bundle if we are one, else as the loader finds it."""
+    import ctypes
+
     bundle = getattr(sys, "_MEIPASS", "")
     for place in ([os.path.join(bundle, _LIBRARY)] if bundle else []) + [_LIBRARY]:
         try:

@@ -6,7 +6,9 @@ or GC. With an IPAM that needs the interface (DHCP) the link is made first and t
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import msgspec
@@ -71,8 +73,16 @@ def _refuse_existing(context: Context) -> None:
 
 def _leased(context: Context, ipam: Leases, undo: ExitStack) -> Result:
     lease = ipam.add()
-    undo.callback(ipam.delete)
+    undo.callback(_take_back, ipam.delete)
     return plan.completed(context.conf, lease)
+
+
+def _take_back(step: Callable[..., object], *arguments: object) -> None:
+    """One step of a rollback. Its own failure must not hide the one that it is taken back for."""
+    try:
+        step(*arguments)
+    except Exception as error:
+        print(f"tulle: while taking back a failed ADD: {error}; DEL will try again", file=sys.stderr)
 
 
 def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
@@ -94,13 +104,15 @@ def _make(context: Context, wire: Wire, lease: Result, stood: State, facts: Fact
     record = _record(context, wire, lease, want)
     masquerade = Masquerade(plan.subnets(lease.ips), facts.inside if facts else ()) if conf.ip_masq else None
     bridged: list[Op] = []
-    undo.callback(undo_bridge, kernel, records, wire.bridge, bridged)  # after the record: it counts who needs it
+    undo.callback(
+        _take_back, undo_bridge, kernel, records, wire.bridge, bridged
+    )  # after the record: it counts who needs it
     put_record(kernel, records, record, masquerade)
-    undo.callback(drop_record, kernel, records, record)
+    undo.callback(_take_back, drop_record, kernel, records, record)
     bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
     apply(kernel, diff(want, {**stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
     if not stood:
-        undo.callback(apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
+        undo.callback(_take_back, apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
     return want
 
 

@@ -27,19 +27,21 @@ def collect(context: Context) -> bytes:
     known = context.conf.valid
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
     records = {each.attachment: each for each in context.records.all(context.conf.name)}
-    failures: list[str] = []
+    failures: dict[Attachment | str, str] = {}
     for attachment in sorted({*records, *_marked(context)}):
-        if not _is_valid(context, attachment, records.get(attachment), valid):
-            _try(failures, str(attachment), partial(_take_away, context, attachment, records.get(attachment)))
-    dead = {each for each in records if not _is_valid(context, each, records[each], valid)}
-    _try(
-        failures,
-        f"ipam {context.conf.ipam.type}",
-        lambda: leases(context).collect(valid, lambda each: each in dead or _is_dead(context, each, records.get(each))),
-    )
+        record = records.get(attachment)
+        if not _is_valid(context, attachment, record, valid):
+            _try(failures, attachment, partial(_take_away, context, attachment, record))
+    # what could not be unplugged keeps its address: nobody else may have it while the old wire can send from it
+    stuck = {(each.container, each.ifname) for each in failures if isinstance(each, Attachment)}
+    _try(failures, "ipam", partial(leases(context).collect, None if valid is None else valid | stuck))
     if failures:
         raise CniError(
-            GC_INCOMPLETE, f"{len(failures)} of the stale attachments could not be collected", "\n".join(failures)
+            GC_INCOMPLETE,
+            f"{len(failures)} of the stale attachments could not be collected",
+            "\n".join(
+                f"{' '.join(what) if isinstance(what, Attachment) else what}: {why}" for what, why in failures.items()
+            ),
         )
     return b""
 
@@ -80,8 +82,8 @@ def _take_away(context: Context, attachment: Attachment, record: Record | None) 
     drop_record(context.kernel, context.records, record)
 
 
-def _try(failures: list[str], what: str, step: Callable[[], None]) -> None:
+def _try(failures: dict[Attachment | str, str], what: Attachment | str, step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as error:
-        failures.append(f"{what}: {error}")
+        failures[what] = str(error)

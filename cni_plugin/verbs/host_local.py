@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import parse_result, render
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases_local import LocalLeases
@@ -47,7 +46,7 @@ def collect(context: Context) -> bytes:
     """Give back what no valid attachment holds; without a list nothing, for we cannot tell who is dead."""
     known = context.conf.valid
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
-    LocalLeases(context).collect(valid, _nobody)
+    LocalLeases(context).collect(valid)
     return b""
 
 
@@ -57,11 +56,6 @@ def status(context: Context) -> bytes:
         raise CniError(INVALID_CONFIG, "invalid ipam None: host-local needs its own configuration there")
     LocalLeases(context).status()
     return b""
-
-
-def _nobody(attachment: Attachment) -> bool:
-    del attachment
-    return False
 
 
 VERBS: Mapping[str, Callable[[Context], bytes]] = {

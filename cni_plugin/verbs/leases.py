@@ -6,11 +6,10 @@ specification says; without a type there are none, and the network is a plain la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from cni_plugin.netconf import HOST_LOCAL
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import Result
 from cni_plugin.verbs.context import Context
 
@@ -30,8 +29,11 @@ class Leases(Protocol):
     def check(self, ips: Sequence[str]) -> None:
         """Raises CniError when these addresses are not the attachment's."""
 
-    def collect(self, valid: frozenset[tuple[str, str]] | None, is_dead: Callable[[Attachment], bool]) -> None:
-        """Give back what attachments hold that are not valid, or, where it is not known which are, the dead ones."""
+    def collect(self, valid: frozenset[tuple[str, str]] | None) -> None:
+        """Give back what attachments hold that are not among these (container, interface); None: it is not known.
+
+        A lease alone proves nothing then: another main plugin may have delegated to the IPAM.
+        """
 
     def status(self) -> None:
         """Raises CniError 50 when ADD could not be served."""
@@ -66,7 +68,7 @@ class NoLeases:
     def check(self, ips: Sequence[str]) -> None:
         """Nothing is claimed."""
 
-    def collect(self, valid: frozenset[tuple[str, str]] | None, is_dead: Callable[[Attachment], bool]) -> None:
+    def collect(self, valid: frozenset[tuple[str, str]] | None) -> None:
         """Nothing is held."""
 
     def status(self) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cni_plugin import delegate, netconf
 from cni_plugin.errors import CHECK_FAILED, CniError
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import Result, at_least, parse_result
 from cni_plugin.verbs.context import Context
 
@@ -41,9 +40,9 @@ class DelegatedLeases:
         del ips
         self._call("CHECK")
 
-    def collect(self, valid: frozenset[tuple[str, str]] | None, is_dead: Callable[[Attachment], bool]) -> None:
+    def collect(self, valid: frozenset[tuple[str, str]] | None) -> None:
         """The delegate gets the runtime's own list and judges by itself."""
-        del valid, is_dead
+        del valid
         self._call("GC")
 
     def status(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_interface
 from typing import Protocol
 
@@ -67,15 +67,10 @@ class LocalLeases:
                 f"{', '.join(lost) or 'any address'}: delete and add the attachment anew",
             )
 
-    def collect(self, valid: frozenset[tuple[str, str]] | None, is_dead: Callable[[Attachment], bool]) -> None:
-        """Raises IpamError that tells all that could not be given back."""
-        allocator, network = self._bare(), self._context.conf.name
-        owners = {owner for _, owner in allocator.leases()}
-        if valid is None:
-            keep = {each for each in owners if not is_dead(Attachment(network, each.container, each.ifname))}
-        else:
-            keep = {each for each in owners if (each.container, each.ifname) in valid}
-        allocator.collect(keep)
+    def collect(self, valid: frozenset[tuple[str, str]] | None) -> None:
+        """Raises CollectError that tells all that could not be given back."""
+        if valid is not None:
+            self._bare().collect({Owner(container, ifname) for container, ifname in valid})
 
     def status(self) -> None:
         """Raises CniError 50 when a range set is full or its folder cannot be written."""
