@@ -100,11 +100,6 @@ def host_mac(attachment: Attachment) -> str:
     return ":".join(("0e", *(attachment.digest[at : at + 2] for at in range(22, 32, 2))))
 
 
-def link_state(conf: NetConf, wire: Wire) -> State:
-    """The pair and the port: all that can be known before there are addresses."""
-    return state(_link_objects(conf, wire))
-
-
 def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> State:
     """The whole attachment."""
     return state([*_link_objects(conf, wire), *_address_objects(conf, wire, ips, routes)])
