@@ -1,17 +1,18 @@
 """Other plugins, called as the specification says: found by name in CNI_PATH, same environment, same stdin.
 
-The only place that starts another program. A delegate's stderr is ours; what it says on stdout is parsed.
+A delegate's stderr is ours; what it says on stdout is parsed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+from cni_plugin.kernel.program import run
 
 
 def find(kind: str, path: Sequence[str]) -> str:
@@ -34,7 +35,12 @@ def find(kind: str, path: Sequence[str]) -> str:
 
 def call(executable: str, verb: str, environ: Mapping[str, str], stdin: bytes) -> Mapping[str, object]:
     """Run a plugin for this request and give back its result, {} for a verb without one. Raises its CniError."""
-    status, stdout = _run(executable, {**environ, "CNI_COMMAND": verb}, stdin)
+    try:
+        status, stdout, _ = run(executable, [], {**environ, "CNI_COMMAND": verb}, stdin, quiet=False)
+    except OSError as error:
+        # by its name, for containerd takes an error of DEL with "no such file" in it for success
+        why = errno.errorcode.get(error.errno or 0, "unknown")
+        raise CniError(DELEGATE_FAILED, f"{executable} cannot be run ({why}): install it anew") from error
     try:
         answer = msgspec.json.decode(stdout) if stdout.strip() else {}
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -48,24 +54,3 @@ def call(executable: str, verb: str, environ: Mapping[str, str], stdin: bytes) -
         f"{executable} {verb} ended with exit code {status} and no error object on stdout: see its log on stderr",
         stdout[:500].decode(errors="replace"),
     )
-
-
-def _run(executable: str, environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
-    """Through a memfd, not a pipe: a delegate that does not read its stdin cannot block us."""
-    source = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    try:
-        os.write(source, stdin)
-        os.lseek(source, 0, os.SEEK_SET)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, writer, 1)]
-        try:
-            sys.stderr.flush()
-            pid = os.posix_spawn(executable, [executable], dict(environ), file_actions=actions)
-        finally:
-            os.close(writer)
-        with open(reader, "rb") as pipe:
-            stdout = pipe.read()
-    finally:
-        os.close(source)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), stdout

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
+from cni_plugin.kernel.program import run
 from cni_plugin.model import Chain
 
 if TYPE_CHECKING:
@@ -116,16 +117,12 @@ def _load_library() -> ctypes.CDLL | None:
 
 def _run_program(commands: str) -> tuple[bool, str]:
     """The same by `nft -f -`, with an environment of its own."""
-    import subprocess
-
     program = next((path for path in _NFT if os.access(path, os.X_OK)), None)
     if program is None:
         raise NftError(f"neither {_LIBRARY} nor nft is installed (Debian: apt install nftables)")
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-    result = subprocess.run(
-        [program, "-f", "-"], input=commands.encode(), capture_output=True, env=environment, check=False
-    )
-    accepted = result.returncode == 0
+    result = run(program, ["-f", "-"], environment, commands.encode(), quiet=True)
+    accepted = result.code == 0
     return accepted, (result.stdout if accepted else result.stderr).decode(errors="replace")
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,14 @@ MIN_IPV6_MTU = 1280
 """RFC 8200, section 5: a link with less cannot carry IPv6."""
 
 
+class Step(NamedTuple):
+    """What is to be made: the lease, what stands of the attachment already, and what counts as inside the cluster."""
+
+    lease: Result
+    stood: State
+    inside: tuple[str, ...]
+
+
 def add(context: Context) -> bytes:
     """Wire the pod and tell how. Raises CniError, IpamError, KernelError, NetnsError."""
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
@@ -41,10 +50,11 @@ def add(context: Context) -> bytes:
     with ExitStack() as undo:
         lease = _leased(context, ipam, undo) if ipam.before_link else Result()
         wire = _wire(context, lease, facts)
-        stood = _make(context, wire, lease, {}, facts, undo)
+        inside = facts.inside if facts else ()
+        stood = _make(context, wire, Step(lease, {}, inside), undo)
         if not ipam.before_link:
             lease = _leased(context, ipam, undo)
-            _make(context, wire, lease, stood, facts, undo)
+            _make(context, wire, Step(lease, stood, inside), undo)
         _announce(context)
         reply = render(_result(context, wire, lease), context.version)
         undo.pop_all()
@@ -97,21 +107,20 @@ def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
     return Wire(attachment, context.bridge, mtu, mac)
 
 
-def _make(context: Context, wire: Wire, lease: Result, stood: State, facts: Facts | None, undo: ExitStack) -> State:
-    """Bring the attachment from the state in which it stood to that with this lease; the new state."""
+def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
+    """Bring the attachment from where it stands to what its lease makes of it; the new state."""
     conf, kernel, records = context.conf, context.kernel, context.records
-    want = pod_state(conf, wire, lease.ips, lease.routes)
-    record = _record(context, wire, lease, want)
-    masquerade = Masquerade(plan.subnets(lease.ips), facts.inside if facts else ()) if conf.ip_masq else None
+    want = pod_state(conf, wire, step.lease.ips, step.lease.routes)
+    record = _record(context, wire, step.lease, want)
+    masquerade = Masquerade(plan.subnets(step.lease.ips), step.inside) if conf.ip_masq else None
     bridged: list[Op] = []
-    undo.callback(
-        _take_back, undo_bridge, kernel, records, wire.bridge, bridged
-    )  # after the record: it counts who needs it
+    # after the record is dropped, for the records tell whether anybody else has come to need the bridge
+    undo.callback(_take_back, undo_bridge, kernel, records, wire.bridge, bridged)
     put_record(kernel, records, record, masquerade)
     undo.callback(_take_back, drop_record, kernel, records, record)
     bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
-    apply(kernel, diff(want, {**stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
-    if not stood:
+    apply(kernel, diff(want, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
+    if not step.stood:
         undo.callback(_take_back, apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
     return want
 

@@ -1,4 +1,4 @@
-"""Two virtual machines with a stock Debian kernel, each a node: what this machine's own kernel cannot show is shown here.
+"""Two virtual machines with a stock Debian kernel, each a node: for what this machine's own kernel cannot show.
 
 The machines come from a lab that boots them from this machine's own files (`$TULLE_VMLAB`, or ../shared/vmlab beside
 the repository); without it the tests are skipped by name. The node list has node1 and node2 at 10.77.0.1 and .2.
@@ -43,7 +43,7 @@ class Vm:
 
     def cni(self, verb: str, pod: str, conf: dict[str, object], *, check: bool = True) -> dict[str, object]:
         """Call the plugin as a runtime would, for a pod in the namespace of that name."""
-        env = f"CNI_COMMAND={verb} CNI_CONTAINERID={pod} CNI_NETNS=/run/netns/{pod} CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin"
+        env = f"CNI_COMMAND={verb} CNI_CONTAINERID={pod} CNI_NETNS=/run/netns/{pod} CNI_IFNAME=eth0 CNI_PATH=/opt"
         out = self.sh(f"echo {shlex.quote(json.dumps(conf))} | env {env} {PLUGIN}", check=check)
         return dict(json.loads(out)) if out.strip() else {}
 

@@ -3,12 +3,13 @@
 cnitool, podman and containerd's `ctr` keep state in fixed places. Each command runs in the node's network
 namespace and in a mount namespace in which those places are the node's own folders:
 
-    unshare --mount sh -c 'mount --bind STATE/var-lib /var/lib; exec sleep infinity' &
+    unshare --mount sh -c 'mount --bind STATE/var-lib /var/lib; ...; exec sleep infinity' &
     nsenter --net=/run/netns/NODE --mount=/proc/$!/ns/mnt CMD...
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from tests.conformance.cases import DEFAULT4, FOUR, sets
 from tests.conformance.nodes import SYSTEM_PATH, Json, Node
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+RUN_DIR = Path("/run/tulle")
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "ping", "sleep", "ip", "nc", "cat", "echo", "hostname")
 
@@ -46,12 +48,16 @@ class Client:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {"PATH": SYSTEM_PATH, "HOME": "/root", "TULLE_RUN_DIR": str(self.node.run_dir)}
+        return {"PATH": SYSTEM_PATH, "HOME": "/root"}
 
     def mounts(self) -> list[str]:
-        """The commands that put the node's own folders in place."""
+        """The commands that put the node's own folders in place.
+
+        The run folder too: what podman leaves behind to clean up (conmon) does not hand TULLE_RUN_DIR on.
+        """
         (self.state / "var-lib").mkdir()
-        return [f"mount --bind {self.state}/var-lib /var/lib"]
+        RUN_DIR.mkdir(exist_ok=True)
+        return [f"mount --bind {self.state}/var-lib /var/lib", f"mount --bind {self.node.run_dir} {RUN_DIR}"]
 
     def configure(self, network: Mapping[str, object]) -> None:
         """Write a network's list of plugins where the client looks for it."""
@@ -93,6 +99,8 @@ class Client:
         if self._holder is not None:
             self._holder.kill()
             self._holder.communicate()
+            with contextlib.suppress(OSError):  # somebody else's, and in use
+                RUN_DIR.rmdir()
 
 
 def network(node: Node, *chained: Mapping[str, object], **keys: object) -> Json:

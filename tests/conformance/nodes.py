@@ -22,7 +22,7 @@ from pathlib import Path
 PREFIX = "cf"
 NETNS_DIR = Path("/run/netns")
 UPLINK = "up0"
-NODE4, WORLD4 = "192.0.2.1", "192.0.2.2"
+NODE4, WORLD4 = "198.51.100.1", "198.51.100.2"
 NODE6, WORLD6 = "2001:db8:ff::1", "2001:db8:ff::2"
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 RESOLV = "domain example.org\nsearch a.example.org b.example.org\nnameserver 10.60.0.1\noptions ndots:2 edns0\n"
@@ -216,7 +216,7 @@ class Node(Namespace):
         """Address -> owner, as the reference's files say; bookkeeping (`lock`, cursors, hidden) left out."""
         files = [each for each in self.data_dir.glob("*/*") if each.is_file()]
         return {
-            each.name: each.read_text()
+            each.name: each.read_bytes().decode()
             for each in files
             if each.name != "lock" and not each.name.startswith(("last_reserved_ip", "."))
         }

@@ -65,7 +65,9 @@ def test_a_node_that_is_none_or_two_of_the_list_is_told_the_names_there_are(
 
 
 def test_of_a_thousand_nodes_only_some_are_named() -> None:
-    many = [{"name": f"n{i}", "address": str(ip_address("192.0.2.0") + i), "podCIDRs": []} for i in range(200)]
+    many: list[Json] = [
+        {"name": f"n{i}", "address": str(ip_address("192.0.2.0") + i), "podCIDRs": []} for i in range(200)
+    ]
     with pytest.raises(CniError, match=r"n6, n7, \.\.\."):
         name_of(made(*many, node="x"), set(), "")
 
@@ -144,15 +146,17 @@ def test_a_mistake_in_a_node_is_told_with_its_key_and_value(second: Json, says: 
 
 
 def test_subnets_that_overlap_are_found_wherever_they_stand_in_the_list() -> None:
-    nodes = [{"name": f"n{i}", "address": f"192.0.2.{i}", "podCIDRs": [f"10.244.{i}.0/24"]} for i in range(1, 30)]
-    wide = {"name": "wide", "address": "192.0.2.99", "podCIDRs": ["10.244.16.0/22"]}
+    nodes: list[Json] = [
+        {"name": f"n{i}", "address": f"192.0.2.{i}", "podCIDRs": [f"10.244.{i}.0/24"]} for i in range(1, 30)
+    ]
+    wide: Json = {"name": "wide", "address": "192.0.2.99", "podCIDRs": ["10.244.16.0/22"]}
     assert "10.244.16.0/22" in refusal(*nodes[:15], wide, *nodes[15:])
 
 
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"network": "10.244.0.0"}, ""),
+        ({"network": "10.244.0.0"}, "outside the cluster's network 10.244.0.0/32"),
         ({"network": "fd00::/16"}, "it must be an IPv4 network"),
         ({"ipv6Network": "10.244.0.0/16"}, "it must be an IPv6 network"),
         ({"network": "10.244.0.1/16"}, "invalid cluster.network '10.244.0.1/16'"),

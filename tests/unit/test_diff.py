@@ -37,13 +37,17 @@ BRIDGE, OTHER_BRIDGE, UPLINK = "br0", "br1", "lo"
 
 @st.composite
 def networks(draw: st.DrawFn) -> State:
-    """Networks of up to two bridges, two pods' wires and a VXLAN device, in any state of completeness."""
+    """Networks of up to two bridges, two pods' wires and a VXLAN device, in any state of completeness.
+
+    Each wire has its own bridge: no plan moves a pod's port from one bridge to another.
+    """
     bridges = draw(st.lists(st.sampled_from([BRIDGE, OTHER_BRIDGE]), unique=True))
     objects: list[AnyObject] = [
         Bridge(name, mtu=draw(MTUS), mac=draw(MACS), promisc=draw(st.booleans())) for name in bridges
     ]
     for name in bridges:
-        objects += _some(draw, Up(name), Addr(name, "10.22.0.1/16"), Route("10.9.0.0/16", name), Vlan(f"{name}.5", name, 5))
+        on_bridge = (Up(name), Addr(name, "10.22.0.1/16"), Route("10.9.0.0/16", name), Vlan(f"{name}.5", name, 5))
+        objects += _some(draw, *on_bridge)
     for number in draw(st.lists(st.sampled_from([0, 1]), unique=True)):
         objects += _wire(draw, number, bridges)
     if draw(st.booleans()):
@@ -58,8 +62,10 @@ def _some(draw: st.DrawFn, *objects: AnyObject) -> Iterator[AnyObject]:
 
 
 def _wire(draw: st.DrawFn, number: int, bridges: list[str]) -> Iterator[AnyObject]:
-    name, peer, mtu, mac = f"tl{number}", draw(st.sampled_from([f"eth{number}", f"net{number}"])), draw(MTUS), draw(MACS)
-    master = draw(st.sampled_from(bridges)) if bridges else ""
+    name, peer = f"tl{number}", draw(st.sampled_from([f"eth{number}", f"net{number}"]))
+    mtu, mac = draw(MTUS), draw(MACS)
+    own = (BRIDGE, OTHER_BRIDGE)[number]
+    master = own if own in bridges else ""
     yield Veth(name, master=master, mtu=mtu, peer=peer, peer_mac=mac)
     yield PodLink(peer, mac=mac, mtu=mtu)
     port = Port(name, hairpin=draw(st.booleans()), locked=draw(st.booleans()))
@@ -75,7 +81,8 @@ def _wire(draw: st.DrawFn, number: int, bridges: list[str]) -> Iterator[AnyObjec
 
 def _overlay(draw: st.DrawFn) -> Iterator[AnyObject]:
     device = f"tulle.{draw(st.sampled_from([1, 2]))}"
-    yield Vxlan(device, vni=draw(st.sampled_from([1, 2])), port=8472, local="192.0.2.1", underlay=UPLINK, mtu=draw(MTUS))
+    vni, mtu = draw(st.sampled_from([1, 2])), draw(MTUS)
+    yield Vxlan(device, vni, port=8472, local="192.0.2.1", underlay=UPLINK, mtu=mtu)
     mac, vtep = "02:00:00:00:02:00", draw(st.sampled_from(["192.0.2.2", "192.0.2.3"]))
     onlink = draw(st.booleans())
     yield from _some(
@@ -169,7 +176,8 @@ def test_removals_come_before_creations_leaves_first_and_links_first(want: State
 def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:
     have = state([Veth("tl0", peer="eth0"), PodLink("eth0"), Up("eth0", POD), Addr("eth0", "10.22.0.2/16", POD)])
     vxlan = Vxlan("tulle.1", 1, 8472, "192.0.2.1", UPLINK)
-    peers = [Fdb("tulle.1", "02:00:00:00:00:01", "192.0.2.2"), Neigh("tulle.1", "10.244.2.0", "02:00:00:00:00:01")]
+    mac = "02:00:00:00:00:01"
+    peers: list[AnyObject] = [Fdb("tulle.1", mac, "192.0.2.2"), Neigh("tulle.1", "10.244.2.0", mac)]
 
     assert diff({}, state([vxlan, *peers])) == [Op("delete", vxlan)]
     assert Op("delete", Veth("tl0", peer="eth0")) in diff({}, have)

@@ -174,24 +174,25 @@ def test_a_value_that_cannot_be_is_refused_with_key_value_and_remedy(keys: Json,
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "plugin"),
+    ("key", "value", "shown", "plugin"),
     [
-        ("portMappings", [{"HostPort": 80, "ContainerPort": 8080, "Protocol": "tcp"}], "portmap"),
-        ("bandwidth", {"ingressRate": 1000, "ingressBurst": 1000}, "bandwidth"),
+        ("portMappings", [{"HostPort": 80, "ContainerPort": 8080}], "8080", "portmap"),
+        ("bandwidth", {"ingressRate": 1000, "ingressBurst": 1500}, "1500", "bandwidth"),
     ],
 )
 def test_a_capability_that_is_not_served_is_refused_and_never_silently_dropped(
-    key: str, value: object, plugin: str
+    key: str, value: object, shown: str, plugin: str
 ) -> None:
     error = refusal({**BASE, "runtimeConfig": {key: value}})
     assert error.code == 2
     assert f"runtimeConfig.{key} " in error.msg
+    assert shown in error.msg
     assert f"chain the {plugin} plugin" in error.msg
-    first = next(iter(value[0] if isinstance(value, list) else value))  # type: ignore[call-overload]
-    assert first.lower() in error.msg.lower()
 
 
-@pytest.mark.parametrize("asked", [{"portMappings": []}, {"portMappings": None}, {"bandwidth": {}}, {"bandwidth": None}])
+@pytest.mark.parametrize(
+    "asked", [{"portMappings": []}, {"portMappings": None}, {"bandwidth": {}}, {"bandwidth": None}]
+)
 def test_an_empty_capability_asks_for_nothing(asked: Json) -> None:
     assert conf(runtimeConfig=asked) == conf()
 

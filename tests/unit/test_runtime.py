@@ -179,3 +179,9 @@ def test_the_first_file_in_order_that_has_the_name_is_the_network(tmp_path: Path
     assert Network.load(tmp_path, "net").version == "0.4.0"
     with pytest.raises(LookupError, match="there is net, net"):
         Network.load(tmp_path, "other")
+
+
+def test_of_several_versions_the_highest_known_is_used() -> None:
+    assert network("1.0.0", cniVersions=["0.4.0", "1.1.0", "9.9.9"]).version == "1.1.0"
+    assert network("1.0.0", cniVersions=["0.4.0"]).version == "1.0.0"
+    assert network("9.9.9").version == "9.9.9"  # the plugin is to refuse it

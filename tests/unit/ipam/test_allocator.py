@@ -282,7 +282,7 @@ class TestNothingIsFollowed:
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
     @pytest.mark.parametrize("name", [".tulle", "lock", "last_reserved_ip.0"])
-    def test_a_link_in_the_place_of_a_file_of_ours_is_refused(self, network: Network, tmp_path: Path, name: str) -> None:
+    def test_a_link_in_place_of_a_file_of_ours_is_refused(self, network: Network, tmp_path: Path, name: str) -> None:
         network.path.mkdir()
         (tmp_path / "target").mkdir()
         os.symlink(tmp_path / "target", network.path / name)

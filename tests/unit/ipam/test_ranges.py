@@ -16,7 +16,8 @@ from tests.unit.ipam.world import ips
 def test_a_subnet_gives_all_but_network_gateway_and_broadcast() -> None:
     (one,) = parse({"subnet": "10.22.0.0/24"})
     r = one.ranges[0]
-    assert (str(r.start), str(r.end), str(r.gateway), one.size, one.family) == ("10.22.0.1", "10.22.0.254", "10.22.0.1", 253, 4)
+    assert (str(r.start), str(r.end), str(r.gateway)) == ("10.22.0.1", "10.22.0.254", "10.22.0.1")
+    assert (one.size, one.family) == (253, 4)
 
 
 def test_an_ipv6_subnet_has_no_broadcast_address() -> None:
@@ -111,7 +112,7 @@ def test_a_bad_runtime_range_is_named_as_such() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=4), st.integers(0, 255))
-def test_round_robin_tries_every_address_once_and_starts_after_the_last(sizes: list[tuple[int, int]], last: int) -> None:
+def test_round_robin_tries_each_address_once_starting_after_the_last(sizes: list[tuple[int, int]], last: int) -> None:
     ranges, at = [], 1
     for gap, size in sizes:
         first = at + gap

@@ -50,7 +50,9 @@ class Network:
 
     def lease_files(self) -> dict[str, str]:
         """The truth: every lease file and its text."""
-        return {f.name: f.read_bytes().decode() for f in self.path.iterdir() if _is_ip(f.name)} if self.path.is_dir() else {}
+        if not self.path.is_dir():
+            return {}
+        return {f.name: f.read_bytes().decode() for f in self.path.iterdir() if _is_ip(f.name)}
 
     def write_lease(self, ip: str, text: str | bytes, *, age: float = 0) -> None:
         """What another program does: a lease file out of nowhere, written `age` seconds ago."""
@@ -72,7 +74,7 @@ class Network:
         by_owner: dict[str, set[str]] = {}
         for ip, owner in self.owners().items():
             by_owner.setdefault(f"{owner.container}:{owner.ifname}", set()).add(ip)
-        links = {f.name: set(os.readlink(f).split(",")) for f in (self.path / ".tulle/owners").iterdir()}
+        links = {f.name: set(str(f.readlink()).split(",")) for f in (self.path / ".tulle/owners").iterdir()}
         assert links == by_owner
         assert set(self.bits()) == set(self.lease_files())
         assert sorted(f.name for f in (self.path / ".tulle").iterdir()) == ["boot", "owners", "used"]
@@ -81,11 +83,11 @@ class Network:
         """The addresses whose bits are set in the bitmap."""
         for block in (self.path / ".tulle/used").iterdir():
             family, _, number = block.name.partition(".")
-            for at, byte in enumerate(block.read_bytes()):
-                for bit in range(8):
-                    if byte >> bit & 1:
-                        value = (int(number, 16) << 16) + at * 8 + bit
-                        yield str(ip_address(value.to_bytes(4 if family == "4" else 16, "big")))
+            left = int.from_bytes(block.read_bytes(), "little")
+            while left:
+                value = (int(number, 16) << 16) + (left & -left).bit_length() - 1
+                yield str(ip_address(value.to_bytes(4 if family == "4" else 16, "big")))
+                left &= left - 1
 
 
 def _is_ip(name: str) -> bool:
@@ -102,9 +104,9 @@ class Killed(BaseException):
 class Calls:
     """Stands for the `os` module in the IPAM and shows each system call to `before(n, name, arguments)` first."""
 
-    WATCHED = frozenset(
-        "open read write pwrite link unlink rename symlink readlink mkdir makedirs utime ftruncate stat fstat listdir"
-        .split())
+    WATCHED = frozenset([
+        "open", "read", "write", "pwrite", "link", "unlink", "rename", "symlink", "readlink", "mkdir", "makedirs",
+        "utime", "ftruncate", "stat", "fstat", "listdir"])
 
     def __init__(self, before: Callable[[int, str, tuple[object, ...], dict[str, object]], None]) -> None:
         self.count = 0
@@ -147,13 +149,8 @@ def sigkill_at(nth: int, operation: Callable[[], object]) -> bool:
     """Runs the operation in a child that dies by SIGKILL right before its nth system call. Whether it did die."""
     child = os.fork()
     if child == 0:
-        def before(n: int, name: str, args: tuple[object, ...], _: dict[str, object]) -> None:
-            if n == nth:
-                if name in ("write", "pwrite"):  # Half of it gets written.
-                    getattr(os, name)(args[0], bytes(args[1])[: len(bytes(args[1])) // 2], *args[2:])  # type: ignore[arg-type]
-                os.kill(os.getpid(), signal.SIGKILL)
         try:
-            with watching(Calls(before)):
+            with watching(_dying_at(nth, lambda: os.kill(os.getpid(), signal.SIGKILL))):
                 operation()
         finally:
             os._exit(0)
@@ -161,11 +158,26 @@ def sigkill_at(nth: int, operation: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def killed_at(nth: int) -> Calls:
-    """System calls of which the nth and all later have no effect, as after a SIGKILL (closing is the kernel's)."""
-    def before(n: int, *_: object) -> None:
+def killed_at(nth: int, operation: Callable[[], object]) -> bool:
+    """The same within this process: from the nth on no system call has any effect (closing is the kernel's)."""
+    def die() -> None:
+        raise Killed
+
+    try:
+        with watching(_dying_at(nth, die)):
+            operation()
+    except Killed:
+        return True
+    return False
+
+
+def _dying_at(nth: int, die: Callable[[], None]) -> Calls:
+    def before(n: int, name: str, args: tuple[object, ...], _: dict[str, object]) -> None:
+        if n == nth and name in ("write", "pwrite"):  # Half of it gets written.
+            whole = bytes(args[1])  # type: ignore[call-overload]
+            getattr(os, name)(args[0], whole[: len(whole) // 2], *args[2:])
         if n >= nth:
-            raise Killed
+            die()
     return Calls(before)
 
 

@@ -1,0 +1,119 @@
+"""The networks whose plans are golden texts; the same ones are carried out line by line in a namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from cni_plugin import backend
+from cni_plugin.describe import script
+from cni_plugin.diff import diff
+from cni_plugin.errors import CniError
+from cni_plugin.model import State
+from cni_plugin.netconf import NetConf
+from cni_plugin.plan import lease
+from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
+from cni_plugin.plan.node import bridge_state, node_state
+from cni_plugin.plan.pod import Attachment, Wire, derived_mac, pod_state
+from cni_plugin.spec import IPConfig, Result, RouteConfig
+from tests.unit.support import cluster_node, me, net_conf
+
+Json = dict[str, object]
+ATTACHMENT = Attachment("pods", "c1", "eth0")
+FOUR = IPConfig("10.244.1.5/24", "10.244.1.1")
+SIX = IPConfig("fd00:1::5/64", "fd00:1::1")
+IPAM: Json = {"type": "host-local"}
+ROUTES = (
+    RouteConfig("10.9.8.7/16"),
+    RouteConfig("10.8.0.0/16", "10.244.1.9", mtu=1400, advmss=1360, priority=50, table=100),
+    RouteConfig("198.51.100.0/24", scope=253),
+    RouteConfig("fd00:9::/64", "fd00:1::9"),
+)
+
+PODS: Mapping[str, tuple[Json, tuple[IPConfig, ...], tuple[RouteConfig, ...]]] = {
+    "v4": ({"isDefaultGateway": True, "ipam": IPAM}, (FOUR,), ()),
+    "v6": ({"isDefaultGateway": True, "ipam": IPAM}, (SIX,), ()),
+    "dual": ({"isDefaultGateway": True, "ipam": IPAM}, (FOUR, SIX), ()),
+    "not-a-gateway": ({"ipam": IPAM}, (FOUR,), ()),
+    "routes": ({"isGateway": True, "ipam": IPAM}, (FOUR, SIX), ROUTES),
+    "vlan-and-trunk": (
+        {"isGateway": True, "vlan": 100, "vlanTrunk": [{"id": 101}, {"minID": 200, "maxID": 299}], "ipam": IPAM},
+        (FOUR,), (),
+    ),
+    "vlan-alone": ({"vlan": 100, "preserveDefaultVlan": False, "ipam": IPAM}, (FOUR,), ()),
+    "macspoofchk": ({"macspoofchk": True, "vlan": 100, "ipam": IPAM}, (FOUR,), ()),
+    "isolation": ({"portIsolation": True, "ipam": IPAM}, (FOUR,), ()),
+    "hairpin": ({"hairpinMode": True, "ipam": IPAM}, (FOUR,), ()),
+    "promiscuous": ({"promiscMode": True, "ipam": IPAM}, (FOUR,), ()),
+    "enabledad": ({"enabledad": True, "isGateway": True, "ipam": IPAM}, (SIX,), ()),
+    "layer-2": ({}, (), ()),
+    "disable-container-interface": ({"disableContainerInterface": True}, (), ()),
+}
+
+BACKENDS: Mapping[str, tuple[str, str]] = {
+    "v4": ("192.0.2.{}", "10.244.{}.0/24"),
+    "v6": ("2001:db8::{}", "fd00:{}::/64"),
+    "dual": ("192.0.2.{} 2001:db8::{}", "10.244.{}.0/24 fd00:{}::/64"),
+    "v4-over-v6": ("2001:db8::{}", "10.244.{}.0/24"),
+    "v6-over-v4": ("192.0.2.{}", "fd00:{}::/64"),
+}
+
+MASQUERADES: Mapping[str, Mapping[str, Masquerade]] = {
+    "one-network": {"pods": Masquerade(("10.244.1.0/24",), ("10.244.0.0/16",))},
+    "dual": {"pods": Masquerade(("10.244.1.0/24", "fd00:1::/64"), ("10.244.0.0/16", "fd00::/16"))},
+    "overlapping-subnets": {"pods": Masquerade(("10.22.0.0/25", "10.22.0.0/24", "10.22.1.0/24", "10.22.0.128/25"))},
+    "several-networks": {"b": Masquerade(("10.2.0.0/16",)), "a": Masquerade(("10.1.0.0/16", "fd01::/64"))},
+    "long-name": {"n" * 200: Masquerade(("10.1.0.0/16",))},
+}
+
+
+def pod(name: str) -> Iterator[tuple[str, State]]:
+    """The steps of wiring a pod: the bridge, then the pod."""
+    keys, leased, routes = PODS[name]
+    conf = net_conf(**keys)
+    given = lease.completed(conf, Result(ips=leased, routes=routes))
+    yield "the bridge", bridge_state(conf, "tulle0", lease.gateways(conf, given.ips), 1450)
+    yield "the pod", pod_state(conf, _wire(conf, given), given.ips, given.routes)
+
+
+def _wire(conf: NetConf, given: Result) -> Wire:
+    del conf
+    return Wire(ATTACHMENT, "tulle0", 1450, derived_mac(ATTACHMENT, [each.address for each in given.ips]))
+
+
+def node(name: str, shape: tuple[str, str], **options: object) -> State:
+    """This node's part of a cluster with two peers on its link. Raises CniError where the backend cannot."""
+    found = backend.find(name)
+    peers = [cluster_node(f"n{i}", *(each.replace("{}", str(i)) for each in shape)) for i in (2, 3)]
+    addresses, pod_cidrs = (each.replace("{}", "1") for each in shape)
+    return node_state(me(addresses, pod_cidrs), peers, found, found.configure(options))
+
+
+def direct_routing() -> State:
+    """A VXLAN node with a peer on its link and one behind a router."""
+    found = backend.find("vxlan")
+    peers = [cluster_node("near", "192.0.2.2", "10.244.2.0/24"), cluster_node("far", "198.51.100.3", "10.244.3.0/24")]
+    return node_state(me("192.0.2.1", "10.244.1.0/24"), peers, found, found.configure({"directrouting": True}))
+
+
+def masquerade(name: str) -> State:
+    """The masquerade chain of these networks."""
+    chain = masquerade_chain(MASQUERADES[name])
+    return {chain.key: chain}
+
+
+def made(state: State) -> str:
+    """How a state is made from nothing."""
+    return script(diff(state, {}))
+
+
+def gone(state: State) -> str:
+    """How all of it is taken away."""
+    return script(diff({}, state))
+
+
+def said(name: str, shape: tuple[str, str]) -> str:
+    """A backend's plan, or how it refuses."""
+    try:
+        return made(node(name, shape))
+    except CniError as error:
+        return f"# refused with code {error.code}: {error.msg}"

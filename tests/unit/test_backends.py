@@ -1,0 +1,240 @@
+"""The contract of a backend, kept by every file in `backends/`, and what is particular to each.
+
+A new backend is held to the contract without a line here: it is found by its file.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from cni_plugin import backend
+from cni_plugin.backend import Backend, Me
+from cni_plugin.cluster import Node
+from cni_plugin.errors import CniError
+from cni_plugin.model import Fdb, Neigh, Route, State, Vxlan
+from cni_plugin.plan.node import node_state
+from tests.unit.support import cluster_node, me
+
+FOUR = ("192.0.2.{}", "10.244.{}.0/24")
+SIX = ("2001:db8::{}", "fd00:{}::/64")
+DUAL = ("192.0.2.{} 2001:db8::{}", "10.244.{}.0/24 fd00:{}::/64")
+FOUR_OVER_SIX = (SIX[0], FOUR[1])
+SIX_OVER_FOUR = (FOUR[0], SIX[1])
+MIXED = ("192.0.2.{} 2001:db8::{}", "fd00:{}::/64 10.244.{}.0/24")
+FAMILIES = {"v4": FOUR, "v6": SIX, "dual": DUAL, "v6-first": MIXED, "v4-over-v6": FOUR_OVER_SIX}
+Shape = tuple[str, str]
+
+names = pytest.mark.parametrize("name", backend.names())
+families = pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
+
+
+def us(shape: Shape) -> Me:
+    addresses, pod_cidrs = (each.replace("{}", "1") for each in shape)
+    return me(addresses, pod_cidrs)
+
+
+def peer(number: int, shape: Shape) -> Node:
+    return cluster_node(f"n{number}", *(each.replace("{}", str(number)) for each in shape))
+
+
+def planned(found: Backend, shape: Shape, numbers: range, **options: object) -> State:
+    return node_state(us(shape), (peer(each, shape) for each in numbers), found, found.configure(options))
+
+
+# The contract
+
+
+def test_the_backends_are_the_files() -> None:
+    assert {"vxlan", "host-gw"} <= set(backend.names())
+
+
+def test_a_backend_that_is_no_file_is_refused_with_those_there_are() -> None:
+    for name in ("wormhole", "__init__", "..", "host_gw"):
+        with pytest.raises(CniError, match=r"invalid cluster\.backend\.type .*host-gw") as caught:
+            backend.find(name)
+        assert caught.value.code == 7
+
+
+@names
+def test_it_knows_its_overhead_for_both_families(name: str) -> None:
+    assert all(0 <= backend.find(name).OVERHEAD[family] < 200 for family in (4, 6))
+
+
+@names
+@families
+def test_it_is_deterministic(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    one, other = planned(found, shape, range(2, 5)), planned(found, shape, range(2, 5))
+    assert one == other
+    assert list(one) == list(other)
+    assert found.announce(us(shape), found.configure({})) == found.announce(us(shape), found.configure({}))
+
+
+@names
+@families
+def test_the_device_of_each_route_is_the_uplink_or_its_own(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    local = found.local(us(shape), found.configure({}))
+    known = {us(shape).uplink, *(key[2] for key in local if key[0] == "link")}
+    for each in found.peer(us(shape), peer(2, shape), found.configure({})).values():
+        if isinstance(each, Route | Neigh | Fdb):
+            assert each.dev in known
+
+
+@names
+@families
+def test_each_subnet_of_a_peer_has_one_route(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    state = found.peer(us(shape), peer(2, shape), found.configure({}))
+    routes = sorted(each.dst for each in state.values() if isinstance(each, Route))
+    assert routes == sorted(shape[1].replace("{}", "2").split())
+
+
+@names
+@families
+def test_a_route_points_to_an_address_of_its_own_family_or_is_v4_by_way_of_v6(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    for each in found.peer(us(shape), peer(2, shape), found.configure({})).values():
+        if isinstance(each, Route):
+            assert (":" in each.via) == (":" in each.dst) or ":" in each.via
+
+
+@names
+@families
+def test_a_peer_that_leaves_takes_exactly_its_own_keys_along(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    all_of_them, one_less = planned(found, shape, range(2, 6)), planned(found, shape, range(2, 5))
+    own = found.peer(us(shape), peer(5, shape), found.configure({}))
+    assert own
+    assert all_of_them.keys() - one_less.keys() == own.keys()
+    assert one_less.items() <= all_of_them.items()
+
+
+@names
+@families
+def test_its_device_is_the_one_it_says(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    conf = found.configure({})
+    links = {key[2] for key in found.local(us(shape), conf) if key[0] == "link"}
+    assert links == ({found.device(conf)} - {""})
+
+
+@names
+def test_other_backends_keys_are_passed_over(name: str) -> None:
+    """`type` alone switches a cluster from one backend to another."""
+    found = backend.find(name)
+    assert found.configure({"somethingelse": "x"}) == found.configure({})
+
+
+# host-gw
+
+
+def test_host_gw_passes_over_the_keys_of_vxlan() -> None:
+    found = backend.find("host-gw")
+    assert found.configure({"vni": 1, "port": 8472, "directrouting": True}) == found.configure({})
+
+
+def test_host_gw_reaches_v4_pods_by_way_of_a_v6_address() -> None:
+    state = planned(backend.find("host-gw"), FOUR_OVER_SIX, range(2, 3))
+    (route,) = (each for each in state.values() if isinstance(each, Route))
+    assert (route.dst, route.via, route.dev) == ("10.244.2.0/24", "2001:db8::2", "eth0")
+
+
+def test_host_gw_refuses_v6_pods_behind_a_v4_address() -> None:
+    with pytest.raises(CniError, match=r"n2 has IPv6 pods but no IPv6 address.*or use the vxlan backend") as caught:
+        planned(backend.find("host-gw"), SIX_OVER_FOUR, range(2, 3))
+    assert caught.value.code == 7
+
+
+def test_host_gw_refuses_a_peer_behind_a_router() -> None:
+    found = backend.find("host-gw")
+    far = cluster_node("far", "198.51.100.2", "10.244.2.0/24")
+    with pytest.raises(CniError, match=r"far's address 198\.51\.100\.2 is not on the link of eth0") as caught:
+        found.peer(us(FOUR), far, found.configure({}))
+    assert caught.value.code == 7
+
+
+# VXLAN
+
+
+@pytest.mark.parametrize(("shape", "mtu"), [(FOUR, 1450), (SIX, 1430), (FOUR_OVER_SIX, 1430), (SIX_OVER_FOUR, 1450)])
+def test_vxlan_leaves_room_for_its_headers_by_the_family_of_the_underlay(shape: Shape, mtu: int) -> None:
+    """Failure 14."""
+    state = planned(backend.find("vxlan"), shape, range(2, 3))
+    assert [each.mtu for each in state.values() if isinstance(each, Vxlan)] == [mtu]
+
+
+@pytest.mark.parametrize(("shape", "remote"), [(FOUR_OVER_SIX, "2001:db8::2"), (SIX_OVER_FOUR, "192.0.2.2")])
+def test_vxlan_carries_either_family_over_the_other(shape: Shape, remote: str) -> None:
+    """Failure 38."""
+    state = planned(backend.find("vxlan"), shape, range(2, 3))
+    assert [each.dst for each in state.values() if isinstance(each, Fdb)] == [remote]
+    (route,) = (each for each in state.values() if isinstance(each, Route))
+    assert (":" in route.via) == (":" in route.dst)
+
+
+def test_vxlan_gives_its_device_a_mac_from_the_start_and_knows_every_peers() -> None:
+    """Failure 11: a MAC that was set is left alone by systemd, and peers derive it from the node list."""
+    found = backend.find("vxlan")
+    there = us(FOUR)
+    (device,) = (each for each in found.local(there, found.configure({})).values() if isinstance(each, Vxlan))
+    seen = found.peer(me("192.0.2.9", "10.244.9.0/24"), there.node, found.configure({}))
+    assert [each.mac for each in seen.values() if isinstance(each, Fdb | Neigh)] == [device.mac, device.mac]
+    assert int(device.mac[:2], 16) & 3 == 2, "locally administered, unicast"
+
+
+def test_vxlan_macs_differ_from_node_to_node() -> None:
+    for shape in (FOUR, SIX):
+        state = planned(backend.find("vxlan"), shape, range(2, 250))
+        assert len({each.mac for each in state.values() if isinstance(each, Fdb)}) == 248
+
+
+def test_vxlan_routes_peers_on_its_link_directly_when_asked_to() -> None:
+    state = planned(backend.find("vxlan"), FOUR, range(2, 3), directrouting=True)
+    assert [(each.dev, each.via) for each in state.values() if isinstance(each, Route)] == [("eth0", "192.0.2.2")]
+    assert not [each for each in state.values() if isinstance(each, Fdb | Neigh)]
+
+
+def test_vxlan_tunnels_to_peers_behind_a_router_even_then() -> None:
+    found = backend.find("vxlan")
+    far = cluster_node("far", "198.51.100.2", "10.244.2.0/24")
+    state = found.peer(us(FOUR), far, found.configure({"directrouting": True}))
+    assert [each.dev for each in state.values() if isinstance(each, Route)] == ["tulle.1"]
+
+
+def test_vxlan_routes_one_family_directly_and_tunnels_the_other_where_that_is_what_there_is() -> None:
+    found = backend.find("vxlan")
+    half = cluster_node("half", "192.0.2.2", "10.244.2.0/24 fd00:2::/64")
+    state = found.peer(us(DUAL), half, found.configure({"directrouting": True}))
+    ways = {each.dst: each.dev for each in state.values() if isinstance(each, Route)}
+    assert ways == {"10.244.2.0/24": "eth0", "fd00:2::/64": "tulle.1"}
+
+
+def test_vxlan_refuses_a_peer_that_has_no_address_of_this_nodes_family() -> None:
+    found = backend.find("vxlan")
+    with pytest.raises(CniError, match=r"n2 has no IPv4 address.*one family") as caught:
+        found.peer(us(FOUR), peer(2, SIX), found.configure({}))
+    assert caught.value.code == 7
+
+
+def test_vxlan_needs_a_subnet_to_derive_its_mac_from() -> None:
+    found = backend.find("vxlan")
+    with pytest.raises(CniError, match="me has no podCIDRs"):
+        found.local(me("192.0.2.1", ""), found.configure({}))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"vni": 0}, "invalid cluster.backend.vni 0: it must be between 1 and 16777215"),
+        ({"vni": 2**24}, "invalid cluster.backend.vni 16777216"),
+        ({"port": 65536}, "invalid cluster.backend.port 65536: it must be between 1 and 65535"),
+        ({"vni": "1"}, "invalid cluster.backend.vni '1'"),
+        ({"directrouting": "yes"}, "invalid cluster.backend.directrouting 'yes'"),
+    ],
+)
+def test_vxlan_refuses_options_that_cannot_be(options: dict[str, object], says: str) -> None:
+    with pytest.raises(CniError) as caught:
+        backend.find("vxlan").configure(options)
+    assert caught.value.code == 7
+    assert says in caught.value.msg

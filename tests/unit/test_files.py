@@ -1,0 +1,152 @@
+"""Files: whole or not at all, no symbolic link followed, no leftovers counted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from cni_plugin.kernel import files
+
+
+def test_a_file_is_written_whole_and_read_whole(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 9000
+    files.write(f"{tmp_path}/a", data)
+    assert files.read(f"{tmp_path}/a") == data
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+
+
+def test_no_file_is_none(tmp_path: Path) -> None:
+    assert files.read(f"{tmp_path}/a") is None
+    assert not files.remove(f"{tmp_path}/a")
+    assert files.names(f"{tmp_path}/a") == []
+
+
+@pytest.mark.parametrize("call", ["write", "rename", "open"])
+def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    files.write(f"{tmp_path}/a", b"before")
+
+    def full(*args: object, **keys: object) -> int:
+        del args, keys
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError, match="No space left"):
+            files.write(f"{tmp_path}/a", b"after")
+    assert files.read(f"{tmp_path}/a") == b"before"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_write_goes_on_where_the_kernel_took_only_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
+    files.write(f"{tmp_path}/a", b"one two three")
+    assert files.read(f"{tmp_path}/a") == b"one two three"
+
+
+def test_reading_follows_no_link_but_what_the_operator_named_may_be_one(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))):
+        files.read(f"{tmp_path}/link")
+    assert files.follow(f"{tmp_path}/link") == b"x"
+
+
+def test_writing_over_a_link_replaces_the_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    files.write(f"{tmp_path}/link", b"y")
+    assert (tmp_path / "real").read_bytes() == b"x"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_is_made_with_those_above_it_and_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        files.make_folder(f"{tmp_path}/a/b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_folder_is_not_taken_for_one(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "real").mkdir()
+    if kind == "link":
+        (tmp_path / "a").symlink_to(tmp_path / "real")
+    else:
+        (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(OSError, match="not a folder"):
+        files.make_folder(f"{tmp_path}/a")
+
+
+def test_an_empty_folder_goes_and_one_that_is_gone_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert files.remove_folder(f"{tmp_path}/a")
+    assert files.remove_folder(f"{tmp_path}/a")
+
+
+def test_a_folder_with_a_file_stays(tmp_path: Path) -> None:
+    files.write(f"{tmp_path}/x", b"")
+    assert not files.remove_folder(str(tmp_path))
+
+
+def test_what_a_killed_writer_left_does_not_keep_a_folder(tmp_path: Path) -> None:
+    child = get_context("fork").Process(target=int)
+    child.start()
+    child.join()
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / f".tmp.{child.pid}.x").write_bytes(b"half")
+    assert files.names(str(folder)) == []
+    assert files.remove_folder(str(folder))
+
+
+def test_what_a_living_writer_is_writing_does(tmp_path: Path) -> None:
+    (tmp_path / f".tmp.{os.getpid()}.x").write_bytes(b"half")
+    assert not files.remove_folder(str(tmp_path))
+    assert os.listdir(tmp_path) == [f".tmp.{os.getpid()}.x"]
+
+
+def test_names_come_in_order(tmp_path: Path) -> None:
+    for name in "cab":
+        files.write(f"{tmp_path}/{name}", b"")
+    assert files.names(str(tmp_path)) == ["a", "b", "c"]
+
+
+def test_what_is_set_aside_is_kept_under_a_name_that_nobody_reads(tmp_path: Path) -> None:
+    files.write(f"{tmp_path}/a", b"junk")
+    files.set_aside(f"{tmp_path}/a")
+    assert files.names(str(tmp_path)) == []
+    (kept,) = tmp_path.iterdir()
+    assert kept.read_bytes() == b"junk"
+
+
+def test_a_folder_that_is_not_there_is_as_writable_as_the_one_above(tmp_path: Path) -> None:
+    assert files.writable(f"{tmp_path}/a/b/c")
+    assert not files.writable("/proc/self/a/b")
+
+
+def test_this_boot_has_one_name() -> None:
+    assert files.boot_id() == files.boot_id() != ""
+
+
+def _append(path: str) -> None:
+    for _ in range(50):
+        with files.locked(f"{path}.lock"):
+            number = int(files.read(path) or b"0")
+            files.write(path, str(number + 1).encode())
+
+
+def test_of_several_processes_one_at_a_time_holds_a_lock(tmp_path: Path) -> None:
+    children = [get_context("fork").Process(target=_append, args=(f"{tmp_path}/n",)) for _ in range(4)]
+    for each in children:
+        each.start()
+    for each in children:
+        each.join()
+    assert files.read(f"{tmp_path}/n") == b"200"

@@ -1,0 +1,258 @@
+"""The house: who may import whom, who may touch what, and how long a function may be.
+
+The rooms are listed with what each may look into; an import that is not on the list is an arrow that runs up or
+sideways. A new module must find its room here, and a new arrow needs a reason beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("cni_plugin", "ipam")
+LONGEST_FUNCTION = 60
+LONGEST_FILE = 410
+MOST_PARAMETERS = 5
+
+ROOMS: dict[str, set[str]] = {
+    # The executable: its start-up is the plugin's latency, so it takes nothing along.
+    "client": set(),
+    # Values and words, the ground floor. `netconf` names keys that `spec` has types for.
+    "errors": set(),
+    "spec": {"errors"},
+    "model": set(),
+    "netconf": {"errors", "spec"},
+    "diff": {"model"},
+    "describe": {"diff", "model"},
+    # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
+    "cluster": {"errors", "netconf"},
+    "backend": {"errors", "cluster", "model", "backends"},
+    "backends": {"errors", "cluster", "model", "netconf", "backend"},
+    # Desired states. Pure.
+    "plan": {"spec", "netconf", "model", "cluster", "backend"},
+    # The door. `describe` words its errors.
+    "kernel": {"model", "diff", "describe"},
+    # What is on disk: attachments by what `plan` calls them, through the door's files.
+    "records": {"model", "plan", "kernel"},
+    # Other executables.
+    "delegate": {"errors", "kernel"},
+    # The requests themselves. `ipam` is known here and above, nowhere below.
+    "verbs": {
+        "errors", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel", "records",
+        "delegate", "ipam",
+    },
+    # The entries. They choose a kernel.
+    "agent": {"client", "verbs", "kernel"},
+    "ctl": {
+        "client", "errors", "spec", "netconf", "model", "diff", "describe", "plan", "kernel", "records", "verbs",
+        "ipam",
+    },
+    # Stands alone: it could be anybody's.
+    "ipam": set(),
+}
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    # The one importer of pyroute2, which is a codec here and never a client.
+    "pyroute2": ("cni_plugin/kernel/codec.py",),
+    "ctypes": ("cni_plugin/kernel/",),
+    "socket": ("cni_plugin/kernel/",),
+    "_socket": ("cni_plugin/client.py",),
+    "fcntl": ("cni_plugin/kernel/", "ipam/store.py"),
+    "netaddr": ("ipam/",),
+    "typer": ("cni_plugin/ctl/",),
+    "rich": ("cni_plugin/ctl/",),
+}
+
+FORBIDDEN = {
+    "subprocess": "other programs are started by kernel/program.py alone, without a shell",
+    "multiprocessing": "one worker does all netlink: the kernel would serialise it anyway",
+    "asyncio": "one request, fewest hops",
+    "logging": "takes longer to import than a pod takes to wire; stderr is the log",
+    "dataclasses": "drags in inspect, 16 ms; msgspec structs and named tuples do",
+    "pickle": "records are JSON that a person can read",
+    "tempfile": "drags in random and shutil; a temporary file is named after its target",
+    "requests": "nothing here speaks HTTP",
+}
+
+CALLS: dict[str, tuple[str, ...]] = {
+    # Whole or not at all: kernel.files writes, ipam.store leases; knobs has /proc/sys.
+    "open": ("cni_plugin/kernel/",),
+    "os.open": ("cni_plugin/kernel/", "ipam/store.py", "ipam/hints.py"),
+    "os.posix_spawn": ("cni_plugin/kernel/program.py",),
+    "os.pipe2": (),
+    "os.memfd_create": ("cni_plugin/kernel/program.py",),
+    "posix.execv": ("cni_plugin/client.py",),
+    "print": ("cni_plugin/verbs/", "cni_plugin/agent/", "cni_plugin/ctl/"),
+    "open_kernel": ("cni_plugin/agent/", "cni_plugin/ctl/", "cni_plugin/verbs/run.py"),
+}
+
+NEVER_CALLED = ("os.system", "os.popen", "os.fork", "os.execv", "os.execve", "time.sleep", "eval", "exec", "breakpoint")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), str(path))
+
+
+def modules() -> list[Path]:
+    return sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+CODE = [path for path in modules() if path.name != "__init__.py"]
+
+
+def room_of(module: str) -> str:
+    """`cni_plugin.verbs.add` is in `verbs`, `ipam.store` in `ipam`."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "ipam" else parts[1]
+
+
+def room(path: Path) -> str:
+    return room_of(".".join(path.with_suffix("").parts))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Everything that a module imports, wherever in it, by its full name."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "." * node.level
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def looks_into(path: Path) -> set[str]:
+    """The rooms that a module imports from, its own left out."""
+    names = [name for name in imported(path) if name.startswith("cni_plugin.") or name.split(".")[0] == "ipam"]
+    return {room_of(name) for name in names} - {room(path)}
+
+
+def calls(path: Path) -> Iterator[tuple[str, str]]:
+    """Every call by a plain or dotted name, and where it stands."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), f"{path}:{node.lineno}"
+
+
+def functions() -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    """Every function, and where it stands."""
+    for path in CODE:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield node, f"{path}:{node.lineno}: {node.name}"
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (node.end_lineno or 0) - node.lineno + 1
+
+
+def test_every_module_has_a_room() -> None:
+    assert {room(path) for path in CODE} == set(ROOMS)
+
+
+def test_imports_go_down_only() -> None:
+    assert [(str(path), up) for path in CODE if (up := looks_into(path) - ROOMS[room(path)])] == []
+
+
+def test_imports_are_absolute() -> None:
+    assert [str(path) for path in CODE if any(name.startswith(".") for name in imported(path))] == []
+
+
+def test_no_two_rooms_look_into_each_other_but_a_contract_and_those_who_keep_it() -> None:
+    both_ways = {frozenset((a, b)) for a in ROOMS for b in ROOMS[a] if a in ROOMS[b]}
+    assert both_ways == {frozenset(("backend", "backends"))}
+
+
+def test_an_arrow_that_nobody_needs_any_more_is_taken_off_the_list() -> None:
+    used: dict[str, set[str]] = {}
+    for path in CODE:
+        used.setdefault(room(path), set()).update(looks_into(path))
+    assert {name: ROOMS[name] - each for name, each in used.items() if ROOMS[name] - each} == {}
+
+
+def test_what_has_a_room_of_its_own_is_imported_there_alone() -> None:
+    found = [(path, name.split(".")[0]) for path in CODE for name in imported(path)]
+    assert sorted({(str(path), FORBIDDEN[name]) for path, name in found if name in FORBIDDEN}) == []
+    assert sorted({
+        (str(path), name) for path, name in found if name in ONLY_IN and not str(path).startswith(ONLY_IN[name])
+    }) == []
+
+
+def test_what_has_a_room_of_its_own_is_called_there_alone() -> None:
+    found = [(name, where) for path in CODE for name, where in calls(path)]
+    assert [(name, where) for name, where in found if name in NEVER_CALLED] == []
+    assert [(name, where) for name, where in found if name in CALLS and not where.startswith(CALLS[name])] == []
+
+
+def test_the_client_imports_only_what_is_built_into_every_interpreter() -> None:
+    assert set(imported(Path("cni_plugin/client.py"))) <= {"posix", "sys"}
+
+
+def test_a_package_is_made_without_code() -> None:
+    packages = [path for path in modules() if path.name == "__init__.py"]
+    assert len(packages) > 5
+    assert [str(path) for path in packages if tree(path).body] == []
+
+
+def test_a_module_opens_with_why_it_exists() -> None:
+    assert [str(path) for path in CODE if len(ast.get_docstring(tree(path)) or "") < 60] == []
+
+
+def test_what_is_public_says_what_it_promises() -> None:
+    found = [
+        f"{path}:{node.lineno}: {node.name}"
+        for path in CODE
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+        and not (isinstance(node, ast.ClassDef) and ast.unparse(node.bases[0]) == "_Conf")  # its keys say it
+    ]
+    assert found == []
+
+
+def test_a_function_can_be_seen_whole() -> None:
+    assert [where for node, where in functions() if length(node) > LONGEST_FUNCTION] == []
+
+
+def test_most_functions_are_small() -> None:
+    lengths = sorted(length(node) for node, _ in functions())
+    assert lengths[len(lengths) // 2] <= 14
+
+
+def test_a_function_has_few_parameters_and_its_flags_are_named() -> None:
+    """But the handlers of a command line, whose parameters are its options, and what turns one flag into something."""
+    many, flags = [], []
+    for node, where in functions():
+        given = [each for each in (*node.args.posonlyargs, *node.args.args) if each.arg not in ("self", "cls")]
+        if any("command" in ast.unparse(each) for each in node.decorator_list):
+            continue
+        if len(given) > MOST_PARAMETERS:
+            many.append(where)
+        if len(given) > 1 and any(each.annotation and ast.unparse(each.annotation) == "bool" for each in given):
+            flags.append(where)
+    assert (many, flags) == ([], [])
+
+
+def test_a_file_is_no_drawer() -> None:
+    assert [str(path) for path in CODE if len((ROOT / path).read_text().splitlines()) > LONGEST_FILE] == []
+
+
+EFFECTS = (ast.For, ast.While, ast.With, ast.Try, ast.Delete, ast.Raise)
+
+
+def has_effect(node: ast.stmt) -> bool:
+    """Whether a statement at the top of a module does more than define."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) not in ("__name__ == '__main__'", "TYPE_CHECKING")
+    if isinstance(node, ast.Expr):
+        adds_a_command = isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "app.add_typer"
+        return not (isinstance(node.value, ast.Constant) or adds_a_command)
+    return isinstance(node, EFFECTS)
+
+
+def test_an_import_has_no_effect() -> None:
+    assert [f"{path}:{node.lineno}" for path in CODE for node in tree(path).body if has_effect(node)] == []

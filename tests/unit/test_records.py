@@ -1,0 +1,146 @@
+"""Records: what an attachment owns survives on disk whole, void after a boot, and set aside when it cannot be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cni_plugin.kernel import files
+from cni_plugin.model import POD, Addr, Bridge, Chain, Fdb, Feature, Neigh, PodLink, Port, PortVlan, Route, Up, Veth
+from cni_plugin.plan.masquerade import Masquerade
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.records import Record, Records
+
+OBJECTS = (
+    Veth("tl0", "br0", 1450, peer="eth0"), PodLink("eth0"), Up("eth0", POD), Addr("eth0", "10.22.0.5/24", POD),
+    Route("0.0.0.0/0", "eth0", "10.22.0.1", POD, scope=0), Port("tl0", locked=True), PortVlan("tl0", 5), Bridge("br0"),
+    Neigh("br0", "10.22.0.5", learned=True), Fdb("tl0", "0a:00:00:00:00:01"), Feature("br0", tx_checksum=True),
+    Chain("c", "hook", ("accept",)),
+)
+
+
+def record(container: str = "c1", network: str = "pods", boot: str = "", ifname: str = "eth0") -> Record:
+    return Record(
+        network=network, container=container, ifname=ifname, boot=boot or files.boot_id(), netns="/run/netns/p",
+        created=1.5, bridge="br0", gateway_dev="br0", mtu=1450, mac="0a:58:0a:16:00:05",
+        ips=("10.22.0.5/24",), gateways=("10.22.0.1/24",),
+        ipam="host-local", data_dir="/d", masquerade=True, objects=OBJECTS, conf=msgspec.Raw(b'{"name": "pods"}'),
+    )
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    return Records(f"{tmp_path}/run")
+
+
+def paths(records: Records) -> list[str]:
+    home = Path(records.run_dir)
+    return sorted(str(each.relative_to(home)) for each in home.rglob("*") if each.is_file())
+
+
+def test_a_record_is_found_again_as_it_was_with_every_kind_of_object(records: Records) -> None:
+    records.put(record())
+    found = records.find(Attachment("pods", "c1", "eth0"))
+    assert found is not None
+    assert found.objects == OBJECTS
+    assert bytes(found.conf) == b'{"name": "pods"}'
+    assert msgspec.json.encode(found) == msgspec.json.encode(record())
+
+
+def test_a_record_can_be_found_by_a_person_too(records: Records) -> None:
+    records.put(record())
+    assert paths(records) == ["attachments/pods/c1:eth0"]
+
+
+def test_what_was_never_written_is_not_found_and_its_removal_is_no_error(records: Records) -> None:
+    assert records.find(Attachment("pods", "c1", "eth0")) is None
+    assert list(records.all()) == []
+    assert records.remove(Attachment("pods", "c1", "eth0"))
+
+
+def test_the_last_record_of_a_network_takes_its_folder_along(records: Records) -> None:
+    records.put(record("c1"))
+    records.put(record("c2"))
+    assert not records.remove(record("c1").attachment)
+    assert records.remove(record("c2").attachment)
+    assert not (Path(records.run_dir) / "attachments" / "pods").exists()
+
+
+def test_records_are_listed_by_network(records: Records) -> None:
+    for container, network in (("c1", "a"), ("c2", "a"), ("c3", "b")):
+        records.put(record(container, network))
+    assert [each.container for each in records.all()] == ["c1", "c2", "c3"]
+    assert [each.container for each in records.all("b")] == ["c3"]
+    assert list(records.all("no-such")) == []
+
+
+def test_a_very_long_container_id_has_a_file_as_well(records: Records) -> None:
+    long = record("c" * 300)
+    records.put(long)
+    assert records.find(long.attachment) is not None
+    assert records.find(Attachment("pods", "c" * 301, "eth0")) is None
+    records.remove(long.attachment)
+    assert paths(records) == []
+
+
+def test_failure_01_a_record_of_an_earlier_boot_is_void(records: Records) -> None:
+    records.put(record(boot="another"))
+    assert records.find(record().attachment) is None
+    assert list(records.all()) == []
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"network": "pods"}', b"\xff\xfe", b"null"])
+def test_failure_06_a_record_that_cannot_be_read_is_set_aside_and_not_lost(records: Records, junk: bytes) -> None:
+    records.put(record())
+    path = Path(records.run_dir) / "attachments" / "pods" / "c1:eth0"
+    path.write_bytes(junk)
+    assert records.find(record().attachment) is None
+    assert not path.exists()
+    (aside,) = path.parent.iterdir()
+    assert aside.read_bytes() == junk
+    assert list(records.all()) == []
+    records.put(record())
+    assert records.find(record().attachment) is not None
+
+
+def test_what_was_set_aside_does_not_keep_a_network_alive(records: Records) -> None:
+    records.put(record("c1"))
+    (Path(records.run_dir) / "attachments" / "pods" / "c1:eth0").write_bytes(b"junk")
+    assert records.find(record("c1").attachment) is None
+    assert records.remove(record("c1").attachment)
+
+
+def test_a_masquerade_is_noted_and_dropped(records: Records) -> None:
+    wanted = Masquerade(("10.22.0.0/24",), ("10.0.0.0/8",))
+    records.set_masquerade("pods", wanted)
+    assert records.masquerades() == {"pods": wanted}
+    assert records.drop_masquerade("pods")
+    assert not records.drop_masquerade("pods")
+    assert records.masquerades() == {}
+
+
+def test_a_note_that_cannot_be_read_is_none(records: Records) -> None:
+    records.set_masquerade("pods", Masquerade(()))
+    (Path(records.run_dir) / "networks" / "pods").write_bytes(b"junk")
+    assert records.masquerades() == {}
+
+
+def test_files_are_for_root_alone(records: Records) -> None:
+    with records.lock():
+        records.put(record())
+    home = Path(records.run_dir)
+    for path in (home, home / "lock", home / "attachments" / "pods", home / "attachments" / "pods" / "c1:eth0"):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_symbolic_link_is_not_followed(records: Records, tmp_path: Path) -> None:
+    records.put(record())
+    path = Path(records.run_dir) / "attachments" / "pods" / "c1:eth0"
+    target = tmp_path / "elsewhere"
+    path.rename(target)
+    path.symlink_to(target)
+    with pytest.raises(OSError, match=os.strerror(40)):
+        records.find(record().attachment)

@@ -1,0 +1,186 @@
+"""DEL and GC on a kernel in memory: whatever is left of a pod goes, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cni_plugin.kernel import files
+from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.model import POD, Chain, PodLink, Veth
+from cni_plugin.plan.pod import Attachment
+from tests.unit.support import UPLINK, Node
+
+# DEL
+
+
+def test_after_del_only_the_bridge_is_left(node: Node) -> None:
+    node.call("ADD")
+    assert node.call("DEL").exit == 0
+    assert node.left() == []
+    kinds = {type(each).__name__ for each in node.standing().values()}
+    assert kinds <= {"Bridge", "Up", "Addr", "Sysctl"}
+    assert all("tulle0" in key[2] for key in node.standing() if key[0] != "sysctl")
+
+
+def test_the_masquerade_stays_until_the_last_pod_goes(node: Node) -> None:
+    node.call("ADD")
+    node.call("ADD", "b eth1")
+    node.call("DEL")
+    assert ("chain", "", "postrouting") in node.kernel.state
+    node.call("DEL", "b eth1")
+    assert ("chain", "", "postrouting") not in node.kernel.state
+
+
+@pytest.mark.parametrize("netns", [None, "", "/run/netns/a"], ids=["no-netns", "empty-netns", "with-netns"])
+def test_failure_02_del_succeeds_with_and_without_a_netns_as_often_as_it_is_asked(
+    node: Node, netns: str | None
+) -> None:
+    node.call("ADD")
+    for _ in range(2):
+        reply = node.call("DEL", CNI_NETNS=netns)
+        assert (reply.exit, reply.body) == (0, {})
+    assert node.left() == []
+
+
+def test_del_before_any_add_succeeds_and_makes_nothing(node: Node) -> None:
+    assert node.call("DEL").exit == 0
+    assert node.left() == []
+    assert node.kernel.state == {}
+
+
+def test_del_works_when_the_namespace_is_gone(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.call("ADD")
+    after = {key: each for key, each in node.kernel.state.items() if key[1] != POD}
+    node.kernel = FakeKernel(after.values(), uplink=UPLINK, namespaces=())
+    assert node.call("DEL").exit == 0
+    assert node.left() == []
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"mtu": "x"}, {"vlan": -1}, {"ipam": {"type": "host-local", "ranges": [[{"subnet": "x"}]]}}, {"ipam": None},
+        {"ipam": {"type": "no-such-plugin"}}, {"cluster": "/nowhere.json"}, {"hairpinMode": True, "promiscMode": True},
+        {"bridge": "another"}, {"cniVersion": "0.2.0"}, {"ipMasq": False},
+    ],
+)
+def test_del_works_with_another_configuration_than_add_had(node: Node, broken: dict[str, object]) -> None:
+    node.call("ADD")
+    assert node.configured(**broken).call("DEL").exit == 0
+    assert node.left() == []
+    assert ("chain", "", "postrouting") not in node.kernel.state
+
+
+def test_del_of_a_lease_without_a_record_gives_it_back(node: Node) -> None:
+    """What an ADD leaves that was killed after its first write, and what the reference plugin leaves."""
+    node.call("ADD")
+    for path in (node.home / "run" / "attachments" / "pods").iterdir():
+        path.unlink()
+    assert node.configured(mtu="x").call("DEL").exit == 0
+    assert node.leases() == {}
+    assert not [each for each in node.kernel.state.values() if isinstance(each, Veth | PodLink)]
+
+
+def test_del_frees_the_address_only_after_the_wire_is_gone(node: Node) -> None:
+    node.call("ADD")
+    node.kernel.fail_at = len(node.kernel.applied)
+    assert node.call("DEL").code == 100
+    assert list(node.leases()) == ["10.22.0.2"]
+    node.kernel.fail_at = None
+    assert node.call("DEL").exit == 0
+    assert node.leases() == {}
+
+
+def test_failure_05_a_late_del_does_not_free_the_address_of_the_next_holder(node: Node) -> None:
+    node.call("ADD", CNI_ARGS="IP=10.22.0.9")
+    node.call("DEL")
+    node.call("ADD", "b eth1", CNI_ARGS="IP=10.22.0.9")
+    before = node.standing()
+    assert node.call("DEL").exit == 0
+    assert node.leases() == {"10.22.0.9": "b\r\neth1"}
+    assert node.standing() == before
+
+def test_a_record_of_an_earlier_boot_is_void(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure 1: what it names went with that boot."""
+    node.call("ADD")
+    monkeypatch.setattr(files, "boot_id", lambda: "another")
+    assert node.records.find(Attachment("pods", "a", "eth0")) is None
+# GC
+
+
+def three_pods(node: Node) -> None:
+    for each in ("a eth0", "b eth1", "c eth2"):
+        assert node.call("ADD", each).exit == 0
+
+
+def held_by(node: Node) -> set[str]:
+    return {text.split("\r\n")[0] for text in node.leases().values()}
+
+
+@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
+def test_gc_takes_away_what_is_not_listed(node: Node, key: str) -> None:
+    three_pods(node)
+    reply = node.configured(**{key: [{"containerID": "b", "ifname": "eth1"}]}).call("GC")
+    assert (reply.exit, reply.body) == (0, {}), reply.said
+    assert held_by(node) == {"b"}
+    assert [each.container for each in node.records.all()] == ["b"]
+    assert [each.alias for each in node.kernel.state.values() if isinstance(each, Veth)] == ["tulle:pods/b/eth1"]
+    assert ("chain", "", "postrouting") in node.kernel.state
+
+
+def test_gc_with_an_empty_list_takes_everything_away(node: Node) -> None:
+    three_pods(node)
+    assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert node.left() == []
+    assert not [each for each in node.kernel.state.values() if isinstance(each, Veth | Chain)]
+
+
+def test_gc_without_a_list_takes_only_what_is_provably_dead(node: Node) -> None:
+    three_pods(node)
+    node.unplug("b eth1")
+    node.kernel = FakeKernel(
+        node.kernel.state.values(), uplink=UPLINK, namespaces=("/run/netns/a", "/run/netns/c")
+    )
+    assert node.call("GC").exit == 0
+    assert held_by(node) == {"a", "c"}
+    assert [each.container for each in node.records.all()] == ["a", "c"]
+
+
+def test_gc_without_a_list_keeps_a_pod_that_was_only_unplugged(node: Node) -> None:
+    three_pods(node)
+    node.unplug("b eth1")
+    assert node.call("GC").exit == 0
+    assert held_by(node) == {"a", "b", "c"}
+
+
+def test_gc_finds_what_a_killed_add_left_by_lease_alone_and_by_wire_alone(node: Node) -> None:
+    three_pods(node)
+    for each in (node.home / "run" / "attachments" / "pods").iterdir():
+        each.unlink()
+    node.unplug("a eth0")
+    (node.home / "data" / "pods" / "10.22.0.3").unlink()
+    assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert node.leases() == {}
+    assert not [each for each in node.kernel.state.values() if isinstance(each, Veth)]
+
+
+def test_gc_leaves_other_networks_alone(node: Node) -> None:
+    three_pods(node)
+    other = node.configured(name="others")
+    assert other.call("ADD", "z eth5").exit == 0
+    assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert [each.container for each in node.records.all()] == ["z"]
+    assert [each.alias for each in node.kernel.state.values() if isinstance(each, Veth)] == ["tulle:others/z/eth5"]
+
+
+def test_gc_goes_on_past_errors_and_tells_them_all(node: Node) -> None:
+    three_pods(node)
+    node.kernel.fail_at = len(node.kernel.applied)
+    reply = node.configured(**{"cni.dev/valid-attachments": []}).call("GC")
+    assert reply.code == 103
+    assert "pods a eth0" in reply.said
+    assert [each.container for each in node.records.all()] == ["a"]
+    assert held_by(node) == {"a"}, "the address of a wire that still stands is nobody else's"

@@ -1,0 +1,113 @@
+"""The two sides of an IPAM: called as `host-local` by another main plugin, and delegating to a foreign one."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from cni_plugin.kernel.fake import FakeKernel
+from tests.unit.support import UPLINK, Node, executable
+
+# As host-local, for another main plugin
+
+
+def test_as_host_local_add_answers_with_addresses_alone(node: Node) -> None:
+    node.called = "host-local"
+    reply = node.configured(type="macvlan", master="eth0", mode="bridge").call("ADD")
+    assert reply.exit == 0
+    assert reply.body["ips"] == [{"address": "10.22.0.2/24", "gateway": "10.22.0.1"}]
+    assert "interfaces" not in reply.body
+    assert node.kernel.state == {}
+    assert node.call("DEL").exit == 0
+    assert node.leases() == {}
+
+
+def test_as_host_local_check_gc_and_status_speak_of_leases_alone(node: Node) -> None:
+    node.called = "host-local"
+    node.call("ADD")
+    assert node.configured(prevResult={"ips": []}).call("CHECK").exit == 0
+    assert node.configured(prevResult={"ips": []}).call("CHECK", "b eth0").code == 101
+    assert node.call("STATUS").exit == 0
+    assert node.call("GC").exit == 0
+    assert list(node.leases()) == ["10.22.0.2"]
+    assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert node.leases() == {}
+
+# A foreign IPAM
+
+FOREIGN = """#!/bin/sh
+echo "$CNI_COMMAND" >> "$(dirname "$0")/log"
+cat > /dev/null
+[ "$CNI_COMMAND" = ADD ] || exit {other}
+{add}
+"""
+GIVES = """echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.99.0.7/24", "gateway": "10.99.0.1"}]}'"""
+REFUSES = """echo '{"code": 77, "msg": "no lease for you", "details": "none"}'; exit 1"""
+
+
+def with_foreign(node: Node, add: str, other: int = 0) -> Node:
+    executable(node.home / "bin" / "lender", FOREIGN.format(add=add, other=other))
+    return node.configured(ipam={"type": "lender"})
+
+
+def asked(node: Node) -> list[str]:
+    log = node.home / "bin" / "log"
+    return log.read_text().split() if log.exists() else []
+
+
+def test_a_foreign_ipam_is_asked_and_told(node: Node) -> None:
+    foreign = with_foreign(node, GIVES)
+    listed = {"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}
+    answer = foreign.call("ADD")
+    assert answer.addresses == ["10.99.0.7/24"], answer.said
+    checked = foreign.after(answer).call("CHECK")
+    assert checked.exit == 0, checked.said
+    assert foreign.call("STATUS").exit == 0
+    assert foreign.configured(**listed).call("GC").exit == 0
+    assert foreign.call("DEL").exit == 0
+    assert asked(node) == ["ADD", "CHECK", "STATUS", "GC", "DEL"]
+    assert node.left() == []
+
+
+def test_a_foreign_ipam_that_refuses_is_told_del_and_its_error_is_ours(node: Node) -> None:
+    reply = with_foreign(node, REFUSES).call("ADD")
+    assert reply.code == 77
+    assert "no lease for you" in reply.said
+    assert asked(node) == ["ADD", "DEL"]
+    assert (node.standing(), node.left()) == ({}, [])
+
+
+def test_a_foreign_ipam_that_gives_nothing_is_an_error(node: Node) -> None:
+    reply = with_foreign(node, "echo '{}'").call("ADD")
+    assert reply.exit == 1
+    assert "returned no addresses" in reply.said
+    assert asked(node) == ["ADD", "DEL"]
+    assert (node.standing(), node.left()) == ({}, [])
+
+
+def test_an_add_that_fails_after_a_foreign_ipam_gave_tells_it_del(node: Node) -> None:
+    count = 0
+    while True:
+        shutil.rmtree(node.home / "bin", ignore_errors=True)
+        node.kernel = FakeKernel(uplink=UPLINK, fail_at=count)
+        reply = with_foreign(node, GIVES).call("ADD")
+        if reply.exit == 0:
+            break
+        assert asked(node)[-1:] in ([], ["DEL"])
+        assert (node.standing(), node.left()) == ({}, []), f"operation {count}"
+        count += 1
+    assert count > 5
+
+
+def test_what_goes_wrong_while_taking_back_does_not_hide_what_went_wrong_first(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dev: str, host_dev: str) -> None:
+        raise TimeoutError(110, f"{dev} did not come up behind {host_dev}")
+
+    monkeypatch.setattr(node.kernel, "announce", refuse)
+    reply = with_foreign(node, GIVES, other=3).call("ADD")
+    assert asked(node) == ["ADD", "DEL"]
+    assert reply.code == 5
+    assert "did not come up" in reply.said
