@@ -6,9 +6,9 @@
 
 Promises: an owner gets one address of each range set or none of any; killed between any two system calls, an
 operation leaves nothing that the owner's next `release`, or `collect`, does not take back; what is on disk is
-shared with the reference host-local (`ipam.store`); no operation but `collect`, `leases`, `damaged` and
-`free_ranges` costs more for addresses already in use. The exceptions, once each: after somebody else worked on
-the directory, after a crash and after a boot, all leases are read.
+shared with the reference host-local (`ipam.store`); no operation but `collect` and those for people (`leases`,
+`damaged`, `preview`, `free_ranges`) costs more for addresses already in use. The exceptions, once each: after
+somebody else worked on the directory, after a crash and after a boot, all leases are read.
 
 Every operation holds the network's lock from first to last. `allocate` writes in the order index, leases,
 bitmap, mark; `release` in the order leases, bitmap, index, mark: so that what a kill leaves is either named by
@@ -187,7 +187,8 @@ class Allocator:
         with self._session() as session:
             taken = {lease.ip for lease in session.valid()} if session.present else set()
             cursors = [session.store.cursor(one.index) if session.present else None for one in self._sets]
-        return tuple(_lease(one, _first_free(one, cursor, taken)) for one, cursor in zip(self._sets, cursors, strict=True))
+        chosen = (_first_free(one, cursor, taken) for one, cursor in zip(self._sets, cursors, strict=True))
+        return tuple(map(_lease, self._sets, chosen))
 
     def free_ranges(self) -> tuple[tuple[IP, IP], ...]:
         """The addresses that are free, as pairs of first and last, for people to read."""

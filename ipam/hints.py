@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
 from ipam.ranges import IP
-from ipam.store import Owner, Store, ensure_directory, open_directory, write_whole
+from ipam.store import TEMPORARY, Owner, Store, ensure_directory, open_directory
 
 CLEAN = 978_307_200 * 10**9
 """2001-01-01 UTC in ns; whole seconds, which any file system can hold. Another layout must use another."""
@@ -33,7 +33,6 @@ CLEAN = 978_307_200 * 10**9
 _BITS = 16
 _BYTES = (1 << _BITS) // 8
 _FULL = b"\xff"
-_TEMPORARY = "new"
 
 
 class Hints:
@@ -78,7 +77,7 @@ class Hints:
 
     @boot.setter
     def boot(self, boot_id: str) -> None:
-        _write_link("boot", boot_id, self._store.private_fd)
+        self._write_link("boot", boot_id, self._store.private_fd)
 
     @property
     def last_change_ns(self) -> int:
@@ -93,7 +92,7 @@ class Hints:
         """Replaces what the index says of an owner."""
         text = ",".join(map(str, ips))
         if text:
-            _write_link(_name(owner), text, self._owners)
+            self._write_link(_name(owner), text, self._owners)
         else:
             _remove(_name(owner), self._owners)
 
@@ -145,7 +144,7 @@ class Hints:
                 _remove(name, self._owners)
         for name, text in wanted.items():
             if _read_link(name, self._owners) != text:
-                _write_link(name, text, self._owners)
+                self._write_link(name, text, self._owners)
         blocks: dict[str, bytearray] = {}
         for ip in used:
             name, bit = _place(ip.version, int(ip))
@@ -154,7 +153,8 @@ class Hints:
             if name not in blocks:
                 _remove(name, self._used)
         for name, block in blocks.items():
-            self._write_block(name, block)
+            self._store.write_temporary(bytes(block))
+            os.rename(TEMPORARY, name, src_dir_fd=self._store.private_fd, dst_dir_fd=self._used)
 
     def _open_or_make(self) -> None:
         self._store.ensure_private()
@@ -179,14 +179,16 @@ class Hints:
         finally:
             os.close(fd)
 
-    def _write_block(self, name: str, block: bytearray) -> None:
-        _remove(_TEMPORARY, self._used)
-        fd = os.open(_TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._used)
+    def _write_link(self, name: str, text: str, dir_fd: int) -> None:
         try:
-            write_whole(fd, bytes(block))
-        finally:
-            os.close(fd)
-        os.rename(_TEMPORARY, name, src_dir_fd=self._used, dst_dir_fd=self._used)
+            os.symlink(text, name, dir_fd=dir_fd)
+            return
+        except FileExistsError:
+            pass
+        private = self._store.private_fd
+        _remove(TEMPORARY, private)
+        os.symlink(text, TEMPORARY, dir_fd=private)
+        os.rename(TEMPORARY, name, src_dir_fd=private, dst_dir_fd=dir_fd)
 
 
 def _place(version: int, number: int) -> tuple[str, int]:
@@ -232,17 +234,6 @@ def _read_link(name: str, dir_fd: int) -> str | None:
         if error.errno != errno.EINVAL:  # EINVAL: somebody put a file there
             raise
         return None
-
-
-def _write_link(name: str, text: str, dir_fd: int) -> None:
-    try:
-        os.symlink(text, name, dir_fd=dir_fd)
-        return
-    except FileExistsError:
-        pass
-    _remove(_TEMPORARY, dir_fd)
-    os.symlink(text, _TEMPORARY, dir_fd=dir_fd)
-    os.rename(_TEMPORARY, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 
 def _remove(name: str, dir_fd: int) -> None:

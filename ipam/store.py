@@ -28,7 +28,9 @@ from ipam.ranges import IP
 _LOCK = "lock"
 _CURSOR = "last_reserved_ip."
 _PRIVATE = ".tulle"
-_TEMPORARY = "tmp"
+TEMPORARY = "tmp"
+"""The one temporary name: only the holder of the lock uses it, so a crash leaves at most this."""
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _LARGEST = 4096
 """More than any lease has: a container ID and an interface name."""
@@ -67,7 +69,7 @@ class Store:
     def open(cls, path: str, *, create: bool) -> Store | None:
         """Waits for the lock. None if the directory is not there and `create` is not asked for."""
         if create:
-            os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103 (pathlib takes 5 ms to import)
+            os.makedirs(path, 0o755, exist_ok=True)
         store = cls(path)
         store.fd = open_directory(path)
         if store.fd < 0:
@@ -115,11 +117,11 @@ class Store:
 
     def add(self, ip: IP, owner: Owner) -> None:
         """Makes a lease. FileExistsError if the address is taken."""
-        self._temporary(f"{owner.container}\r\n{owner.ifname}".encode())
+        self.write_temporary(f"{owner.container}\r\n{owner.ifname}".encode())
         try:
-            os.link(_TEMPORARY, str(ip), src_dir_fd=self.private_fd, dst_dir_fd=self.fd, follow_symlinks=False)
+            os.link(TEMPORARY, str(ip), src_dir_fd=self.private_fd, dst_dir_fd=self.fd, follow_symlinks=False)
         finally:
-            os.unlink(_TEMPORARY, dir_fd=self.private_fd)
+            os.unlink(TEMPORARY, dir_fd=self.private_fd)
 
     def remove(self, ip: IP) -> None:
         """Removes a lease; that there is none is fine."""
@@ -172,20 +174,17 @@ class Store:
         finally:
             os.close(fd)
 
-    def _temporary(self, text: bytes) -> None:
-        """The one temporary file: only the holder of the lock writes it, so a crash leaves at most this one.
-
-        It is never truncated, for after a crash it may be a second name of a lease.
-        """
+    def write_temporary(self, text: bytes) -> None:
+        """A new file: one that a crash left may be a second name of a lease, so it is never written to."""
         try:
-            fd = os.open(_TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
+            fd = os.open(TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
         except FileExistsError:
-            os.unlink(_TEMPORARY, dir_fd=self.private_fd)
-            fd = os.open(_TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
+            os.unlink(TEMPORARY, dir_fd=self.private_fd)
+            fd = os.open(TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
         try:
             write_whole(fd, text)
         except OSError:
-            os.unlink(_TEMPORARY, dir_fd=self.private_fd)
+            os.unlink(TEMPORARY, dir_fd=self.private_fd)
             raise
         finally:
             os.close(fd)
@@ -224,9 +223,9 @@ def _open_lock(dir_fd: int) -> int:
 
 
 def _owner(text: bytes) -> Owner | None:
-    """What a lease file says, as the reference reads it: white space around it does not count."""
+    """What a lease file says, as the reference reads it: white space at its end does not count."""
     try:
-        container, _, ifname = text.decode().strip().partition("\r\n")
+        container, _, ifname = text.decode().rstrip().partition("\r\n")
     except UnicodeDecodeError:
         return None
     owner = Owner(container, ifname)

@@ -3,9 +3,11 @@
 Pure. The figures are medians, with the 10th and 90th percentile beside them: on a shared machine the mean is
 whatever the neighbours made of it, and a median without its spread is a promise nobody gave.
 
-    ADD and DEL alone                        median      p10      p90   n   compared
-      ADD by tulle                          61.2 ms     58.9     70.4  15   1.52 x reference
-      ADD by the reference                  40.3 ms     38.1     46.0  15
+    one pod, alone                  median      p10      p90      cpu    n   compared
+      ADD: tulle                   61.2 ms     58.9     70.4     55.3   21   1.52 x ADD: reference
+      ADD: reference               40.3 ms     38.1     46.0     31.9   21
+
+Beside the time on the clock stands that on the processor: it is what a busy machine changes least.
 """
 
 from __future__ import annotations
@@ -14,19 +16,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
 WIDTH = 46
 
 
 @dataclass(frozen=True)
 class Series:
-    """The samples of one thing, in `unit`. `against` names the series of the same section to compare with."""
+    """The samples of one thing, in `unit`. `against` names the series of the same section to compare with.
+
+    `cpu`: milliseconds of processor time beside each sample, where that is known."""
 
     section: str
     name: str
     unit: str
     samples: tuple[float, ...]
     against: str = ""
+    cpu: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -36,6 +42,21 @@ class Series:
         """The smallest sample that at least `percent` of them do not exceed (nearest rank)."""
         rank = math.ceil(percent / 100 * len(self.samples))
         return sorted(self.samples)[max(rank, 1) - 1]
+
+
+class _Cost(Protocol):
+    @property
+    def wall(self) -> float: ...
+    @property
+    def cpu(self) -> float: ...
+
+
+def timed(section: str, name: str, costs: Sequence[_Cost], against: str = "") -> Series:
+    """A series in milliseconds, of programs that were run. `against` itself is compared with nothing."""
+    return Series(
+        section, name, "ms", tuple(each.wall for each in costs), "" if name == against else against,
+        tuple(each.cpu for each in costs),
+    )
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class Goal:
     unit: str = "x"
     now: bool = False
     strictly: bool = False
+    note: str = ""
 
     @property
     def met(self) -> bool:
@@ -66,6 +88,7 @@ class Report:
     series: list[Series] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, series: Series) -> Series:
@@ -96,7 +119,7 @@ def number(value: float) -> str:
 def section_table(report: Report, section: str) -> str:
     """One section: a line for each series, then its goals, remarks and what was skipped."""
     title = report.sections[section]
-    lines = [f"{title:{WIDTH}} {'median':>12} {'p10':>8} {'p90':>8} {'n':>4}   compared"]
+    lines = [f"{title:{WIDTH}} {'median':>12} {'p10':>8} {'p90':>8} {'cpu':>8} {'n':>4}   compared"]
     rows = report.of(section)
     named = {each.name: each for each in rows}
     for row in rows:
@@ -104,6 +127,7 @@ def section_table(report: Report, section: str) -> str:
     lines += [_goal(goal) for goal in report.goals if goal.section == section]
     lines += [f"  note: {text}" for where, text in report.remarks if where == section]
     lines += [f"  skipped: {text}" for where, text in report.skipped if where == section]
+    lines += [f"  FAILED: {text}" for where, text in report.failed if where == section]
     return "\n".join(lines)
 
 
@@ -111,13 +135,14 @@ def _row(row: Series, other: Series | None) -> str:
     low, high = (number(row.percentile(percent)) for percent in (10, 90))
     compared = f"   {number(ratio(row, other))} x {other.name}" if other else ""
     figure = f"{number(row.median)} {row.unit}"
-    return f"  {row.name:{WIDTH - 2}} {figure:>12} {low:>8} {high:>8} {len(row.samples):>4}{compared}"
+    cpu = number(median(row.cpu)) if row.cpu else ""
+    return f"  {row.name:{WIDTH - 2}} {figure:>12} {low:>8} {high:>8} {cpu:>8} {len(row.samples):>4}{compared}"
 
 
 def _goal(goal: Goal) -> str:
     kind = "expected now" if goal.now else "goal"
     sign = "<" if goal.strictly else "<="
-    verdict = "met" if goal.met else "MISSED"
+    verdict = ("met" if goal.met else "MISSED") + (f" ({goal.note})" if goal.note else "")
     return f"  {kind}: {goal.text} {sign} {number(goal.limit)} {goal.unit}: {number(goal.value)} {goal.unit}, {verdict}"
 
 
@@ -141,10 +166,11 @@ def as_json(report: Report) -> dict[str, object]:
     return {
         "facts": report.facts,
         "series": [
-            {**vars(each), "samples": _rounded(each.samples), "median": round(each.median, 4)}
+            {**vars(each), "samples": _rounded(each.samples), "cpu": _rounded(each.cpu), "median": each.median}
             for each in report.series
         ],
         "goals": [{**vars(goal), "value": round(goal.value, 4), "met": goal.met} for goal in report.goals],
+        "failed": [{"section": section, "reason": reason} for section, reason in report.failed],
         "skipped": [{"section": section, "reason": reason} for section, reason in report.skipped],
         "remarks": [{"section": section, "text": text} for section, text in report.remarks],
     }

@@ -21,20 +21,29 @@ from _runtime import Attachment, Json, Network, PluginError, Reply, Runtime
 T = TypeVar("T")
 
 
-class Ran(NamedTuple):
-    """What became of one program. Milliseconds."""
+class Cost(NamedTuple):
+    """Milliseconds: from spawn to reaped, and of processor time of the program and of all that it waited for."""
 
-    ms: float
+    wall: float
+    cpu: float
+
+
+class Ran(NamedTuple):
+    """What became of one program."""
+
+    cost: Cost
     reply: Reply
 
 
-def interleave(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+def interleave(
+    sides: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[T]]:
     """Each side `rounds` times, by turns; who begins changes, so that nobody always follows the same neighbour.
 
-    One round before is thrown away: it fills caches."""
+    With `warm_up` one round before is thrown away: it fills caches."""
     found: dict[str, list[T]] = {name: [] for name in sides}
     names = list(sides)
-    for turn in range(-1, rounds):
+    for turn in range(-1 if warm_up else 0, rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             value = sides[name]()
@@ -51,18 +60,18 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes = b"", time
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, each, fd) for fd, each in enumerate(files)]
         start = time.perf_counter()
-        pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
-        status = _wait(pid, timeout, argv[0])
-        ms = (time.perf_counter() - start) * 1000
+        pid = os.posix_spawn(argv[0], list(argv), env, file_actions=actions)
+        status, cpu = _wait(pid, timeout, argv[0])
+        cost = Cost((time.perf_counter() - start) * 1000, cpu)
         out, err = (_content(each) for each in files[1:])
     finally:
         for each in files:
             os.close(each)
-    return Ran(ms, Reply(os.waitstatus_to_exitcode(status), out, err.decode(errors="replace")))
+    return Ran(cost, Reply(os.waitstatus_to_exitcode(status), out, err.decode(errors="replace")))
 
 
-def _wait(pid: int, timeout: float, name: str) -> int:
-    """The exit status. The poll costs 20 us and is what lets a program that hangs be ended."""
+def _wait(pid: int, timeout: float, name: str) -> tuple[int, float]:
+    """Exit status and processor time. The poll costs 20 us and is what lets a program that hangs be ended."""
     handle = os.pidfd_open(pid)
     try:
         waiting = select.poll()
@@ -71,7 +80,8 @@ def _wait(pid: int, timeout: float, name: str) -> int:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise TimeoutError(f"{name} did not end within {timeout:g} s")
-        return os.waitpid(pid, 0)[1]
+        _, status, usage = os.wait4(pid, 0)
+        return status, (usage.ru_utime + usage.ru_stime) * 1000
     finally:
         os.close(handle)
 
@@ -90,9 +100,9 @@ def _contents(verb: str, attachment: Attachment | None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TimedRuntime(Runtime):
-    """The lab's runtime, with a stopwatch around each execution and nothing else: `times` in milliseconds."""
+    """The lab's runtime, with a stopwatch around each execution and nothing else: `costs` in order of their ends."""
 
-    times: list[float] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
 
     def execute(
         self, verb: str, plugin: str, conf: Mapping[str, object], attachment: Attachment | None
@@ -101,7 +111,7 @@ class TimedRuntime(Runtime):
         ran = run(
             [*self.enter, str(self.find(plugin))], env=env, stdin=json.dumps(conf).encode(), timeout=self.timeout
         )
-        self.times.append(ran.ms)
+        self.costs.append(ran.cost)
         return ran.reply
 
     def environment(self, verb: str, attachment: Attachment | None) -> dict[str, str]:
@@ -119,26 +129,26 @@ class Side:
     runtime: TimedRuntime
     network: Network
 
-    def add(self, attachment: Attachment) -> float:
-        """Milliseconds of an ADD. Raises PluginError."""
+    def add(self, attachment: Attachment) -> Cost:
+        """What an ADD cost. Raises PluginError."""
         self.runtime.add(self.network, attachment)
-        return self.runtime.times[-1]
+        return self.runtime.costs[-1]
 
-    def delete(self, attachment: Attachment) -> float:
-        """Milliseconds of a DEL. Raises PluginError."""
+    def delete(self, attachment: Attachment) -> Cost:
+        """What a DEL cost. Raises PluginError."""
         self.runtime.delete(self.network, attachment)
-        return self.runtime.times[-1]
+        return self.runtime.costs[-1]
 
-    def add_and_delete(self, attachment: Attachment) -> tuple[float, float]:
-        """Milliseconds of an ADD and of the DEL after it. Raises PluginError."""
+    def add_and_delete(self, attachment: Attachment) -> tuple[Cost, Cost]:
+        """What an ADD and the DEL after it cost. Raises PluginError."""
         return self.add(attachment), self.delete(attachment)
 
 
-def expect(ran: Ran, what: str) -> float:
-    """The milliseconds of a program that must have succeeded. Raises PluginError."""
+def expect(ran: Ran, what: str) -> Cost:
+    """The cost of a program that must have succeeded. Raises PluginError."""
     if ran.reply.code != 0:
         raise PluginError("start", what, ran.reply)
-    return ran.ms
+    return ran.cost
 
 
 def conf_bytes(conf: Json) -> bytes:

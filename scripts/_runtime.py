@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import cast
 
 Json = dict[str, object]
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 USAGE = """usage: _runtime.py add|check|del|status|gc|version NETWORK [NETNS]
 
@@ -98,7 +99,7 @@ class Network:
         """From a list, or from one plugin's configuration: a list of one, as libcni up-converts it."""
         return cls(
             name=str(conf.get("name") or ""),
-            version=str(conf.get("cniVersion") or "0.1.0"),
+            version=_version(conf),
             plugins=tuple(cast(list[Json], conf.get("plugins", [dict(conf)]))),
             disable_check=_truth(conf.get("disableCheck")),
             disable_gc=_truth(conf.get("disableGC")),
@@ -119,6 +120,13 @@ class Network:
 
     def at_least(self, *version: int) -> bool:
         return tuple(int(part) for part in self.version.split(".")) >= version
+
+
+def _version(conf: Mapping[str, object]) -> str:
+    """The highest version on offer that we know: `cniVersions` (1.1.0) is a list for the runtime to choose from."""
+    offered = [*cast(list[str], conf.get("cniVersions") or []), str(conf.get("cniVersion") or "0.1.0")]
+    known = [version for version in VERSIONS if version in offered]
+    return known[-1] if known else offered[-1]
 
 
 def _truth(value: object) -> bool:

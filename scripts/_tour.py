@@ -24,7 +24,7 @@ from _lab import Lab
 from _runtime import PluginError
 from _topology import LabError, Pod, Spec
 
-WIDTH = 100
+WIDTH = 104
 Table = dict[tuple[str, str, int], _netns.Ping | None]
 
 VXLAN_FACTS = (
@@ -170,33 +170,31 @@ def _show_path(screen: Screen, lab: Lab, source: Pod, to: tuple[Pod, int]) -> bo
     address = target.address(family)
     with lab.capture("udp port 8472 or icmp or icmp6") as seen:
         _netns.ping(source.netns, address)
-    packet, tunnelled = echo_request(seen, address)
+    packet = echo_request(seen, address)
     hops = (
         (f"pod {source.path}", lab.run(source.path, "ip", "route", "get", address)),
         (f"node {source.node}", lab.run(source.node, "ip", "route", "get", address)),
-        ("the wire", packet or "nothing was seen"),
+        ("the wire", packet[0] if packet else "nothing was seen"),
+        *(("", f"[ {inner.strip()} ]") for inner in packet[1:]),
         (f"node {target.node}", lab.run(target.node, "ip", "route", "get", address)),
     )
     screen.line()
     screen.line(f"The way of one IPv{family} packet from {source.path} to {target.path}", "bold")
     for where, text in hops:
         screen.line(f"  {where:10} {_tidy(' '.join(text.split()))}")
-    wanted = lab.spec.backend == "vxlan"
-    good = bool(packet) and tunnelled == wanted
+    tunnelled = any(".8472: " in line for line in seen)
+    good = len(packet) == (2 if lab.spec.backend == "vxlan" else 1) and tunnelled == (lab.spec.backend == "vxlan")
     how = "inside a UDP datagram to port 8472 (VXLAN)" if tunnelled else "as it is, not one datagram to port 8472"
     screen.line(f"  {'':10} = {how}", "good" if good else "bad")
     return good
 
 
-def echo_request(seen: Sequence[str], address: str) -> tuple[str, bool]:
-    """The echo request to `address` among tcpdump's lines, and whether it was in a tunnel.
-
-    tcpdump prints the packet in a tunnel on a line of its own below the outer one."""
+def echo_request(seen: Sequence[str], address: str) -> list[str]:
+    """The lines of tcpdump for the first echo request to `address`: one, or the tunnel's line and then its own."""
     for outer, inner in zip(["", *seen], seen, strict=False):
         if f"> {address}: ICMP" in inner and "request" in inner:
-            tunnelled = "VXLAN" in outer
-            return (f"{outer} [ {inner} ]" if tunnelled else inner), tunnelled
-    return "", False
+            return [outer, inner] if "VXLAN" in outer else [inner]
+    return []
 
 
 def show_mtu(screen: Screen, lab: Lab) -> bool:
@@ -231,13 +229,13 @@ def show_kernel(screen: Screen, lab: Lab, facts: Sequence[tuple[str, str]]) -> N
 
 # What iproute2 and tcpdump print beside the point of a line.
 NOISE = re.compile(
-    r" (uid \d+|metric \d+|pref medium|from ::|cache|qdisc .*|brd ff:ff:.*|ttl auto .*|srcport 0 0|id \d+, seq .*)"
+    r" (uid \d+|metric \d+|pref medium|from ::|cache|qdisc .*|brd ff:ff:.*|ttl auto .*|srcport 0 0|comment .*)"
     r"|, flags \[I\] \(0x08\),|\bIP6? |, (id \d+, )?seq \d+, length \d+"
 )
 
 
 def _tidy(text: str, width: int = WIDTH) -> str:
-    text = NOISE.sub("", text).rstrip()
+    text = NOISE.sub("", text.expandtabs(4)).rstrip()
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

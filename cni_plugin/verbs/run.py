@@ -5,6 +5,7 @@ run("tulle", {"CNI_COMMAND": "ADD", ...}, b'{"cniVersion": ...}', open_kernel)  
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -151,4 +152,5 @@ def _netns_error(error: NetnsError) -> CniError:
 
 def _os_message(error: OSError) -> str:
     where = f" {error.filename!r}" if error.filename else ""
-    return f"{error.strerror or error}{where}: check that the disk is not full and the folder can be written to"
+    why = "something is missing" if error.errno == errno.ENOENT else error.strerror or error  # see _netns_error
+    return f"{why}{where}: check that the disk is not full and the folder can be written to"
