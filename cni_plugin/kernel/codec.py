@@ -125,10 +125,10 @@ def _part(holder: object) -> Part:
 
 def _descend(holder: object, path: Sequence[str]) -> object:
     for name in path:
-        if hasattr(holder, "get_attr"):
-            holder = holder.get_attr(name)
-        else:
-            holder = holder.get(name) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict):
+            return None
+        found = holder.get_attr(name) if hasattr(holder, "get_attr") else None
+        holder = holder.get(name) if found is None else found
     return holder
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeAlias
@@ -88,6 +87,8 @@ def as_cni_error(error: Exception) -> CniError:
         case OSError():
             return CniError(IO_FAILURE, _os_message(error))
         case _:
+            import traceback  # 3 ms, and only for a bug
+
             traceback.print_exc(file=sys.stderr)
             return CniError(BUG, f"unforeseen {type(error).__name__}: {error}; please report it with the log")
 

@@ -232,6 +232,7 @@ def interleaved(*commands: Sequence[str], rounds: int) -> list[float]:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_copy_of_the_repository_builds_the_bundle_and_does_not_build_it_twice(tmp_path: Path) -> None:
     for each in ("cni_plugin", "ipam", "scripts", "conf"):
         shutil.copytree(REPOSITORY / each, tmp_path / each, ignore=shutil.ignore_patterns("__pycache__"))
