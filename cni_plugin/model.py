@@ -241,8 +241,11 @@ class Route(Object, frozen=True, tag="route"):
     """A unicast route. `via` may be of the other family (RFC 5549); `scope` is rtnetlink's number, -1 the kernel's.
 
     Wanted in table 0 of a pod it may stand in any: a chained plugin may have moved it (source based routing does).
+    To lead over another link it is made anew: an IPv6 gateway that is on-link there must not be reachable by the old
+    route while the new one is checked (net/ipv6/route.c, ip6_route_check_nh_onlink).
     """
 
+    FIXED: ClassVar[tuple[str, ...]] = ("dev",)
     dst: str
     dev: str
     via: str = ""

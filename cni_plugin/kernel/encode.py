@@ -8,13 +8,13 @@ the forwarding entries of a VXLAN device, static entries of our bridge ports) or
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from cni_plugin.diff import Op, Verb
 from cni_plugin.kernel import codec
+from cni_plugin.kernel.addresses import broadcast_of, family_of, random_mac
 from cni_plugin.kernel.codec import Attr, nest
 from cni_plugin.model import (
     MAIN_TABLE,
@@ -95,32 +95,6 @@ def harmless_to(op: Op) -> frozenset[int]:
     if adds(op.verb, op.object):
         return frozenset()
     return _NO_VLANS if isinstance(op.object, PortVlan | Port) else GONE
-
-
-def family_of(address: str) -> int:
-    """AF_INET6 for what has a colon."""
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def packed(address: str) -> bytes:
-    """An address as it is on the wire; empty when it is none."""
-    try:
-        return socket.inet_pton(family_of(address), address)
-    except OSError:
-        return b""
-
-
-def network_of(address: str, bits: int) -> str:
-    """The prefix that an address with this prefix length is in: 192.0.2.0/24 for 192.0.2.1 and 24."""
-    wire = packed(address)
-    spare = len(wire) * 8 - bits
-    network = (int.from_bytes(wire, "big") >> spare << spare).to_bytes(len(wire), "big")
-    return f"{socket.inet_ntop(family_of(address), network)}/{bits}"
-
-
-def random_mac() -> str:
-    """A locally administered unicast MAC."""
-    return ":".join(f"{octet:02x}" for octet in b"\x02" + os.urandom(5))
 
 
 def _attrs(*pairs: tuple[str, int | str]) -> list[Attr]:
@@ -275,13 +249,8 @@ def _addr(op: Op, each: Addr, place: Place) -> Iterator[bytearray]:
         yield codec.encode(codec.RTM_DELADDR, 0, fields, attrs)
         return
     if family == socket.AF_INET and bits < 31:
-        attrs.append(("IFA_BROADCAST", _broadcast(address, bits)))
+        attrs.append(("IFA_BROADCAST", broadcast_of(address, bits)))
     yield codec.encode(codec.RTM_NEWADDR, _NEW if op.verb == "create" else _PUT, fields, attrs)
-
-
-def _broadcast(address: str, bits: int) -> str:
-    packed = int.from_bytes(socket.inet_aton(address), "big")
-    return socket.inet_ntoa((packed | (1 << (32 - bits)) - 1).to_bytes(4, "big"))
 
 
 def _route(op: Op, each: Route, place: Place) -> Iterator[bytearray]:

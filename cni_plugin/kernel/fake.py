@@ -20,6 +20,7 @@ from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.model import (
     HOST,
     POD,
+    ROUTE_PROTOCOL,
     Addr,
     AnyObject,
     Bridge,
@@ -144,7 +145,7 @@ class FakeKernel:
 
     def owned(self, device: str) -> State:
         """Routes with our protocol number on the node, and the entries of this device."""
-        routes = (each for each in self._all(Route) if each.ns == HOST)
+        routes = (each for each in self._all(Route) if each.ns == HOST and not _is_foreign(each))
         neighbours = (each for each in self._all(Neigh) if each.dev == device and not each.learned)
         remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
         return state([*routes, *neighbours, *remotes])
@@ -163,6 +164,8 @@ class FakeKernel:
 
     def _find(self, want: AnyObject) -> AnyObject | None:
         have = self.state.get(want.key)
+        if _is_foreign(have):
+            return None
         if have is None and isinstance(want, PortVlan) and not want.member:
             return want if ("link", HOST, want.name) in self.state else None
         if have is None and isinstance(want, Route) and want.ns == POD and not want.table:
@@ -186,7 +189,8 @@ class FakeKernel:
             return errno.ENODEV
         if isinstance(op.object, PodLink) and op.object.key not in self.state:
             return errno.ENODEV
-        if op.verb == "create" and op.object.key in self.state and not _may_stand(op.object):
+        standing = self.state.get(op.object.key)
+        if op.verb == "create" and standing is not None and (_is_foreign(standing) or not _may_stand(op.object)):
             return errno.EEXIST
         return 0
 
@@ -197,7 +201,8 @@ class FakeKernel:
     def _carry_out(self, op: Op) -> None:
         each = op.object
         if op.verb == "delete":
-            self._remove(each.key)
+            if not _is_foreign(self.state.get(each.key)):
+                self._remove(each.key)
         elif isinstance(each, PortVlan) and not each.member:
             self.state.pop(each.key, None)
         else:
@@ -234,6 +239,11 @@ class FakeKernel:
         for each in settings:
             if each.name == port.name:
                 self._remove(each.key)
+
+
+def _is_foreign(each: AnyObject | None) -> bool:
+    """A route of the node that another program made: never seen, replaced or removed."""
+    return isinstance(each, Route) and each.ns == HOST and each.protocol != ROUTE_PROTOCOL
 
 
 def _needs(each: AnyObject) -> list[Key]:

@@ -13,12 +13,12 @@ from types import TracebackType
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel import codec
+from cni_plugin.kernel.addresses import family_of, network_of, packed
 from cni_plugin.kernel.announce import announce
 from cni_plugin.kernel.apply import Applier
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, Uplink
-from cni_plugin.kernel.encode import family_of, network_of, packed
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.netns import open_namespace

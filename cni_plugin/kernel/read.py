@@ -13,8 +13,8 @@ from typing import Any
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel import codec
+from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import Attr, Message, encode
-from cni_plugin.kernel.encode import family_of, packed
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.knobs import read_feature, read_line, read_sysctl
 from cni_plugin.kernel.namespace import Namespace

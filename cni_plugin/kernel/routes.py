@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeAlias
 
 from msgspec import structs
 
+from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import RTM_GETROUTE, Message, Part, encode
-from cni_plugin.kernel.encode import family_of, packed
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.model import HOST, POD, ROUTE_PROTOCOL, Route
