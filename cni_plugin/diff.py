@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from cni_plugin.model import AnyObject, Feature, Key, Neigh, Object, PodLink, State, Sysctl
+from cni_plugin.model import AnyObject, Fdb, Feature, Key, Neigh, Object, PodLink, Port, PortVlan, State, Sysctl
 
 Verb: TypeAlias = Literal["create", "change", "delete"]
 
@@ -23,6 +23,9 @@ _RANK = (
     *("Sysctl", "Feature", "Port", "PortVlan", "Up"),
     *("Addr", "Neigh", "Fdb", "Route", "Chain"),
 )
+
+_OF_PORT = (Port, PortVlan, Fdb)
+"""What a link has as a port of its bridge, and loses with it (net/bridge/br_if.c, del_nbp)."""
 
 
 class Op(msgspec.Struct, frozen=True):
@@ -55,9 +58,16 @@ def diff(want: State, have: State) -> list[Op]:
     gone = {key for key in have if key not in want}
     again = {key for key in have if key in want and _must_be_remade(want[key], have[key])}
     lost = gone | again
-    survivors = {key: each for key, each in have.items() if key not in lost and not _falls(each, lost)}
+    moved = {key for key in have if key in want and "master" in differences(want[key], have[key])}
+    survivors = {
+        key: each
+        for key, each in have.items()
+        if key not in lost and not _falls(each, lost) and not (isinstance(each, _OF_PORT) and _falls(each, moved))
+    }
     removals = [
-        Op("delete", have[key]) for key in lost if not _falls(have[key], lost) and not isinstance(have[key], PodLink)
+        Op("delete", each)
+        for key, each in have.items()
+        if key in lost and not _falls(each, lost) and not isinstance(each, PodLink)
     ]
     creations = [op for key, each in want.items() if (op := _make(each, survivors.get(key))) is not None]
     removals.sort(key=lambda op: -rank(op.object))

@@ -162,16 +162,17 @@ class Wish(NamedTuple):
     mac: str
 
 
-def decode(stdin: bytes) -> Mapping[str, object]:
-    """The configuration as plain values, keys as written. Raises CniError 6."""
-    if not stdin.strip():
-        raise CniError(DECODING_FAILURE, "no network configuration on stdin: the runtime must send one as JSON")
+def decode(data: bytes, where: str = "on stdin") -> Mapping[str, object]:
+    """The configuration as plain values, keys as written; `where` it stands is for errors. Raises CniError 6."""
+    what = f"the network configuration {where}"
+    if not data.strip():
+        raise CniError(DECODING_FAILURE, f"there is no network configuration {where}: it must be a JSON object")
     try:
-        shape = msgspec.json.decode(stdin)
+        shape = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CniError(DECODING_FAILURE, f"the network configuration on stdin is not valid JSON: {error}") from error
+        raise CniError(DECODING_FAILURE, f"{what} is not valid JSON: {error}") from error
     if not isinstance(shape, dict):
-        raise CniError(DECODING_FAILURE, "the network configuration on stdin must be a JSON object")
+        raise CniError(DECODING_FAILURE, f"{what} must be a JSON object")
     return shape
 
 

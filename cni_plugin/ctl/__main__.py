@@ -65,8 +65,10 @@ def plan(
     from cni_plugin.verbs.plan import plan_add
 
     with open_kernel() as kernel:
-        context = view.context(config or view.first_config(), (container, ifname), kernel, Records(run_dir))
-        steps = _or_explain(lambda: plan_add(context))
+        records = Records(run_dir)
+        steps = _or_explain(
+            lambda: plan_add(view.context(config or view.first_config(), (container, ifname), kernel, records))
+        )
     for step in steps:
         out.print(f"[bold]# {step.title}[/]")
         out.print(script(step.ops) if step.ops else "# nothing to do: it is as it should be", markup=False)

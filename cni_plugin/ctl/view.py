@@ -98,7 +98,7 @@ def alive(kernel: Kernel, record: Record) -> str:
 def _plugin_of(path: str) -> Mapping[str, object]:
     """The configuration of our plugin in a file: of a list the entry of ours, with the list's name and version."""
     try:
-        raw = netconf.decode(files.follow(path))
+        raw = netconf.decode(files.follow(path), f"in {path}")
     except OSError as error:
         raise CniError(INVALID_CONFIG, f"{path!r}: {error.strerror}; name a file that can be read") from error
     plugins = raw.get("plugins")

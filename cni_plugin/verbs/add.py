@@ -112,7 +112,7 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
     conf, kernel, records = context.conf, context.kernel, context.records
     want = pod_state(conf, wire, step.lease.ips, step.lease.routes)
     record = _record(context, wire, step.lease, want)
-    masquerade = Masquerade(plan.subnets(step.lease.ips), step.inside) if conf.ip_masq else None
+    masquerade = Masquerade(plan.subnets(step.lease.ips), step.inside) if conf.ip_masq and record.ips else None
     bridged: list[Op] = []
     # after the record is dropped, for the records tell whether anybody else has come to need the bridge
     undo.callback(_take_back, undo_bridge, kernel, records, wire.bridge, bridged)

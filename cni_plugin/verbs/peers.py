@@ -22,7 +22,7 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.model import AnyObject, Route, State, Up, Vxlan, state
+from cni_plugin.model import Addr, AnyObject, Route, State, Up, Vxlan, state
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.node import node_state
 from cni_plugin.records import Records
@@ -188,7 +188,8 @@ def _me(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
 def _have(kernel: Kernel, want: State, others: State, device: str) -> State:
     """What bears our mark and is not another cluster's, with what stands at the places that we want."""
     # Routes and entries come from the one dump; an entry by entry look would cost a message a peer.
-    ours = {key: each for key, each in kernel.owned(device).items() if key not in others}
+    on_device = state(Addr(device, each) for each in kernel.addresses(device)) if device else {}
+    ours = {key: each for key, each in {**kernel.owned(device), **on_device}.items() if key not in others}
     alone = [each for each in want.values() if not isinstance(each, Route) and each.key[0] not in ("neigh", "fdb")]
     wanted = {each.key for each in alone}
     used = {each.name for each in (*want.values(), *others.values()) if isinstance(each, Vxlan)}

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from tests.conformance.nodes import NODE4, NODE6, UPLINK, WORLD4, WORLD6, Json, Namespace, Node, ping_all
 
 PORT_FLAGS = (
-    "hairpin guard root_block fastleave learning flood mcast_flood bcast_flood neigh_suppress vlan_tunnel "
-    "isolated locked state mcast_to_unicast"
-).split()
+    "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood", "bcast_flood",
+    "neigh_suppress", "vlan_tunnel", "isolated", "locked", "state", "mcast_to_unicast",
+)
 
 SEEN = """
 table inet seen {

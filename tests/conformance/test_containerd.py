@@ -37,7 +37,7 @@ class Containerd(Client):
         (self.state / "config.toml").write_text(CONFIG.format(state=self.state, socket=self.socket))
 
     def _own_folders(self) -> None:
-        """ctr reads fixed places: /etc is the machine's with cni/net.d on top, /opt has the plugins and nothing else."""
+        """ctr reads fixed places: /etc is the machine's with cni/net.d on top, /opt has the plugins alone."""
         self.confs = self.state / "etc/cni/net.d"
         binaries = self.state / "opt/cni/bin"
         for folder in (self.confs, binaries, self.state / "work"):

@@ -6,7 +6,9 @@ The numbers are those of the list of forty failures that the design names; issue
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _lab
@@ -18,7 +20,18 @@ from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
 
 DEVICE = "tulle.1"
-SERVER = "import socket; s = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True)\nwhile 1:\n  c = s.accept()[0]\n  n = 0\n  while (d := c.recv(65536)): n += len(d)\n  c.sendall(str(n).encode()); c.close()"
+ServerInN2 = Callable[[_lab.Lab], None]
+SERVER = """
+import socket
+listener = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    caller = listener.accept()[0]
+    received = 0
+    while data := caller.recv(65536):
+        received += len(data)
+    caller.sendall(str(received).encode())
+    caller.close()
+"""
 CLIENT = """
 import socket, sys, time
 start = time.perf_counter()
@@ -77,10 +90,8 @@ def transfer(made: _lab.Lab, source: str, target: str, port: int, size: int) -> 
 
 
 @pytest.fixture
-def server_in_n2(lab: MakeLab):  # type: ignore[no-untyped-def]
+def server_in_n2() -> Iterator[Callable[[_lab.Lab], None]]:
     """Starts a TCP server in n2/p1 that says how much it was sent; it ends with the test."""
-    import subprocess
-
     started: list[subprocess.Popen[bytes]] = []
 
     def start(made: _lab.Lab) -> None:
@@ -97,7 +108,8 @@ def test_failure_11_the_vxlan_devices_mac_is_set_at_creation(lab: MakeLab) -> No
     """flannel#1155: systemd-udevd changed the MAC, the peers went on sending to the old one."""
     made = two_nodes(lab)
     for node in made.nodes:
-        path = f"/sys/class/net/{DEVICE}/addr_assign_type"  # 3 is "set": udev leaves it (include/uapi/linux/netdevice.h)
+        # 3 is "set", and udev leaves such a MAC alone (NET_ADDR_SET, include/uapi/linux/netdevice.h).
+        path = f"/sys/class/net/{DEVICE}/addr_assign_type"
         assert _netns.run(["ip", "netns", "exec", node.netns, "cat", path]).strip() == "3"
     first = [device(made, node.name)["address"] for node in made.nodes]
     for node in made.nodes:
@@ -118,7 +130,9 @@ def test_failure_11_a_changed_vxlan_mac_is_put_right(lab: MakeLab, plugin: Path)
 
 
 @pytest.mark.parametrize("family", ["4", "6"])
-def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_once(lab: MakeLab, family: str, server_in_n2) -> None:  # type: ignore[no-untyped-def]
+def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_once(
+    lab: MakeLab, family: str, server_in_n2: ServerInN2
+) -> None:
     """calico#3145, kubernetes#88986: SYNs through NAT and VXLAN had wrong checksums; connecting took 63 s."""
     made = two_nodes(lab, family=family)
     for node in made.nodes:
@@ -132,7 +146,9 @@ def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_once(lab: MakeLa
         assert (ms < 100, arrived) == (True, 1000), f"{source} took {ms} ms"
 
 
-def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(lab: MakeLab, server_in_n2) -> None:  # type: ignore[no-untyped-def]
+def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
+    lab: MakeLab, server_in_n2: ServerInN2
+) -> None:
     made = two_nodes(lab, family="4")
     server_in_n2(made)
     target = made.pod("n2/p1").address(4)
@@ -149,10 +165,11 @@ def _mtu(made: _lab.Lab, where: str, link: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("backend", "family", "overhead"), [("vxlan", "4", 50), ("vxlan", "6", 70), ("vxlan", "dual", 50), ("host-gw", "4", 0)]
+    ("backend", "family", "overhead"),
+    [("vxlan", "4", 50), ("vxlan", "6", 70), ("vxlan", "dual", 50), ("host-gw", "4", 0)],
 )
 def test_failure_14_pods_have_the_uplinks_mtu_less_the_exact_overhead(
-    lab: MakeLab, backend: str, family: str, overhead: int, server_in_n2  # type: ignore[no-untyped-def]
+    lab: MakeLab, backend: str, family: str, overhead: int, server_in_n2: ServerInN2
 ) -> None:
     """calico#1709, hcloud#450: too large an MTU is a black hole, small packets pass and large ones vanish."""
     made = two_nodes(lab, backend=backend, family=family, mtu=1450)
@@ -200,7 +217,8 @@ def test_failure_32_nothing_of_a_node_that_left_stays_and_nothing_of_others_goes
     foreign = "198.18.0.0/15 via 192.0.2.3 dev eth0 proto static"
     made.run("n1", "ip", "route", "add", *foreign.split())
     made.run("n1", "ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.2", "dev", "eth0")
-    made.run("n1", "ip", "neigh", "add", "192.0.2.77", "lladdr", "02:00:00:00:00:77", "dev", "eth0", "nud", "permanent")
+    neighbour = "192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent"
+    made.run("n1", "ip", "neigh", "add", *neighbour.split())
     made.set_cluster(tuple(node for node in made.nodes if node is not left))
     if by == "add":
         made.add("n1", "p2")

@@ -92,7 +92,8 @@ def test_failure_02_del_needs_neither_the_configuration_of_add_nor_any_add(node:
     configuration = conf(node)
     before = snapshot(node)
     node.add(configuration, "pod1").ok()
-    other = conf(node, ipMasq=False, bridge="other0", ipam={"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]})
+    elsewhere = {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}
+    other = conf(node, ipMasq=False, bridge="other0", ipam=elsewhere)
     assert invoke(node, "DEL", other, container="pod1", netns="").exit == 0
     assert invoke(node, "DEL", configuration, container="never-added", netns="").exit == 0
     after = snapshot(node)

@@ -19,6 +19,7 @@ from tests.conformance.observe import port_of, port_view, tentative
 from tests.netns.failure_nodes import REFERENCE, address, conf, node_with, ranges
 
 GATEWAYS = {"4": "10.60.0.1", "6": "2001:db8:60::1"}
+SERVER = "import socket; s = socket.create_server(('', 8080)); s.accept()[0].sendall(b'mine')"
 COUNTER = """
 table inet count {
     chain input {
@@ -98,7 +99,8 @@ def test_failure_15_the_bridges_mac_stays_as_pods_come_and_go(node: Node) -> Non
     for index in range(10):
         asked = {**configuration, "runtimeConfig": {"mac": f"02:00:00:00:00:{index:02x}"}}
         node.add(asked, f"pod{index}").ok()
-        node.run("ip", "link", "set", port_of(node, node.pod(f"pod{index}"), "eth0"), "address", f"02:00:00:00:01:{index:02x}")
+        port = port_of(node, node.pod(f"pod{index}"), "eth0")
+        node.run("ip", "link", "set", port, "address", f"02:00:00:00:01:{index:02x}")
         assert mac_of(node, "tulle0") == mac
         node.delete(configuration, f"pod{index}").ok()
         assert mac_of(node, "tulle0") == mac
@@ -119,7 +121,7 @@ def test_failure_16_a_pod_reaches_itself_through_its_own_host_port(node: Node, h
     flags = port_view(node, port_of(node, pod, "eth0"))["flags"]
     assert isinstance(flags, dict) and flags["hairpin"] is hairpin
     node.run("nft", "-f", "-", stdin=HOST_PORT.format(node=NODE4, proto="tcp", pod=pod_address, port=8080))
-    server = pod.start("python3", "-c", "import socket; s = socket.create_server(('', 8080)); s.accept()[0].sendall(b'mine')")
+    server = pod.start("python3", "-c", SERVER)
     try:
         assert _call_until_up(pod, NODE4, 18080) == "mine"
     finally:
@@ -149,10 +151,9 @@ def test_failure_17_one_datagram_arrives_once(node: Node, hairpin: bool) -> None
     node.run("nft", "-f", "-", stdin=HOST_PORT.format(node=NODE4, proto="udp", pod=target, port=9999))
     link = next(each for each in node.json("ip", "-j", "-d", "link") if each["ifname"] == "tulle0")
     assert link["promiscuity"] == 0
-    expected = 0
-    for client, where, port in ((node.pod("pod2"), target, 9999), (node.world, NODE4, 18080), (server, NODE4, 18080)):
+    senders = ((node.pod("pod2"), target, 9999), (node.world, NODE4, 18080), (server, NODE4, 18080))
+    for expected, (client, where, port) in enumerate(senders, 1):
         client.run("bash", "-c", f"echo once > /dev/udp/{where}/{port}")
-        expected += 1
         assert _counted(server, expected) == expected
 
 
@@ -262,7 +263,8 @@ def test_failure_21_rules_of_others_stay_byte_for_byte(node: Node) -> None:
     """kube-router#1415: two versions of the iptables program ruined each other's rules. Here none is called."""
     node.run("nft", "-f", "-", stdin=FOREIGN)
     if Path("/usr/sbin/iptables").exists():
-        node.run("iptables", "-t", "mangle", "-A", "FORWARD", "-p", "tcp", "-m", "comment", "--comment", "not ours", "-j", "ACCEPT")
+        rule = "-t mangle -A FORWARD -p tcp -m comment --comment not-ours -j ACCEPT"
+        node.run("iptables", *rule.split())
     before = _foreign(node)
     configuration = conf(node, "dual", macspoofchk=True)
     for index in range(3):
@@ -302,7 +304,8 @@ def test_failure_28_check_passes_after_tuning_and_sbr_and_fails_without_the_addr
     cni = runtime(node)
     cni.add(network, attachment)
     assert mac_of(node.pod("pod1"), "eth0") == "c2:11:22:33:44:55"
-    assert "10.60.0.1" not in node.pod("pod1").run("ip", "route", "show", "table", "main").stdout, "sbr moved the routes"
+    main = node.pod("pod1").run("ip", "route", "show", "table", "main").stdout
+    assert "10.60.0.1" not in main, "sbr moved the routes"
     first = Network.parse({"cniVersion": "1.0.0", "name": "net", "plugins": [ours]})
     cni.check(first, attachment)
     node.pod("pod1").run("ip", "addr", "flush", "dev", "eth0")

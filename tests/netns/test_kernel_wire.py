@@ -24,6 +24,7 @@ from cni_plugin.model import (
     Sysctl,
     Up,
     Veth,
+    Vlan,
     state,
 )
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, enter_new, kernel_of, put, run, wire, wrong
@@ -314,9 +315,9 @@ def test_only_a_veth_is_deleted_from_a_pod(kernel: LinuxKernel, netns: MakeNetns
 
 
 def test_membership_of_a_vlan_is_set_read_and_taken_away(kernel: LinuxKernel) -> None:
-    probe = Op("create", Bridge("br1", vlan_filtering=True))
+    filtering = Bridge("br1", alias="tulle:net", vlan_filtering=True)
     try:
-        kernel.apply([probe])
+        kernel.apply([Op("create", filtering)])
     except KernelError as error:
         assert error.errno == errno.EOPNOTSUPP
         pytest.skip("this kernel was built without CONFIG_BRIDGE_VLAN_FILTERING")
@@ -326,7 +327,7 @@ def test_membership_of_a_vlan_is_set_read_and_taken_away(kernel: LinuxKernel) ->
         PortVlan("tl9", 5, pvid=True, untagged=True),
         PortVlan("tl9", 10, 20),
         PortVlan("br1", 5, self_=True),
-        Bridge("br1", vlan_filtering=True),
+        filtering,
     ]
 
     kernel.apply(diff(state(wanted), kernel.read(wanted)))
@@ -334,6 +335,20 @@ def test_membership_of_a_vlan_is_set_read_and_taken_away(kernel: LinuxKernel) ->
     assert wrong(kernel, wanted) == []
     kernel.apply([Op("delete", each) for each in wanted[:3]])
     assert kernel.read(wanted[1:3]) == {}
+
+
+def test_a_vlan_device_on_the_bridge_holds_a_gateways_address(kernel: LinuxKernel) -> None:
+    name = f"{BRIDGE}.5"
+    wanted: list[AnyObject] = [Vlan(name, BRIDGE, 5, alias="tulle:net"), Up(name), Addr(name, "10.5.0.1/24")]
+    try:
+        put(kernel, wanted)
+    except KernelError as error:
+        assert "Unknown device type" in error.reason
+        pytest.skip("this kernel was built without CONFIG_VLAN_8021Q")
+
+    assert wrong(kernel, wanted) == []
+    kernel.apply(diff({}, state(wanted)))
+    assert kernel.read(wanted) == {}
 
 
 def test_not_being_in_a_vlan_is_true_of_a_port_that_has_none(kernel: LinuxKernel) -> None:

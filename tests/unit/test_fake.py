@@ -111,6 +111,18 @@ def test_entries_of_a_peer_and_routes_of_the_node_are_put_in_the_place_of_older_
     assert kernel.owned("tulle.1") == state(newer)
 
 
+def test_a_route_that_another_program_made_is_not_seen_replaced_or_removed() -> None:
+    foreign = Route("10.244.2.0/24", "lo", protocol=4)
+    ours = Route("10.244.2.0/24", "lo")
+    kernel = FakeKernel([foreign])
+
+    assert kernel.owned("tulle.1") == kernel.read([ours]) == {}
+    assert refused(kernel, Op("create", ours)).errno == errno.EEXIST
+    kernel.apply([Op("delete", ours)])
+
+    assert kernel.state == state([foreign])
+
+
 def test_deleting_what_is_gone_is_success() -> None:
     kernel = FakeKernel()
 

@@ -73,7 +73,7 @@ def kernel_with(*objects: Route | Addr) -> FakeKernel:
 damage = st.lists(st.integers(0, 30), max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(snapshots(), damage), min_size=2, max_size=6))
 def test_after_any_walk_over_lists_and_damage_a_node_is_as_freshly_planned(
     steps: list[tuple[Json, list[int]]]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.diff import Op
 from cni_plugin.kernel import files
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import POD, Chain, PodLink, Veth
@@ -84,6 +85,18 @@ def test_del_of_a_lease_without_a_record_gives_it_back(node: Node) -> None:
     assert not [each for each in node.kernel.state.values() if isinstance(each, Veth | PodLink)]
 
 
+def test_del_takes_down_a_pod_that_the_reference_plugin_wired(node: Node) -> None:
+    """Its veth has another name and no record names it; its lease file is like ours."""
+    wire = Veth("veth4f0c9d2a", peer="eth0")
+    node.kernel.apply([Op("create", wire), Op("create", Veth("veth1", peer="eth7"))])
+    folder = node.home / "data" / "pods"
+    folder.mkdir(parents=True)
+    (folder / "10.22.0.5").write_bytes(b"a\r\neth0")
+    assert node.call("DEL").exit == 0
+    assert node.leases() == {}
+    assert [each.name for each in node.kernel.state.values() if isinstance(each, Veth)] == ["veth1"]
+
+
 def test_del_frees_the_address_only_after_the_wire_is_gone(node: Node) -> None:
     node.call("ADD")
     node.kernel.fail_at = len(node.kernel.applied)
@@ -152,6 +165,15 @@ def test_gc_without_a_list_takes_only_what_is_provably_dead(node: Node) -> None:
 def test_gc_without_a_list_keeps_a_pod_that_was_only_unplugged(node: Node) -> None:
     three_pods(node)
     node.unplug("b eth1")
+    assert node.call("GC").exit == 0
+    assert held_by(node) == {"a", "b", "c"}
+
+
+def test_gc_without_a_list_keeps_a_lease_that_nothing_else_speaks_of(node: Node) -> None:
+    """Another main plugin may have delegated to us: its pods have no wire and no record of ours."""
+    three_pods(node)
+    node.unplug("b eth1")
+    (node.home / "run" / "attachments" / "pods" / "b:eth1").unlink()
     assert node.call("GC").exit == 0
     assert held_by(node) == {"a", "b", "c"}
 
