@@ -177,9 +177,11 @@ def decode(data: bytes, where: str = "on stdin") -> Mapping[str, object]:
 
 
 def version_of(raw: Mapping[str, object]) -> str:
-    """The `cniVersion` of a decoded configuration; the specification calls an absent one 0.1.0."""
-    found = [each for key, each in raw.items() if key.lower() == "cniversion"]
-    return found[-1] if found and isinstance(found[-1], str) and found[-1] else "0.1.0"
+    """The `cniVersion` of a configuration; the specification calls an absent one 0.1.0. Raises CniError 6."""
+    found = next((each for key, each in reversed(list(raw.items())) if key.lower() == "cniversion" and each), "")
+    if not isinstance(found, str):
+        raise CniError(DECODING_FAILURE, f'invalid cniVersion {found!r}: it must be a string, such as "1.1.0"')
+    return found or "0.1.0"
 
 
 Shape = TypeVar("Shape")

@@ -191,9 +191,9 @@ def _render_listed(result: Result, version: str) -> dict[str, object]:
         "ips": result.ips if at_least(version, "1.0.0") else [_with_version(each) for each in result.ips],
         "dns": result.dns,
     }
-    if result.routes or not at_least(version, "1.0.0"):
+    if result.routes:
         shape["routes"] = [each if newest else RouteConfig(each.dst, each.gw) for each in result.routes]
-    return {key: value for key, value in shape.items() if value or key in ("routes", "dns")}
+    return {key: value for key, value in shape.items() if value or key == "dns"}
 
 
 def _with_version(each: IPConfig) -> dict[str, object]:

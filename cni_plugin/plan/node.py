@@ -108,6 +108,7 @@ def _adopted(want: AnyObject, have: AnyObject | None) -> AnyObject:
         alias=want.alias if ours else "",
         vlan_filtering=want.vlan_filtering or have.vlan_filtering,
         promisc=want.promisc or have.promisc,
+        pinned=want.pinned or have.pinned,
     )
 
 

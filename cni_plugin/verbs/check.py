@@ -13,6 +13,7 @@ from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
 from cni_plugin.model import POD, Addr, AnyObject, Bridge, PodLink, Up, state
 from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.plan.node import adopt
 from cni_plugin.plan.pod import lasting
 from cni_plugin.records import Record
 from cni_plugin.spec import Result, parse_result
@@ -28,7 +29,8 @@ def check(context: Context) -> bytes:
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
     record = context.records.find(context.attachment)
     want = state(_recorded(record, claimed) if record else _claimed(context, claimed))
-    ops = diff(want, context.kernel.read(want.values()))
+    have = context.kernel.read(want.values())
+    ops = diff(adopt(want, have), have)
     if ops:
         raise CniError(
             CHECK_FAILED,
@@ -57,7 +59,7 @@ def _recorded(record: Record, claimed: Result) -> Iterator[AnyObject]:
     for each in lasting(record.objects):
         if not isinstance(each, Addr) or each.address in addresses:
             yield each
-    yield Bridge(record.bridge, pinned=True)
+    yield Bridge(record.bridge, pinned=False)  # that it is there; `adopt` takes the rest as it is
     yield Up(record.bridge)
     for gateway in record.gateways:
         yield Addr(record.gateway_dev, gateway)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cni_plugin import delegate, netconf
-from cni_plugin.errors import CHECK_FAILED, CniError
+from cni_plugin.errors import DELEGATE_FAILED, CniError
 from cni_plugin.spec import Result, at_least, parse_result
 from cni_plugin.verbs.context import Context
 
@@ -25,7 +25,7 @@ class DelegatedLeases:
         try:
             lease = parse_result(self._call("ADD"), f"the result of ipam.type {self._kind!r}")
             if not lease.ips:
-                raise CniError(CHECK_FAILED, f"ipam.type {self._kind!r} returned no addresses: see its configuration")
+                raise CniError(DELEGATE_FAILED, f"ipam.type {self._kind!r} returned no addresses: see its configuration")
         except CniError:
             self._forget()
             raise

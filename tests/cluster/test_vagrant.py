@@ -18,7 +18,7 @@ from cni_plugin.cluster import parse
 from cni_plugin.errors import CniError
 
 REPO = Path(__file__).resolve().parents[2]
-QUIET = {"VAGRANT_CHECKPOINT_DISABLE": "1", "VAGRANT_DEFAULT_PROVIDER": "libvirt"}
+QUIET = {"VAGRANT_CHECKPOINT_DISABLE": "1"}
 DUMP = "\nFile.write(ENV.fetch('TULLE_DUMP'), JSON.generate(NODES.map { |node| CLUSTER.merge(node: node[:name]) }))\n"
 
 
@@ -40,7 +40,9 @@ def libvirt_known() -> bool:
 def validate(project: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """`vagrant validate`, with what the installed providers say to their settings where there are any."""
     env = os.environ | settings | QUIET | {"VAGRANT_HOME": str(project / "home")}
-    return _vagrant(project, env, "validate", *([] if libvirt_known() else ["--ignore-provider"]))
+    if libvirt_known():
+        return _vagrant(project, env | {"VAGRANT_DEFAULT_PROVIDER": "libvirt"}, "validate")
+    return _vagrant(project, env, "validate", "--ignore-provider")
 
 
 def _vagrant(project: Path, env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -214,12 +214,6 @@ def test_wrong_vlan_trunks_are_refused(node: Node, trunk: list[Json], word: str)
     assert word in refused.message
 
 
-def test_vlan_and_trunk_together_are_refused(node: Node) -> None:
-    refused = node.add(conf(node, vlan=5, vlanTrunk=[{"id": 7}]))
-    assert refused.code == 7
-    assert "vlanTrunk" in refused.message
-
-
 def test_two_networks_share_a_bridge_and_both_have_their_gateways(node: Node) -> None:
     second = {"ranges": sets({"subnet": "2001:db8:62::/64"}), "routes": [DEFAULT6]}
     wired(node, conf(node), "pod1")

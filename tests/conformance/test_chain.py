@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from _runtime import Attachment, Network, Runtime
 
@@ -41,6 +43,14 @@ def chain(node: Node, version: str, *plugins: Json) -> Network:
     return Network.parse({**network(node, *plugins), "cniVersion": version})
 
 
+def alone(network: Network) -> Network:
+    """The list without what comes after us, for a CHECK of our own part with the whole chain's result.
+
+    The reference's portmap (1.1.1) fails its own CHECK of a pod that has no IPv6 address.
+    """
+    return replace(network, plugins=network.plugins[:1])
+
+
 def answered(server: Namespace, client: Namespace, target: str) -> str:
     """What a client gets from a server that echoes on port 8080, called at `target`:18080; with its source."""
     echo = server.start("python3", "-c", ECHO)
@@ -67,7 +77,7 @@ def test_portmap_after_us_forwards_a_host_port(node: Node, reference: Plugins, v
     assert answered(node.pod("pod1"), node.world, NODE4) == "b'hello'"
     assert answered(node.pod("pod1"), node.pod("pod2"), NODE4) == "b'hello'"
     if version != "0.3.1":
-        cni.check(ours, first)
+        cni.check(alone(ours), first)
     for each in (first, second):
         cni.delete(ours, each)
     after = snapshot(node)
@@ -116,7 +126,7 @@ def test_all_three_after_us(node: Node, reference: Plugins) -> None:
     result = cni.add(ours, pod)
     assert answered(node.pod("pod1"), node.world, NODE4) == "b'hello'"
     assert address(result) == "10.60.0.2"
-    cni.check(ours, pod)
+    cni.check(alone(ours), pod)
     cni.delete(ours, pod)
     cni.delete(ours, pod)
     assert (node.leases(), snapshot(node)["records"]) == ({}, [])

@@ -323,10 +323,10 @@ def test_failure_28_check_tells_what_is_missing_in_the_words_of_ip(node: Node) -
     assert node.check(checked).exit == 0
     pod = node.pod("pod1")
     breakages: list[tuple[Namespace, list[str], str]] = [
+        (node, ["nft", "delete", "table", "inet", "tulle"], "masquerade"),
         (pod, ["ip", "route", "del", "default"], "ip -n POD route"),
         (node, ["ip", "link", "set", port_of(node, pod, "eth0"), "nomaster"], "master tulle0"),
         (node, ["ip", "addr", "del", "10.60.0.1/24", "dev", "tulle0"], "10.60.0.1/24 dev tulle0"),
-        (node, ["nft", "delete", "table", "inet", "tulle"], "masquerade"),
     ]
     for ns, breakage, word in breakages:
         ns.run(*breakage)
