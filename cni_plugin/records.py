@@ -78,8 +78,12 @@ class Records:
 
     def remove(self, attachment: Attachment) -> bool:
         """Remove the record; whether the network has no attachment left."""
-        files.remove(self._path(attachment))
+        files.remove_with_leftover(self._path(attachment))
         return files.remove_folder(f"{self._attachments}/{attachment.network}")
+
+    def sweep(self, network: str) -> None:
+        """Remove what killed writers left among a network's records. The caller holds the lock."""
+        files.sweep(f"{self._attachments}/{network}")
 
     def all(self, network: str = "") -> Iterator[Record]:
         """Every record of this boot, or those of one network."""
@@ -101,7 +105,7 @@ class Records:
 
     def drop_masquerade(self, network: str) -> bool:
         """Forget it; whether there was anything."""
-        return files.remove(f"{self._networks}/{network}")
+        return files.remove_with_leftover(f"{self._networks}/{network}")
 
     def _masquerade(self, network: str) -> Masquerade | None:
         try:

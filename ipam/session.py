@@ -147,6 +147,7 @@ class Session:
         if not self.trusted:
             return
         try:
+            self.store.discard_temporary()
             for ip in ips:
                 self.hints.mark(ip, used=False)
             for name in {owner, Owner(owner.container, "")} if owner else ():

@@ -174,6 +174,14 @@ class Store:
         finally:
             os.close(fd)
 
+    def discard_temporary(self) -> None:
+        """Removes what a killed or refused writer may have left."""
+        if self.private_fd >= 0:
+            try:
+                os.unlink(TEMPORARY, dir_fd=self.private_fd)
+            except FileNotFoundError:
+                pass
+
     def write_temporary(self, text: bytes) -> None:
         """A new file: one that a crash left may be a second name of a lease, so it is never written to."""
         try:

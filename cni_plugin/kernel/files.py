@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TEMPORARY = ".tmp."
+_DAMAGED = f"{_TEMPORARY}damaged."
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -44,9 +45,8 @@ def follow(path: str) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """Put a file in place, mode 0600, over an earlier one. Raises OSError."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}.{name[-64:]}")
+    """Put a file in place, mode 0600, over an earlier one. Writers of one file take turns. Raises OSError."""
+    temporary = _temporary(path)
     try:
         _fill(temporary, data)
         os.rename(temporary, path)
@@ -64,6 +64,12 @@ def remove(path: str) -> bool:
     return True
 
 
+def remove_with_leftover(path: str) -> bool:
+    """Remove a file, and what a killed writer of it may have left; whether there was one. Raises OSError."""
+    remove(_temporary(path))
+    return remove(path)
+
+
 def make_folder(path: str) -> None:
     """Make a folder, mode 0700, and those above it. Raises OSError, ELOOP when the last is a link."""
     try:
@@ -74,7 +80,7 @@ def make_folder(path: str) -> None:
 
 
 def remove_folder(path: str) -> bool:
-    """Remove a folder if it is empty but for leftovers of killed writers; whether it is gone."""
+    """Remove a folder that holds nothing but leftovers; whether it is gone. Raises OSError."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -82,13 +88,20 @@ def remove_folder(path: str) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        leftovers = [name for name in os.listdir(path) if name.startswith(_TEMPORARY)]
-        if not leftovers or len(leftovers) != len(os.listdir(path)) or any(map(_is_being_written, leftovers)):
+        if names(path):
             return False
-        for name in leftovers:
+        for name in os.listdir(path):
             remove(os.path.join(path, name))
-        return remove_folder(path)
+        os.rmdir(path)
     return True
+
+
+def sweep(path: str) -> None:
+    """Remove what killed writers left in a folder; what was set aside stays. Raises OSError."""
+    if os.path.isdir(path):
+        for name in os.listdir(path):
+            if name.startswith(_TEMPORARY) and not name.startswith(_DAMAGED):
+                remove(os.path.join(path, name))
 
 
 def names(path: str) -> list[str]:
@@ -126,13 +139,13 @@ def _fill(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _is_being_written(name: str) -> bool:
-    """Whether the process that a temporary file names is alive; it may be writing this very moment."""
-    pid = name.removeprefix(_TEMPORARY).split(".", 1)[0]
-    return pid.isdigit() and os.path.exists(f"/proc/{pid}")
-
-
 def set_aside(path: str) -> None:
     """Rename a file that cannot be read, so that it is neither used nor lost. Raises OSError."""
     folder, name = os.path.split(path)
-    os.rename(path, os.path.join(folder, f"{_TEMPORARY}0.damaged.{name[-64:]}"))
+    os.rename(path, os.path.join(folder, f"{_DAMAGED}{name[-64:]}"))
+
+
+def _temporary(path: str) -> str:
+    """Named after its target, so that it is found again."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f"{_TEMPORARY}{name[-64:]}")

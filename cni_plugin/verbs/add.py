@@ -117,7 +117,7 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
     # after the record is dropped, for the records tell whether anybody else has come to need the bridge
     undo.callback(_take_back, undo_bridge, kernel, records, wire.bridge, bridged)
     put_record(kernel, records, record, masquerade)
-    undo.callback(_take_back, drop_record, kernel, records, record)
+    undo.callback(_take_back, drop_record, kernel, records, wire.attachment)
     bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
     apply(kernel, diff(want, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
     if not step.stood:

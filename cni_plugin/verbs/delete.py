@@ -29,15 +29,14 @@ def delete(context: Context) -> bytes:
         _delete_unrecorded(context)
     unplug(context, attachment, record)
     release(context, record)
-    if record is not None:
-        drop_record(context.kernel, context.records, record)
+    drop_record(context.kernel, context.records, attachment)
     return b""
 
 
 def teardown(context: Context, attachment: Attachment, record: Record) -> None:
     """Take the kernel objects and the record of an attachment away; leases are the caller's."""
     unplug(context, attachment, record)
-    drop_record(context.kernel, context.records, record)
+    drop_record(context.kernel, context.records, attachment)
 
 
 def unplug(context: Context, attachment: Attachment, record: Record | None) -> None:

@@ -11,7 +11,7 @@ from cni_plugin.model import State
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
-from cni_plugin.plan.pod import gateway_device
+from cni_plugin.plan.pod import Attachment, gateway_device
 from cni_plugin.records import Record, Records
 
 
@@ -71,14 +71,20 @@ def put_record(kernel: Kernel, records: Records, record: Record, wanted: Masquer
             if wanted is not None:
                 _masquerade(kernel, records, record.network, wanted)
         except BaseException:
-            _drop(kernel, records, record)
+            _drop(kernel, records, record.attachment)
             raise
 
 
-def drop_record(kernel: Kernel, records: Records, record: Record) -> None:
-    """Remove an attachment's record; with the last of a network goes its masquerade."""
+def drop_record(kernel: Kernel, records: Records, attachment: Attachment) -> None:
+    """Remove an attachment's record, if it has one; with the last of a network goes its masquerade."""
     with records.lock():
-        _drop(kernel, records, record)
+        _drop(kernel, records, attachment)
+
+
+def sweep_records(records: Records, network: str) -> None:
+    """Remove what killed writers left among a network's records."""
+    with records.lock():
+        records.sweep(network)
 
 
 def restore_masquerade(kernel: Kernel, records: Records) -> list[Op]:
@@ -107,7 +113,7 @@ def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquera
     restore_masquerade(kernel, records)
 
 
-def _drop(kernel: Kernel, records: Records, record: Record) -> None:
-    last = records.remove(record.attachment)
-    if last and records.drop_masquerade(record.network):
+def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> None:
+    last = records.remove(attachment)
+    if last and records.drop_masquerade(attachment.network):
         restore_masquerade(kernel, records)

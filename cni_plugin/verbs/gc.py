@@ -18,7 +18,7 @@ from cni_plugin.plan.pod import Attachment, owner
 from cni_plugin.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import release, unplug
-from cni_plugin.verbs.ensure import drop_record
+from cni_plugin.verbs.ensure import drop_record, sweep_records
 from cni_plugin.verbs.leases import leases
 
 
@@ -35,6 +35,7 @@ def collect(context: Context) -> bytes:
     # what could not be unplugged keeps its address: nobody else may have it while the old wire can send from it
     stuck = {(each.container, each.ifname) for each in failures if isinstance(each, Attachment)}
     _try(failures, "ipam", partial(leases(context).collect, None if valid is None else valid | stuck))
+    _try(failures, "records", partial(sweep_records, context.records, context.conf.name))
     if failures:
         raise CniError(
             GC_INCOMPLETE,
@@ -79,7 +80,7 @@ def _take_away(context: Context, attachment: Attachment, record: Record | None) 
         return
     unplug(context, attachment, record)
     release(context, record)
-    drop_record(context.kernel, context.records, record)
+    drop_record(context.kernel, context.records, attachment)
 
 
 def _try(failures: dict[Attachment | str, str], what: Attachment | str, step: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ class DelegatedLeases:
         try:
             lease = parse_result(self._call("ADD"), f"the result of ipam.type {self._kind!r}")
             if not lease.ips:
-                raise CniError(DELEGATE_FAILED, f"ipam.type {self._kind!r} returned no addresses: see its configuration")
+                raise CniError(DELEGATE_FAILED, f"ipam.type {self._kind!r} gave no addresses: see its configuration")
         except CniError:
             self._forget()
             raise

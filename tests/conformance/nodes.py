@@ -248,6 +248,7 @@ def kernel_filters_vlans() -> bool:
     """Whether this kernel was built with CONFIG_BRIDGE_VLAN_FILTERING."""
     ns = Namespace(unique_name("vlan"))
     try:
-        return ns.run("ip", "link", "add", "b", "type", "bridge", "vlan_filtering", "1", check=False).returncode == 0
+        made = ns.run("ip", "link", "add", "probe0", "type", "bridge", "vlan_filtering", "1", check=False)
+        return made.returncode == 0
     finally:
         ns.remove()

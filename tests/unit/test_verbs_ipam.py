@@ -81,7 +81,7 @@ def test_a_foreign_ipam_that_refuses_is_told_del_and_its_error_is_ours(node: Nod
 def test_a_foreign_ipam_that_gives_nothing_is_an_error(node: Node) -> None:
     reply = with_foreign(node, "echo '{}'").call("ADD")
     assert reply.exit == 1
-    assert "returned no addresses" in reply.said
+    assert "gave no addresses" in reply.said
     assert asked(node) == ["ADD", "DEL"]
     assert (node.standing(), node.left()) == ({}, [])
 
