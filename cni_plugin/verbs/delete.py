@@ -70,7 +70,13 @@ def with_recorded(context: Context, record: Record) -> Context:
 
 
 def _delete_unrecorded(context: Context) -> None:
-    """A pod that was wired by another plugin, or whose record is lost: its end of the pair, if it is there."""
+    """A pod that was wired by another plugin, or whose record is lost: its end of the pair, if it is there.
+
+    Not when it is on record as another network's: a DEL of a network that the pod never had must not unplug it.
+    """
+    mine = (context.request.container, context.request.ifname)
+    if any((each.container, each.ifname) == mine for each in context.records.all()):
+        return
     try:
         context.kernel.enter(context.request.netns)
     except NetnsError:

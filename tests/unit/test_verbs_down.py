@@ -97,6 +97,12 @@ def test_del_takes_down_a_pod_that_the_reference_plugin_wired(node: Node) -> Non
     assert [each.name for each in node.kernel.state.values() if isinstance(each, Veth)] == ["veth1"]
 
 
+def test_del_of_a_network_that_the_pod_never_had_does_not_unplug_it(node: Node) -> None:
+    node.call("ADD")
+    assert node.configured(name="others").call("DEL").exit == 0
+    assert any(isinstance(each, PodLink) for each in node.kernel.state.values())
+
+
 def test_del_frees_the_address_only_after_the_wire_is_gone(node: Node) -> None:
     node.call("ADD")
     node.kernel.fail_at = len(node.kernel.applied)
