@@ -185,7 +185,7 @@ def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:
 
 def test_a_port_that_moves_to_its_bridge_gets_its_flags_again() -> None:
     """The kernel forgets a port's flags, VLANs and static entries when the link leaves a bridge."""
-    flags = [Port("tl1", hairpin=True), Fdb("tl1", "0a:58:0a:16:00:02")]
+    flags: list[AnyObject] = [Port("tl1", hairpin=True), Fdb("tl1", "0a:58:0a:16:00:02")]
     want = state([Veth("tl1", master="tulle0", peer="eth0"), *flags])
     have = state([Veth("tl1", master="other0", peer="eth0"), *flags])
     assert [(op.verb, type(op.object).__name__) for op in diff(want, have)] == [
