@@ -167,9 +167,12 @@ def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
 
 def _result(context: Context, wire: Wire, lease: Result) -> Result:
     attachment = wire.attachment
+    gateway_dev = gateway_device(context.conf, wire.bridge)
+    beside = [gateway_dev] if gateway_dev != wire.bridge and plan.gateways(context.conf, lease.ips) else []
     interfaces = (
         Interface(wire.bridge, context.kernel.link_mac(wire.bridge)),
         Interface(attachment.host_dev, host_mac(attachment), mtu=wire.mtu),
         Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=context.request.netns),
+        *(Interface(name, context.kernel.link_mac(name)) for name in beside),  # a VLAN's gateway, as the reference has
     )
     return msgspec.structs.replace(lease, interfaces=interfaces)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-PLUGIN = REPO / "dist" / "tulle" / "tulle"
+BUNDLE = REPO / "dist" / "tulle"
+PLUGIN = "/vmshare/tulle/tulle"
+"""In the machines: a copy in the folder that the lab shares with them, for they see their own /tmp and not ours."""
 VMLAB = Path(os.environ.get("TULLE_VMLAB", REPO.parent / "shared" / "vmlab")) / "vmlab.sh"
 LAB = f"tulle{os.getpid() % 10000}"
 
@@ -24,7 +27,7 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(not VMLAB.exists(), reason=f"there is no virtual machine lab: set TULLE_VMLAB ({VMLAB})"),
-    pytest.mark.skipif(not PLUGIN.exists(), reason="dist/tulle is not built: run scripts/build"),
+    pytest.mark.skipif(not BUNDLE.exists(), reason="dist/tulle is not built: run scripts/build"),
 ]
 
 
@@ -33,6 +36,7 @@ class Vm:
 
     def __init__(self, number: int) -> None:
         self.name, self.number = f"vm{number}", number
+        self.interfaces: list[str] = []
 
     def sh(self, script: str, *, check: bool = True, seconds: int = 90) -> str:
         """Run a shell script."""
@@ -48,11 +52,12 @@ class Vm:
         return dict(json.loads(out)) if out.strip() else {}
 
     def add(self, pod: str, conf: dict[str, object]) -> list[str]:
-        """A new pod; its addresses."""
+        """A new pod; its addresses. The interfaces of the result are kept."""
         self.sh(f"ip netns add {pod}")
         result = self.cni("ADD", pod, conf)
-        ips = result["ips"]
-        assert isinstance(ips, list)
+        ips, interfaces = result["ips"], result["interfaces"]
+        assert isinstance(ips, list) and isinstance(interfaces, list)
+        self.interfaces = [each["name"] for each in interfaces]
         return [each["address"].split("/")[0] for each in ips]
 
     def delete(self, pod: str, conf: dict[str, object]) -> None:
@@ -68,7 +73,7 @@ class Vm:
 
 
 def _env() -> dict[str, str]:
-    return {**os.environ, "VMLAB_ID": LAB, "VMLAB_LIVE": str(REPO / "dist")}
+    return {**os.environ, "VMLAB_ID": LAB}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,8 @@ def vms() -> Iterator[tuple[Vm, Vm]]:
             subprocess.run([str(VMLAB), "down"], env=_env(), capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, f"vmlab {step}: {done.stdout}\n{done.stderr}"
     try:
+        state = Path(os.environ.get("VMLAB_DIR", "/var/cache/vmlab"))
+        shutil.copytree(BUNDLE, state / f"run-{LAB}" / "share" / "tulle", symlinks=True)
         yield Vm(1), Vm(2)
     finally:
         subprocess.run([str(VMLAB), "down"], env=_env(), capture_output=True, timeout=60, check=False)
@@ -148,6 +155,7 @@ def test_pods_of_a_vlan_reach_each_other_and_its_gateway_and_no_other_vlan(vms: 
     other = vlan_conf(vlan=200, isGateway=False, name="vlans2", ipam={
         "type": "host-local", "ranges": [[{"subnet": "10.55.0.0/24", "rangeStart": "10.55.0.100"}]]})
     (first,), (second,) = vm.add("v1", vlan_conf()), vm.add("v2", vlan_conf(preserveDefaultVlan=False))
+    assert vm.interfaces[0] == "vbr0" and vm.interfaces[2:] == ["eth0", "vbr0.100"], "the VLAN's gateway is told"
     (foreign,) = vm.add("v3", other)
     try:
         assert vm.pings("v1", "10.55.0.1"), "the gateway on vbr0.100"
