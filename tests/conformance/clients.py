@@ -9,7 +9,6 @@ namespace and in a mount namespace in which those places are the node's own fold
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -53,7 +52,9 @@ class Client:
     def mounts(self) -> list[str]:
         """The commands that put the node's own folders in place.
 
-        The run folder too: what podman leaves behind to clean up (conmon) does not hand TULLE_RUN_DIR on.
+        The run folder too: what podman leaves behind to clean up (conmon) does not hand TULLE_RUN_DIR on. The machine's
+        own, an empty place to mount on, is left standing: to remove it would unmount it under a client that runs
+        beside this one (rmdir detaches what other mount namespaces have there, fs/namei.c detach_mounts).
         """
         (self.state / "var-lib").mkdir()
         RUN_DIR.mkdir(exist_ok=True)
@@ -99,8 +100,6 @@ class Client:
         if self._holder is not None:
             self._holder.kill()
             self._holder.communicate()
-            with contextlib.suppress(OSError):  # somebody else's, and in use
-                RUN_DIR.rmdir()
 
 
 def network(node: Node, *chained: Mapping[str, object], **keys: object) -> Json:
