@@ -101,6 +101,7 @@ class Session:
         self.trusted = False
         # The boot first: what is void by the old one is gone by now, and below changes `last_change_ns`.
         self.store.ensure_private()
+        self.store.discard_temporary()  # a killed writer's, which nobody may come to write over
         if self.hints.boot != self._boot.id:
             self.hints.boot = self._boot.id
         self.hints.rebuild(held, used)
