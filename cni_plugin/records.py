@@ -93,6 +93,18 @@ class Records:
                 if record is not None:
                     yield record
 
+    def folder(self, network: str) -> str:
+        """Where the records of a network are, one file each; its time changes with every one that comes or goes."""
+        return f"{self._attachments}/{network}"
+
+    def networks(self) -> list[str]:
+        """The networks that have attachments."""
+        return files.names(self._attachments)
+
+    def load(self, network: str, entry: str) -> Record | None:
+        """The record in a file of a network's folder."""
+        return self._load(f"{self._attachments}/{network}/{entry}")
+
     def masquerades(self) -> dict[str, Masquerade]:
         """What each network has masqueraded."""
         found = {name: self._masquerade(name) for name in files.names(self._networks)}

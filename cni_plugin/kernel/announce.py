@@ -17,22 +17,21 @@ _RTMGRP_LINK = 1
 _IFF_LOWER_UP = 0x10000
 
 
-def announce(host: Namespace, pod: Namespace, dev: str, host_dev: str) -> None:
-    """Wait for the port, then let the pod's link tell its addresses.
+def announce(pod: Namespace, dev: str) -> None:
+    """Let the pod's link tell its addresses.
 
     Setting a link's own MAC again is a change of address to the kernel, and with `arp_notify` and `ndisc_notify` on
     that sends a gratuitous ARP for each IPv4 address and an unsolicited neighbour advertisement for each IPv6 one
     (NETDEV_CHANGEADDR in net/ipv4/devinet.c and net/ipv6/ndisc.c). A raw socket of ours would do too, but
     closing one costs a grace period, 10 ms and more.
     """
-    _await_port(host, host_dev)
     link = pod.link(dev)
     if link is not None:
         fields = {"family": 0, "index": link.link}
         pod.netlink.send([encode(RTM_SETLINK, NLM_F_REQUEST, fields, [("IFLA_ADDRESS", link.text("IFLA_ADDRESS"))])])
 
 
-def _await_port(host: Namespace, name: str) -> None:
+def await_port(host: Namespace, name: str) -> None:
     """Return once the bridge forwards for this port, or the link is there no more, or patience is at its end."""
     # since Linux 6.8 this question makes the kernel do its pending carrier work for the link first
     # (net/core/rtnetlink.c, rtnl_getlink: linkwatch_sync_dev)

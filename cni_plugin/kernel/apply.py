@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel.encode import GONE, Absent, Place, adds, harmless_to, replacement, requests
+from cni_plugin.kernel.encode import (
+    GONE,
+    Absent,
+    Place,
+    adds,
+    by_netlink,
+    group_deletion,
+    grouping,
+    harmless_to,
+    replacement,
+    requests,
+)
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.knobs import set_feature, write_sysctl
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Outcome
 from cni_plugin.kernel.nft import Nft, NftError
-from cni_plugin.model import HOST, POD, Chain, Feature, LinkObject, PodLink, Route, Sysctl
+from cni_plugin.model import HOST, POD, Chain, Feature, LinkObject, PodLink, Route, Sysctl, Veth
+
+_GROUP = 0x74756C6C
+"""The group that links are deleted by ("tull"); they are in it for the length of one request."""
 
 Lane = tuple[str, str]
 Ours = Callable[[Route], bool]
@@ -99,6 +113,11 @@ class _Run:
 
     def carry_out(self, ops: Iterable[Op]) -> None:
         """Send them all. Raises Failure for the first refused one of a batch, when the batch is through."""
+        ops = list(ops)
+        if len(ops) > 1 and all(map(_deletes_veth, ops[:2])):
+            many = list(takewhile(_deletes_veth, ops))
+            self._delete_together(many)
+            ops = ops[len(many) :]
         for op in ops:
             try:
                 made = requests(op, self._place)
@@ -114,6 +133,26 @@ class _Run:
             elif isinstance(op.object, LinkObject) and op.verb == "delete":
                 self._space.forget(op.object.name)
         self._flush()
+
+    def _delete_together(self, ops: Sequence[Op]) -> None:
+        """Put the links into a group, and delete the group: the kernel waits for a grace period once, not for each.
+
+        RTM_SETLINK finds a link by its name or refuses; RTM_NEWLINK with a name that is gone would change the whole
+        group (net/core/rtnetlink.c, rtnl_newlink before Linux 6.2).
+        """
+        into = [grouping(op.object.name, _GROUP) for op in ops if isinstance(op.object, Veth)]
+        *grouped, deleted = self._space.netlink.send([*into, group_deletion(_GROUP)])
+        self._space.forget()
+        if deleted.errno and deleted.errno not in GONE:
+            grouped = self._space.netlink.send([each for op in ops for each in requests(op, self._place)])
+        refused: Failure | None = None
+        for op, outcome in zip(ops, grouped, strict=True):
+            if outcome.errno and outcome.errno not in GONE:
+                refused = refused or Failure(op, outcome)
+            else:
+                self._done.append(op)
+        if refused is not None:
+            raise refused
 
     def _finish(self, op: Op, made: list[bytearray]) -> None:
         """What belongs to a link that was just made.
@@ -159,6 +198,10 @@ class _Run:
         return again if again.errno else None
 
 
+def _deletes_veth(op: Op) -> bool:
+    return op.verb == "delete" and isinstance(op.object, Veth)
+
+
 def _makes_link(op: Op) -> bool:
     return op.verb == "create" and isinstance(op.object, LinkObject)
 
@@ -166,7 +209,7 @@ def _makes_link(op: Op) -> bool:
 def _lane(op: Op) -> Lane:
     each = op.object
     if isinstance(each, Sysctl):
-        return "knob", each.ns
+        return "netlink" if by_netlink(each) else "knob", each.ns
     if isinstance(each, Feature):
         return "knob", HOST
     if isinstance(each, Chain):

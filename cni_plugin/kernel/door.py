@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 from cni_plugin.diff import Op
 from cni_plugin.model import AnyObject, State
 
+MOST_PORTS = 1023
+"""What a Linux bridge holds: port numbers have ten bits and 0 is none (net/bridge/br_private.h, BR_PORT_BITS)."""
+
 
 class Uplink(NamedTuple):
     """The interface that holds a node's address. MTU in bytes; `prefixes` are those it is directly connected to."""
@@ -23,10 +26,12 @@ class Uplink(NamedTuple):
 
 
 class OwnLink(NamedTuple):
-    """A link that bears our mark: its name and what its ifalias says."""
+    """A link that bears our mark: its name, what its ifalias says, the bridge that it is a port of."""
 
     name: str
     alias: str
+    master: str = ""
+    up: bool = True
 
 
 class Kernel(Protocol):
@@ -63,7 +68,7 @@ class Kernel(Protocol):
         """Remove a veth of this name from the pod's namespace, if there is one; other kinds are left."""
 
     def announce(self, dev: str, host_dev: str) -> None:
-        """Wait until the bridge forwards for `host_dev`, then let the pod tell its addresses (ARP, neighbour adv.)."""
+        """Wait until the bridge forwards for `host_dev`; then the pod tells its addresses (ARP, neighbour adv.)."""
 
     def await_dad(self, dev: str) -> tuple[str, ...]:
         """Wait until no IPv6 address of the pod's link is tentative; those that another station turned out to have."""
@@ -79,6 +84,9 @@ class Kernel(Protocol):
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""
+
+    def ports(self, bridge: str) -> int:
+        """How many ports a bridge has; 0 without the bridge."""
 
     def locally_held(self) -> frozenset[str]:
         """All addresses of the node, without prefix lengths."""

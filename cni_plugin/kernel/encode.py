@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from cni_plugin.model import (
     Port,
     PortVlan,
     Route,
+    Sysctl,
     Up,
     Veth,
     Vlan,
@@ -46,6 +48,11 @@ _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _TABLE_COMPAT = 252
 _BRIDGE_FLAGS_MASTER, _BRIDGE_FLAGS_SELF = 1, 2
 _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 2, 4, 8, 16
+
+_NLA_F_NESTED = 0x8000
+_IFLA_AF_SPEC, _IFLA_INET_CONF = 26, 1
+_INET_CONF = {"rp_filter": 8, "arp_notify": 22}
+"""Numbers of settings of a link, IPV4_DEVCONF_* in include/uapi/linux/ip.h."""
 
 GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
 """What the kernel says when that which is to be deleted is not there."""
@@ -83,6 +90,38 @@ def requests(op: Op, place: Place) -> list[bytearray]:
 def replacement(route: Route, place: Place) -> list[bytearray]:
     """The creation of a route of ours once more, this time instead of the one that stands. Raises Absent."""
     return list(_route(Op("change", route), route, place))
+
+
+def by_netlink(each: Sysctl) -> bool:
+    """Whether a sysctl can be set by a message, which costs less than a file; and looking a file up below /proc/sys/net
+
+    takes longer with every namespace in which somebody did (fs/proc/proc_sysctl.c, proc_sys_compare).
+    """
+    return each.ns == POD and each.name in {f"net/ipv4/conf/{each.dev}/{key}" for key in _INET_CONF}
+
+
+def _sysctl(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
+    """IFLA_AF_SPEC { AF_INET { IFLA_INET_CONF { number: value } } }: see inet_set_link_af in net/ipv4/devinet.c."""
+    if op.verb == "delete":
+        return
+    attribute = struct.pack("=HHI", 8, _INET_CONF[each.name.rpartition("/")[2]], int(each.value))
+    for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
+        attribute = struct.pack("=HH", 4 + len(attribute), kind | _NLA_F_NESTED) + attribute
+    message = codec.encode(codec.RTM_SETLINK, 0, {"family": 0, "index": 0}, [("IFLA_IFNAME", each.dev)])
+    message += attribute
+    struct.pack_into("=I", message, 0, len(message))
+    yield message
+
+
+def grouping(name: str, group: int) -> bytearray:
+    """The request that puts a link into a group of links."""
+    fields = {"family": 0, "index": 0}
+    return codec.encode(codec.RTM_SETLINK, 0, fields, [("IFLA_IFNAME", name), ("IFLA_GROUP", group)])
+
+
+def group_deletion(group: int) -> bytearray:
+    """The request that deletes all links of a group."""
+    return codec.encode(codec.RTM_DELLINK, 0, {"family": 0, "index": 0}, [("IFLA_GROUP", group)])
 
 
 def adds(verb: Verb, each: object) -> bool:
@@ -329,6 +368,7 @@ _WRITERS: dict[str, Callable[[Op, Any, Place], Iterator[bytearray]]] = {
     "Vlan": _vlan,
     "PodLink": _podlink,
     "Up": _up,
+    "Sysctl": _sysctl,
     "Port": _port,
     "PortVlan": _portvlan,
     "Addr": _addr,

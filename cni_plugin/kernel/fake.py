@@ -153,7 +153,12 @@ class FakeKernel:
     def own_links(self) -> tuple[OwnLink, ...]:
         """Links with our mark."""
         links = (each for each in self.state.values() if isinstance(each, Bridge | Veth | Vxlan | Vlan))
-        return tuple(OwnLink(each.name, each.alias) for each in links if each.alias.startswith("tulle:"))
+        found = (OwnLink(each.name, each.alias, getattr(each, "master", "")) for each in links)
+        return tuple(each for each in found if each.alias.startswith("tulle:"))
+
+    def ports(self, bridge: str) -> int:
+        """Veths in the bridge."""
+        return sum(isinstance(each, Veth) and each.master == bridge for each in self.state.values())
 
     def locally_held(self) -> frozenset[str]:
         """`held`, and the addresses on the node's links."""

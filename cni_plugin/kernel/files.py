@@ -12,12 +12,14 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _TEMPORARY = ".tmp."
 _DAMAGED = f"{_TEMPORARY}damaged."
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
+@cache
 def boot_id() -> str:
     """What tells this boot of the machine from every other (Documentation/admin-guide/sysctl/kernel.rst)."""
     return (read(BOOT_ID) or b"").decode().strip()
@@ -120,11 +122,14 @@ def writable(path: str) -> bool:
 
 
 @contextmanager
-def locked(path: str) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies. Raises OSError."""
+def locked(path: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies.
+
+    Raises OSError; BlockingIOError when somebody else holds it and it is not to be waited for.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(fd)

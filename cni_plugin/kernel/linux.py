@@ -2,29 +2,42 @@
 
 One instance serves one thread and one pod at a time. It keeps a netlink socket of the node's namespace and one of the
 pod's, and opens each when it is first needed, so that asking for little costs little. Nothing is remembered from one
-call to the next but the sockets: links come and go between two of them.
+call to the next but the sockets: links come and go between two of them. It may live for one request or for years:
+`leave` lets go of a pod, and a pod's namespace may be lent as a descriptor instead of being found by its path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import family_of, network_of, packed
-from cni_plugin.kernel.announce import announce
+from cni_plugin.kernel.announce import announce, await_port
 from cni_plugin.kernel.apply import Applier
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, Uplink
-from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.netns import open_namespace
 from cni_plugin.kernel.nft import Nft
-from cni_plugin.kernel.read import AF_BRIDGE, NTF_SELF, NUD_PERMANENT, Reader, addresses_on, local_address, prefix_of
+from cni_plugin.kernel.read import (
+    AF_BRIDGE,
+    IFF_UP,
+    NTF_SELF,
+    NUD_PERMANENT,
+    Reader,
+    addresses_on,
+    local_address,
+    prefix_of,
+)
 from cni_plugin.kernel.routes import Routes
+from cni_plugin.meter import Meter
 from cni_plugin.model import HOST, AnyObject, Fdb, Neigh, Route, State, state
 
 ALIAS_MARK = "tulle:"
@@ -37,11 +50,19 @@ out. Nothing is sent there."""
 
 
 class LinuxKernel:
-    """`door.Kernel` on the kernel of the network namespace that the first call is made in. A context manager."""
+    """`door.Kernel` on the kernel of the network namespace that the first call is made in. A context manager.
 
-    def __init__(self) -> None:
+    Unless `prompt`, pods' announcements are put off until `announce_late`.
+    """
+
+    def __init__(self, meter: Meter | None = None, *, prompt: bool = True) -> None:
+        self._meter = meter or Meter()
+        self._prompt = prompt
         self._pod: Namespace | None = None
-        self._nft = Nft()
+        self._untold = ""
+        self._unannounced: deque[tuple[Namespace, str]] = deque()
+        self._lent: Mapping[str, int] = {}
+        self._nft = Nft(self._meter)
 
     def __enter__(self) -> LinuxKernel:
         return self
@@ -49,10 +70,32 @@ class LinuxKernel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
-        if "_host" in self.__dict__:
-            self._host.close()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything; the next call opens it anew."""
+        self.leave()
+        self.announce_late()
+        if (host := self.__dict__.pop("_host", None)) is not None:
+            host.close()
         self._nft.close()
+
+    def leave(self) -> None:
+        """Let go of the pod's namespace, if one was entered; its announcement may still be due."""
+        if self._pod is not None and self._untold:
+            self._unannounced.append((self._pod, self._untold))
+        elif self._pod is not None:
+            self._pod.close()
+        self._pod, self._untold = None, ""
+
+    @contextmanager
+    def lent(self, namespaces: Mapping[str, int]) -> Iterator[None]:
+        """While the block runs, `enter` finds these paths' namespaces behind descriptors, which stay their owner's."""
+        self._lent = namespaces
+        try:
+            yield
+        finally:
+            self._lent = {}
 
     @cached_property
     def _host(self) -> Namespace:
@@ -60,18 +103,21 @@ class LinuxKernel:
 
     def enter(self, netns: str, *, allow_own: bool = False) -> None:
         """Open the pod's network namespace at this path; an earlier one is closed. Raises NetnsError."""
-        self._leave()
-        self._pod = Namespace(open_namespace(netns, allow_own=allow_own))
+        self.leave()
+        with self._meter.step("netlink"):
+            self._pod = Namespace(open_namespace(netns, allow_own=allow_own, lent=self._lent.get(netns, -1)))
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry the operations out in order; `KernelError.done` may hold later ones than the refused one."""
         self._forget()
-        Applier(self._host, self._pod, self._nft, self._is_ours).run(ops)
+        with self._meter.step("netlink"):
+            Applier(self._host, self._pod, self._nft, self._is_ours).run(ops)
 
     def read(self, wanted: Iterable[AnyObject]) -> State:
         """What stands at the keys of these objects. Raises KernelError (EEXIST) for a link of another kind."""
         self._forget()
-        return Reader(self._host, self._pod, self._nft).read(wanted)
+        with self._meter.step("netlink"):
+            return Reader(self._host, self._pod, self._nft).read(wanted)
 
     def addresses(self, dev: str) -> tuple[str, ...]:
         """The addresses on a link of the node, with prefix lengths, link-local ones left out."""
@@ -103,8 +149,21 @@ class LinuxKernel:
 
     def announce(self, dev: str, host_dev: str) -> None:
         """Wait until the bridge forwards for `host_dev`, then let the pod tell its addresses."""
-        if self._pod is not None:
-            announce(self._host, self._pod, dev, host_dev)
+        if self._pod is None:
+            return
+        with self._meter.step("netlink"):
+            await_port(self._host, host_dev)
+            if self._prompt:
+                announce(self._pod, dev)
+            else:
+                self._untold = dev
+
+    def announce_late(self) -> None:
+        """Make the announcements that were put off: a bridge floods them to all its pods, which takes its time."""
+        while self._unannounced:
+            pod, dev = self._unannounced.popleft()
+            announce(pod, dev)
+            pod.close()
 
     def await_dad(self, dev: str) -> tuple[str, ...]:
         """Wait until no address of the pod's link is tentative; those that somebody else has."""
@@ -145,8 +204,23 @@ class LinuxKernel:
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""
-        found = ((each.text("IFLA_IFNAME"), each.text("IFLA_IFALIAS")) for each in self._host.links())
-        return tuple(OwnLink(name, alias) for name, alias in found if alias.startswith(ALIAS_MARK))
+        names: dict[int, str] = {}
+        found: list[tuple[OwnLink, int]] = []
+        for each in self._host.links():
+            name, alias = each.text("IFLA_IFNAME"), each.text("IFLA_IFALIAS")
+            names[each.link] = name
+            if alias.startswith(ALIAS_MARK):
+                up = bool(each.field("flags") & IFF_UP)
+                found.append((OwnLink(name, alias, up=up), each.number("IFLA_MASTER")))
+        return tuple(link._replace(master=names.get(master, "")) for link, master in found)
+
+    def ports(self, bridge: str) -> int:
+        """How many ports a bridge has. The kernel picks them out of all links (IFLA_MASTER, Linux 4.20)."""
+        index = self.link_index(bridge)
+        if not index:
+            return 0
+        attrs: list[Attr] = [("IFLA_MASTER", index), ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+        return len(self._host.netlink.dump(encode(codec.RTM_GETLINK, 0, {"family": 0}, attrs)))
 
     def locally_held(self) -> frozenset[str]:
         """All addresses of the node, without prefix lengths."""
@@ -177,11 +251,6 @@ class LinuxKernel:
         for space in (self._host, self._pod):
             if space is not None:
                 space.forget()
-
-    def _leave(self) -> None:
-        if self._pod is not None:
-            self._pod.close()
-            self._pod = None
 
 
 def _is_permanent(message: Message) -> bool:

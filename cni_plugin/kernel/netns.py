@@ -13,23 +13,28 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
 
 from cni_plugin.kernel.errors import NetnsError
+
+if TYPE_CHECKING:
+    import ctypes
 
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
 
 
-def open_namespace(path: str, *, allow_own: bool = False) -> int:
-    """A descriptor of the network namespace at this path.
+def open_namespace(path: str, *, allow_own: bool = False, lent: int = -1) -> int:
+    """A descriptor of the network namespace at this path; of the one that somebody opened there and lent, if so.
 
     Raises NetnsError: "gone" when nothing is there, "not-a-namespace" when something else is, "own" when it is
     the caller's and that is not allowed.
     """
     try:
         # O_NONBLOCK: a FIFO put there by mistake must not hold us up
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if lent < 0 else os.dup(lent)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NetnsError("gone", path) from error
     except OSError as error:
@@ -82,7 +87,13 @@ def _setns(descriptor: int) -> None:
     """setns(2). `os.setns` came with Python 3.12."""
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+    if _libc().setns(descriptor, _CLONE_NEWNET) != 0:
         code = ctypes.get_errno() or errno.EINVAL
         raise OSError(code, os.strerror(code), "setns")
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cni_plugin.diff import Op
 from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from cni_plugin.kernel.program import run
+from cni_plugin.meter import Meter
 from cni_plugin.model import Chain
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ _COMMENT = re.compile(r' comment "([^"]*)"$')
 _HOOK = re.compile(r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?")
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 
+_NETLINK_NETFILTER = 12
+_NEW_GENERATION, _GET_GENERATION_KIND = 10 << 8 | 15, 10 << 8 | 16
+_GET_GENERATION = HEADER.pack(HEADER.size + 4, _GET_GENERATION_KIND, NLM_F_REQUEST, 1, 0) + bytes(4)
+_GENERATION_AT = HEADER.size + 4 + 4
+"""NFTA_GEN_ID comes first in the answer to NFT_MSG_GETGEN (net/netfilter/nf_tables_api.c, nf_tables_fill_gen_info)."""
+
 Runner: TypeAlias = Callable[[str], tuple[bool, str]]
 
 
@@ -43,32 +50,68 @@ class NftError(Exception):
 
 
 class Nft:
-    """Table `inet tulle` of the network namespace that the first call is made in."""
+    """Table `inet tulle` of the network namespace that the first call is made in.
+
+    A chain that was read is known until the kernel's ruleset is of another generation, whoever changed it: to ask for
+    the generation takes 10 us, to list a chain 300.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self._meter = meter or Meter()
+        self._listed: dict[str, tuple[int, str]] = {}
 
     @cached_property
-    def _run(self) -> Runner:
+    def run(self) -> Runner:
+        """Has commands of the nft language carried out: whether they were accepted, and what was said."""
         library = _load_library()
         return _run_program if library is None else _Library(library).run
 
     def close(self) -> None:
         """Let go of what was loaded."""
-        self.__dict__.pop("_run", None)
+        self.__dict__.pop("run", None)
+        if (channel := self.__dict__.pop("_channel", None)) is not None:
+            channel.close()
 
     def change(self, ops: Sequence[Op]) -> None:
         """Carry out these operations on chains in one transaction. Raises NftError."""
-        accepted, words = self._run("\n".join(line for op in ops for line in _lines(op)))
-        if not accepted:
-            raise NftError(_first_line(words))
-        if any(op.verb == "delete" for op in ops):
-            _delete_empty_table()
+        with self._meter.step("nft"):
+            accepted, words = self.run("\n".join(line for op in ops for line in _lines(op)))
+            if not accepted:
+                raise NftError(_first_line(words))
+            if any(op.verb == "delete" for op in ops):
+                _delete_empty_table()
 
     def read(self, wanted: Chain) -> Chain | None:
         """The chain of this name, its rules in the words wanted where they are those wanted. Raises NftError."""
-        accepted, words = self._run(f"list chain {TABLE} {wanted.name}")
+        with self._meter.step("nft"):
+            generation = self.generation()  # before the list: a change in between makes the next reader list again
+            known, words = self._listed.get(wanted.name, (0, ""))
+            if known != generation or not generation:
+                words = self._list(wanted.name)
+                self._listed[wanted.name] = generation, words
+            return _parse(words, wanted) if words else None
+
+    def generation(self) -> int:
+        """The number of the kernel's ruleset, another one after each transaction; 0 where it cannot be had."""
+        try:
+            self._channel.send(_GET_GENERATION)
+            answer = self._channel.recv(8192)
+        except OSError:
+            return 0
+        (kind,) = struct.unpack_from("=H", answer, 4)
+        return int.from_bytes(answer[_GENERATION_AT : _GENERATION_AT + 4], "big") if kind == _NEW_GENERATION else 0
+
+    @cached_property
+    def _channel(self) -> socket.socket:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+
+    def _list(self, name: str) -> str:
+        """What nft says of a chain, "" when there is none. Raises NftError."""
+        accepted, words = self.run(f"list chain {TABLE} {name}")
         if accepted:
-            return _parse(words, wanted)
+            return words
         if os.strerror(errno.ENOENT) in words:
-            return None
+            return ""
         raise NftError(_first_line(words))
 
 
@@ -215,7 +258,7 @@ def _delete_empty_table() -> None:
             (end, 0, 3, 0, 10, b""),
         )
     )
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 12) as channel:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as channel:
         channel.send(batch)
         answer = channel.recv(8192)
     (code,) = struct.unpack_from("=i", answer, HEADER.size)

@@ -11,6 +11,7 @@ The rules of all networks make up one chain that is replaced whole, in one trans
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import collapse_addresses, ip_network
 
@@ -48,12 +49,14 @@ def comment(text: str, words: str) -> str:
     return f'{text} comment "{words[:100]} {sha256(text.encode()).hexdigest()[:8]}"'
 
 
-def _rules(name: str, wanted: Masquerade) -> Sequence[str]:
-    return [
+@lru_cache(maxsize=64)
+def _rules(name: str, wanted: Masquerade) -> tuple[str, ...]:
+    """Remembered: every pod of a network asks for them."""
+    return tuple(
         comment(_rule(number, subnets, wanted.inside), f"network {name}")
         for number in (4, 6)
         if (subnets := [each for each in wanted.subnets if family(each) == number])
-    ]
+    )
 
 
 def _rule(number: int, subnets: Sequence[str], inside: Sequence[str]) -> str:

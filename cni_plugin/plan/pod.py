@@ -102,7 +102,9 @@ def host_mac(attachment: Attachment) -> str:
 
 def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> State:
     """The whole attachment."""
-    return state([*_link_objects(conf, wire), *_address_objects(conf, wire, ips, routes)])
+    families = {6 if ":" in each.address else 4 for each in ips}
+    pod = () if conf.disable_container_interface else _pod_objects(conf, wire.attachment.ifname, families)
+    return state([*_link_objects(conf, wire), *pod, *_address_objects(conf, wire, ips, routes)])
 
 
 def learned_neighbours(dev: str, ips: Sequence[str], mac: str) -> State:
@@ -160,8 +162,6 @@ def _link_objects(conf: NetConf, wire: Wire) -> Iterator[AnyObject]:
     if conf.macspoofchk:
         yield Fdb(name, wire.mac, vid=conf.vlan)
     yield from _vlan_objects(conf, name)
-    if not conf.disable_container_interface:
-        yield from _pod_objects(conf, pod)
 
 
 def _vlan_objects(conf: NetConf, port: str) -> Iterator[AnyObject]:
@@ -175,12 +175,18 @@ def _vlan_objects(conf: NetConf, port: str) -> Iterator[AnyObject]:
         yield PortVlan(port, first, last if last != first else 0)
 
 
-def _pod_objects(conf: NetConf, dev: str) -> Iterator[AnyObject]:
-    """The sysctls stand before the link is up: a link-local address would else wait for DAD (failure 37)."""
-    if not conf.enabledad:
+def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[AnyObject]:
+    """The sysctls stand before the link is up: a link-local address would else wait for DAD (failure 37).
+
+    Without an IPv6 address of ours nothing waits for that one, and its detection may go on by itself: switched off,
+    the kernel sends what it has to say of it to all pods of the bridge before ADD can go on.
+    """
+    if 6 in families and not conf.enabledad:
         yield Sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0", ns=POD, dev=dev)
-    yield Sysctl(f"net/ipv4/conf/{dev}/arp_notify", "1", ns=POD, dev=dev)
-    yield Sysctl(f"net/ipv6/conf/{dev}/ndisc_notify", "1", ns=POD, dev=dev)
+    if 4 in families:
+        yield Sysctl(f"net/ipv4/conf/{dev}/arp_notify", "1", ns=POD, dev=dev)
+    if 6 in families:
+        yield Sysctl(f"net/ipv6/conf/{dev}/ndisc_notify", "1", ns=POD, dev=dev)
     yield Up(dev, POD)
 
 

@@ -6,6 +6,7 @@ or GC. With an IPAM that needs the interface (DHCP) the link is made first and t
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin.diff import Op, diff
-from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
+from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import State, Veth
 from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL, wish
 from cni_plugin.plan import lease as plan
@@ -25,7 +27,7 @@ from cni_plugin.records import Record
 from cni_plugin.spec import Interface, Result, render
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
-from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, put_record, undo_bridge
+from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
 from cni_plugin.verbs.leases import Leases, leases
 from cni_plugin.verbs.peers import Facts, ensure
 
@@ -82,7 +84,8 @@ def _refuse_existing(context: Context) -> None:
 
 
 def _leased(context: Context, ipam: Leases, undo: ExitStack) -> Result:
-    lease = ipam.add()
+    with context.meter.step("ipam"):
+        lease = ipam.add()
     undo.callback(_take_back, ipam.delete)
     return plan.completed(context.conf, lease)
 
@@ -116,10 +119,16 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
     bridged: list[Op] = []
     # after the record is dropped, for the records tell whether anybody else has come to need the bridge
     undo.callback(_take_back, undo_bridge, kernel, records, wire.bridge, bridged)
-    put_record(kernel, records, record, masquerade)
+    with context.meter.step("records"):
+        put_record(kernel, records, record, masquerade)
     undo.callback(_take_back, drop_record, kernel, records, wire.attachment)
     bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
-    apply(kernel, diff(want, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
+    try:
+        apply(kernel, diff(want, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
+    except KernelError as error:
+        if error.errno == errno.EXFULL:  # br_add_if in net/bridge/br_if.c: no port number is left
+            raise CniError(TRY_AGAIN_LATER, full_bridge(wire.bridge), str(error)) from error
+        raise
     if not step.stood:
         undo.callback(_take_back, apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
     return want

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.meter import Meter
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
@@ -24,6 +25,7 @@ class Context(NamedTuple):
     conf: NetConf
     kernel: Kernel
     records: Records
+    meter: Meter
 
     @property
     def attachment(self) -> Attachment:

@@ -19,38 +19,41 @@ from cni_plugin.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
 from cni_plugin.verbs.leases import leases
+from cni_plugin.verbs.teardown import Takedown
 
 
-def delete(context: Context) -> bytes:
+def delete(context: Context) -> Takedown[bytes]:
     """Raises IpamError, KernelError, OSError for what could not be taken away; all else is gone then."""
     attachment = context.attachment
-    record = context.records.find(attachment)
+    with context.meter.step("records"):
+        record = context.records.find(attachment)
     if record is None:
         _delete_unrecorded(context)
-    unplug(context, attachment, record)
+    yield unplugging(attachment, record)
     release(context, record)
-    drop_record(context.kernel, context.records, attachment)
+    with context.meter.step("records"):
+        drop_record(context.kernel, context.records, attachment)
     return b""
 
 
 def teardown(context: Context, attachment: Attachment, record: Record) -> None:
     """Take the kernel objects and the record of an attachment away; leases are the caller's."""
-    unplug(context, attachment, record)
+    context.kernel.apply(unplugging(attachment, record))
     drop_record(context.kernel, context.records, attachment)
 
 
-def unplug(context: Context, attachment: Attachment, record: Record | None) -> None:
-    """Take the attachment's veth pair away, and what the host remembers of its addresses."""
+def unplugging(attachment: Attachment, record: Record | None) -> list[Op]:
+    """What takes the attachment's veth pair away, and what the host remembers of its addresses."""
     forgotten = learned_neighbours(record.gateway_dev, record.ips, record.mac) if record else {}
-    ops = [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in forgotten.values())]
-    context.kernel.apply(ops)
+    return [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in forgotten.values())]
 
 
 def release(context: Context, record: Record | None) -> None:
     """Give addresses back to the IPAM that gave them: the record knows it even when the configuration changed."""
     if record is not None:
         context = with_recorded(context, record)
-    leases(context).delete()
+    with context.meter.step("ipam"):
+        leases(context).delete()
 
 
 def with_recorded(context: Context, record: Record) -> Context:

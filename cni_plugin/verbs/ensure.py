@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cni_plugin.diff import Op, diff, invert
-from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import State
 from cni_plugin.netconf import NetConf
@@ -39,6 +39,14 @@ def settle(kernel: Kernel, want: State, have: State) -> list[Op]:
     if ops:
         apply(kernel, ops)
     return ops
+
+
+def full_bridge(bridge: str) -> str:
+    """What to say of a bridge without a free port."""
+    return (
+        f"all {MOST_PORTS} ports of the bridge {bridge} are in use, and a Linux bridge has no more: let pods end, or "
+        "give new pods a network with another bridge (kubelet: maxPods)"
+    )
 
 
 def ensure_bridge(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
@@ -87,9 +95,8 @@ def sweep_records(records: Records, network: str) -> None:
         records.sweep(network)
 
 
-def restore_masquerade(kernel: Kernel, records: Records) -> list[Op]:
+def restore_masquerade(kernel: Kernel, networks: Mapping[str, Masquerade]) -> list[Op]:
     """Make the chain what the records say; the operations that it took. The caller holds the lock."""
-    networks = records.masquerades()
     chain = masquerade_chain(networks)
     want: State = {chain.key: chain} if networks else {}
     return settle(kernel, want, kernel.read([chain]))
@@ -106,14 +113,15 @@ def _bridge_ops(kernel: Kernel, conf: NetConf, want: tuple[str, Sequence[str], i
 
 
 def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquerade) -> None:
-    known = records.masquerades().get(network)
+    networks = records.masquerades()
+    known = networks.get(network)
     joined = wanted if known is None else known.joined(wanted)
     if joined != known:
         records.set_masquerade(network, joined)
-    restore_masquerade(kernel, records)
+    restore_masquerade(kernel, {**networks, network: joined})
 
 
 def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> None:
     last = records.remove(attachment)
     if last and records.drop_masquerade(attachment.network):
-        restore_masquerade(kernel, records)
+        restore_masquerade(kernel, records.masquerades())

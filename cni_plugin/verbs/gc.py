@@ -7,19 +7,25 @@ gone, which dies with the pod's namespace, and nothing stands where its namespac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from cni_plugin.diff import Op
+from cni_plugin import netconf
 from cni_plugin.errors import GC_INCOMPLETE, CniError
+from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.model import Veth
+from cni_plugin.meter import Meter
 from cni_plugin.plan.pod import Attachment, owner
-from cni_plugin.records import Record
+from cni_plugin.records import Record, Records
+from cni_plugin.spec import Request
 from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.delete import release, unplug
+from cni_plugin.verbs.delete import release, unplugging
 from cni_plugin.verbs.ensure import drop_record, sweep_records
 from cni_plugin.verbs.leases import leases
+from cni_plugin.verbs.teardown import Takedown, together
+
+PLUGIN_PATH = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
+"""Where a delegated IPAM is looked for when no runtime says it: containerd's, Debian's and podman's places."""
 
 
 def collect(context: Context) -> bytes:
@@ -28,10 +34,14 @@ def collect(context: Context) -> bytes:
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
     records = {each.attachment: each for each in context.records.all(context.conf.name)}
     failures: dict[Attachment | str, str] = {}
-    for attachment in sorted({*records, *_marked(context)}):
-        record = records.get(attachment)
-        if not _is_valid(context, attachment, record, valid):
-            _try(failures, attachment, partial(_take_away, context, attachment, record))
+    stale = [
+        each
+        for each in sorted({*records, *_marked(context)})
+        if not _is_valid(context, each, records.get(each), valid)
+    ]
+    takedowns = [take_away(context, each, records.get(each)) for each in stale]
+    outcomes = zip(stale, together(lambda: context.kernel, takedowns), strict=True)
+    failures.update({each: str(error) for each, error in outcomes if error is not None})
     # what could not be unplugged keeps its address: nobody else may have it while the old wire can send from it
     stuck = {(each.container, each.ifname) for each in failures if isinstance(each, Attachment)}
     _try(failures, "ipam", partial(leases(context).collect, None if valid is None else valid | stuck))
@@ -47,25 +57,37 @@ def collect(context: Context) -> bytes:
     return b""
 
 
+def is_dead(kernel: Kernel, attachment: Attachment, netns: str) -> bool:
+    """Both ends of a pair die together, so a veth that is gone and a namespace that is gone are proof."""
+    if kernel.link_index(attachment.host_dev):
+        return False
+    try:
+        kernel.enter(netns)
+    except NetnsError:
+        return True
+    return False
+
+
+def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> list[str]:
+    """Take away attachments of any network, which the caller knows to be dead, all together.
+
+    Why each could not be taken away, "" for those that are gone.
+    """
+    takedowns = [take_away(_of_record(each, kernel, records), each.attachment, each) for each in dead]
+    problems = ["" if each is None else str(each) for each in together(lambda: kernel, takedowns)]
+    for network in {each.network for each in dead}:
+        sweep_records(records, network)
+    return problems
+
+
 def _is_valid(
     context: Context, attachment: Attachment, record: Record | None, valid: frozenset[tuple[str, str]] | None
 ) -> bool:
     if valid is not None:
         return (attachment.container, attachment.ifname) in valid
-    return not _is_dead(context, attachment, record)
-
-
-def _is_dead(context: Context, attachment: Attachment, record: Record | None) -> bool:
-    """Both ends of a pair die together, so a veth that is gone and a namespace that is gone are proof."""
-    if context.kernel.link_index(attachment.host_dev):
-        return False
     if record is None:
-        return False  # a lease alone proves nothing: another plugin may have delegated to us
-    try:
-        context.kernel.enter(record.netns)
-    except NetnsError:
-        return True
-    return False
+        return True  # a lease alone proves nothing: another plugin may have delegated to us
+    return not is_dead(context.kernel, attachment, record.netns)
 
 
 def _marked(context: Context) -> list[Attachment]:
@@ -74,13 +96,25 @@ def _marked(context: Context) -> list[Attachment]:
     return [each for each in found if each is not None and each.network == context.conf.name]
 
 
-def _take_away(context: Context, attachment: Attachment, record: Record | None) -> None:
-    if record is None:
-        context.kernel.apply([Op("delete", Veth(attachment.host_dev))])  # its leases are collected with the rest
-        return
-    unplug(context, attachment, record)
-    release(context, record)
-    drop_record(context.kernel, context.records, attachment)
+def take_away(context: Context, attachment: Attachment, record: Record | None) -> Takedown[None]:
+    """Take down an attachment that the runtime forgot. Without a record its leases are the caller's to collect."""
+    yield unplugging(attachment, record)
+    if record is not None:
+        release(context, record)
+        drop_record(context.kernel, context.records, attachment)
+
+
+def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:
+    """What a DEL of this attachment would be given by a runtime that remembered it."""
+    raw = netconf.decode(bytes(record.conf))
+    try:
+        conf = netconf.parse(raw)
+    except CniError:
+        conf = netconf.parse_name(raw)
+    request = Request("DEL", record.container, record.netns, record.ifname, {}, PLUGIN_PATH, netns_override=False)
+    environ = {"CNI_COMMAND": "DEL", "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir}
+    stdin, version = bytes(record.conf), netconf.version_of(raw)
+    return Context("tulle", request, environ, raw, stdin, version, conf, kernel, records, Meter())
 
 
 def _try(failures: dict[Attachment | str, str], what: Attachment | str, step: Callable[[], None]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_interface
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from cni_plugin import netconf
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
@@ -26,6 +27,9 @@ class _Ranged(Protocol):
     def range_end(self) -> str: ...
     @property
     def gateway(self) -> str: ...
+
+
+_Words: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class LocalLeases:
@@ -97,11 +101,11 @@ class LocalLeases:
     def _allocator(self) -> Allocator:
         """With the ranges, which only giving needs."""
         conf = self._context.conf
-        extra = [[_canonical(each) for each in group] for group in conf.runtime_config.ip_ranges]
-        own = {**_canonical(conf.ipam), "ranges": [[_canonical(each) for each in group] for group in conf.ipam.ranges]}
-        if not (extra or own.get("subnet") or own["ranges"]):
-            own["ranges"] = _ranges(self._pod_cidrs)
-        sets = ranges.parse(own, extra)
+        own, extra = _canonical(conf.ipam), _groups(conf.runtime_config.ip_ranges)
+        groups = _groups(conf.ipam.ranges)
+        if not (extra or groups or conf.ipam.subnet):
+            groups = _ranges(self._pod_cidrs)
+        sets = _sets(own, groups, extra)
         if not sets:
             raise CniError(INVALID_CONFIG, "invalid ipam.ranges []: no IP ranges specified; give at least one subnet")
         return self._open(sets)
@@ -119,20 +123,33 @@ class LocalLeases:
         return self._context.kernel.link_index(attachment.host_dev) != 0
 
 
-def _canonical(each: _Ranged) -> dict[str, object]:
+def _canonical(each: _Ranged) -> _Words:
     pairs = (
         ("subnet", each.subnet),
         ("rangeStart", each.range_start),
         ("rangeEnd", each.range_end),
         ("gateway", each.gateway),
     )
-    return {key: text for key, text in pairs if text}
+    return tuple(pair for pair in pairs if pair[1])
 
 
-def _ranges(cidrs: Sequence[str]) -> list[list[dict[str, object]]]:
+def _groups(groups: Sequence[Sequence[_Ranged]]) -> tuple[tuple[_Words, ...], ...]:
+    return tuple(tuple(map(_canonical, group)) for group in groups)
+
+
+def _ranges(cidrs: Sequence[str]) -> tuple[tuple[_Words, ...], ...]:
     """One set a family, so that a pod gets an address of each."""
-    families = [[{"subnet": each} for each in cidrs if (":" in each) == six] for six in (False, True)]
-    return [[dict(each) for each in group] for group in families if group]
+    families = (tuple((("subnet", each),) for each in cidrs if (":" in each) == six) for six in (False, True))
+    return tuple(group for group in families if group)
+
+
+@lru_cache(maxsize=64)
+def _sets(
+    own: _Words, groups: tuple[tuple[_Words, ...], ...], extra: tuple[tuple[_Words, ...], ...]
+) -> tuple[ranges.RangeSet, ...]:
+    """The range sets that these words mean; remembered, for all pods of a network have the same. Raises RangeError."""
+    raw, more = ([[dict(each) for each in group] for group in which] for which in (groups, extra))
+    return ranges.parse({**dict(own), "ranges": raw}, more)
 
 
 def _resolv_conf(path: str) -> Dns:

@@ -105,11 +105,14 @@ def survey(network: str, source: str | Mapping[str, object], kernel: Kernel, rec
 def program(network: str, source: str | Mapping[str, object], kernel: Kernel, records: Records) -> list[Op]:
     """Compare all of this node's part with the kernel and put right what differs; the operations that it took.
 
-    The caller holds the lock. Raises CniError 7 for a bad list, and KernelError.
+    Where nothing differs from what is noted no file is written. The caller holds the lock. Raises CniError 7 for a
+    bad list, and KernelError.
     """
     facts, want, have = survey(network, source, kernel, records)
     ops = settle(kernel, want, have)
-    _save(records, msgspec.structs.replace(facts, index=kernel.link_index(facts.device) if facts.device else 0), want)
+    facts = msgspec.structs.replace(facts, index=kernel.link_index(facts.device) if facts.device else 0)
+    if ops or not _is_noted(records, facts):
+        _save(records, facts, want)
     return ops
 
 
@@ -209,6 +212,11 @@ def _programmed(records: Records, but: str) -> State:
         if name != but:
             found.update(programmed(records, name))
     return found
+
+
+def _is_noted(records: Records, facts: Facts) -> bool:
+    known = load(records, facts.network)
+    return known is not None and msgspec.json.encode(known) == msgspec.json.encode(facts)
 
 
 def _device_mtu(want: State, device: str) -> int:

@@ -1,25 +1,28 @@
 """Put right what somebody broke: everything that is on record, compared with the kernel once more.
 
-The same states that ADD applied, from the records alone; no configuration is needed.
+The same states that ADD applied, from the records alone; no configuration is needed. The node's own state comes first
+(clusters, bridges, masquerade, the pods' ports on the bridges), which the agent's loop looks at on every change; what
+stands inside the pods' namespaces only `tullectl repair` looks at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin.diff import Op, diff
+from cni_plugin.diff import Op, diff, differences
 from cni_plugin.errors import CniError
-from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError, NetnsError
-from cni_plugin.model import State, state
-from cni_plugin.netconf import decode, parse
+from cni_plugin.model import Addr, AnyObject, Bridge, Fdb, Port, PortVlan, State, Up, Veth, state
+from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.masquerade import masquerade_chain
-from cni_plugin.plan.node import adopt, bridge_state
-from cni_plugin.plan.pod import lasting
+from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
+from cni_plugin.plan.pod import Attachment, gateway_device, lasting
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.ensure import apply
 from cni_plugin.verbs.peers import Facts, all_facts, program, survey
@@ -33,17 +36,78 @@ class Repair(NamedTuple):
     problem: str = ""
 
 
+class Use(NamedTuple):
+    """What attachments want of a bridge. `created` is the time of the newest of them; `mtu` in bytes."""
+
+    created: float
+    bridge: str
+    gateways: tuple[str, ...]
+    mtu: int
+    conf: NetConf
+
+
 def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterator[Repair]:
     """Look at every cluster, the bridges, the masquerade, and every attachment; with `dry_run` only look."""
-    for facts in all_facts(records):
-        yield _attempt(f"cluster of {facts.network}", partial(_cluster, facts, kernel, records, dry_run=dry_run))
     attachments = list(records.all())
-    for bridge, want in _bridges(kernel, attachments).items():
-        yield _attempt(f"bridge {bridge}", partial(_settle, kernel, want, dry_run=dry_run))
-    yield _attempt("masquerade", partial(_masquerade, kernel, records, dry_run=dry_run))
+    for facts in all_facts(records):
+        yield cluster(facts, kernel, records, dry_run=dry_run)
+    uses = (Use(each.created, each.bridge, each.gateways, each.mtu, _conf(each)) for each in attachments)
+    for want in bridges(uses).values():
+        yield bridge(kernel, records, want, dry_run=dry_run)
+    yield masquerade(kernel, records, dry_run=dry_run)
+    on = {each.attachment: each.bridge for each in attachments}
+    links = {each.name: each for each in kernel.own_links()}
+    yield ports(kernel, records, on, links, dry_run=dry_run)
     for record in attachments:
         name = f"attachment {record.container} {record.ifname} in {record.network}"
         yield _attempt(name, partial(_attachment, kernel, record, dry_run=dry_run))
+
+
+def cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
+    """This node's part of a cluster. Where all is right no file is written."""
+    return _attempt(f"cluster of {facts.network}", partial(_cluster, facts, kernel, records, dry_run=dry_run))
+
+
+def bridges(uses: Iterable[Use]) -> dict[str, State]:
+    """What each bridge must be for the attachments on it: where they differ, what the newest one's ADD made of it."""
+    found: dict[str, State] = {}
+    for use in sorted(uses, key=lambda each: each.created):
+        found[use.bridge] = _joined(found.get(use.bridge, {}), use)
+    return found
+
+
+def bridge(kernel: Kernel, records: Records, want: State, mac: str = "", *, dry_run: bool = False) -> Repair:
+    """A bridge as `bridges` tells, with this MAC if it is ours: the pods' neighbour entries hold the one it had.
+
+    Who finds something to do looks again under the lock: an ADD may be making the same bridge.
+    """
+    name = next(each.name for each in want.values() if isinstance(each, Bridge))
+    return _attempt(f"bridge {name}", partial(_bridge, kernel, records, want, mac, dry_run=dry_run))
+
+
+def masquerade(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
+    """The chain of all networks."""
+    return _attempt("masquerade", partial(_masquerade, kernel, records, dry_run=dry_run))
+
+
+def ports(
+    kernel: Kernel,
+    records: Records,
+    on: Mapping[Attachment, str],
+    links: Mapping[str, OwnLink],
+    *,
+    dry_run: bool = False,
+) -> Repair:
+    """The host's ends that are down or have lost their bridge (`on`: the bridge of each; `links`: ours, by name).
+
+    A pair that is gone is not made anew.
+    """
+    stray = [
+        (each, link)
+        for each, name in on.items()
+        if (link := links.get(each.host_dev)) is not None and (link.master != name or not link.up)
+    ]
+    return _attempt("ports of pods", partial(_ports, kernel, records, stray, dry_run=dry_run))
 
 
 def _attempt(what: str, step: Callable[[], list[Op]]) -> Repair:
@@ -55,6 +119,10 @@ def _attempt(what: str, step: Callable[[], list[Op]]) -> Repair:
         return Repair(what, problem=str(error))
 
 
+def _conf(record: Record) -> NetConf:
+    return parse(decode(bytes(record.conf)))
+
+
 def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -> list[Op]:
     source = msgspec.json.decode(facts.source)
     if dry_run:
@@ -64,32 +132,66 @@ def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -
         return program(facts.network, source, kernel, records)
 
 
-def _bridges(kernel: Kernel, attachments: list[Record]) -> dict[str, State]:
-    """What each bridge must be for the attachments on it."""
-    found: dict[str, State] = {}
-    for record in attachments:
-        conf = parse(decode(bytes(record.conf)))
-        want = bridge_state(conf, record.bridge, record.gateways, record.mtu)
-        found[record.bridge] = {**found.get(record.bridge, {}), **want}
-    return {name: adopt(want, kernel.read(want.values())) for name, want in found.items()}
+def _joined(known: State, use: Use) -> State:
+    """What another use adds: addresses stand side by side (failure 10) unless `forceAddress` puts the others out."""
+    want = bridge_state(use.conf, use.bridge, use.gateways, use.mtu)
+    present = (each.address for each in known.values() if isinstance(each, Addr))
+    out = displaced(use.conf, gateway_device(use.conf, use.bridge), use.gateways, present)
+    kept = {key: each for key, each in known.items() if key not in out}
+    return {**kept, **adopt(want, kept)}
 
 
-def _settle(kernel: Kernel, want: State, *, dry_run: bool) -> list[Op]:
-    ops = diff(want, kernel.read(want.values()))
+def _bridge(kernel: Kernel, records: Records, want: State, mac: str, *, dry_run: bool) -> list[Op]:
+    ops = _bridge_ops(kernel, want, mac)
+    if dry_run or not ops:
+        return ops
+    with records.lock():
+        ops = _bridge_ops(kernel, want, mac)
+        apply(kernel, ops)
+    return ops
+
+
+def _bridge_ops(kernel: Kernel, want: State, mac: str) -> list[Op]:
+    have = kernel.read(want.values())
+    adopted = adopt(want, have)
+    for key, each in want.items():
+        if mac and isinstance(each, Bridge) and getattr(have.get(key, each), "alias", "") == BRIDGE_ALIAS:
+            adopted[key] = msgspec.structs.replace(adopted[key], mac=mac)
+    return diff(adopted, have)
+
+
+def _settle(kernel: Kernel, want: State, have: State, *, dry_run: bool) -> list[Op]:
+    ops = diff(want, have)
     if not dry_run:
         apply(kernel, ops)
     return ops
 
 
 def _masquerade(kernel: Kernel, records: Records, *, dry_run: bool) -> list[Op]:
-    with records.lock():
+    with nullcontext() if dry_run else records.lock():  # looking leaves nothing behind, not even a lock
         networks = records.masquerades()
         chain = masquerade_chain(networks)
         want = state([chain]) if networks else {}
-        ops = diff(want, kernel.read([chain]))
-        if not dry_run:
-            apply(kernel, ops)
-    return ops
+        return _settle(kernel, want, kernel.read([chain]), dry_run=dry_run)
+
+
+def _ports(kernel: Kernel, records: Records, stray: list[tuple[Attachment, OwnLink]], *, dry_run: bool) -> list[Op]:
+    found = ((records.find(attachment), link) for attachment, link in stray)
+    want = state(each for record, link in found if record is not None for each in _port(record, link))
+    # who is no port of a bridge may not even be asked for entries (EINVAL); one that stands is put there again
+    have = kernel.read(each for each in want.values() if not isinstance(each, Fdb))
+    return _settle(kernel, want, have, dry_run=dry_run)
+
+
+def _port(record: Record, link: OwnLink) -> Iterator[AnyObject]:
+    """The host's end on its bridge, with all that it loses with it; what is inside the pod is not looked at."""
+    if not link.up:
+        yield Up(link.name)
+    for each in record.objects:
+        if isinstance(each, Veth):
+            yield msgspec.structs.replace(each, mac="", mtu=0, peer="", peer_mac="")
+        elif isinstance(each, Port | PortVlan | Fdb):
+            yield each
 
 
 def _attachment(kernel: Kernel, record: Record, *, dry_run: bool) -> list[Op]:
@@ -97,7 +199,10 @@ def _attachment(kernel: Kernel, record: Record, *, dry_run: bool) -> list[Op]:
     kernel.enter(record.netns, allow_own=True)
     stands = kernel.link_index(record.attachment.host_dev) != 0
     want = state(lasting(record.objects) if stands else record.objects)
-    ops = _settle(kernel, want, dry_run=dry_run)
+    have = kernel.read(want.values())
+    if stands and any("master" in differences(each, have[key]) for key, each in want.items() if key in have):
+        want |= state(each for each in record.objects if isinstance(each, Fdb))  # they went with the bridge
+    ops = _settle(kernel, want, have, dry_run=dry_run)
     if not stands and not dry_run:
         kernel.announce(record.ifname, record.attachment.host_dev)
     return ops

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache, lru_cache
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -23,16 +24,21 @@ from cni_plugin.errors import (
     INVALID_NETNS,
     IO_FAILURE,
     KERNEL_REFUSED,
+    NOT_AVAILABLE,
     TRY_AGAIN_LATER,
     CniError,
 )
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.meter import Meter
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.teardown import Takedown, together
 
 OpenKernel: TypeAlias = Callable[[], AbstractContextManager[Kernel]]
-Run: TypeAlias = Callable[[Context], bytes]
+Run: TypeAlias = Callable[[Context], bytes | Takedown[bytes]]
+_REMEMBERED = 64 << 10
+"""Bytes of a configuration that is remembered in case it comes again."""
 MAIN_NAMES = ("tulle", "bridge")
 
 
@@ -43,24 +49,74 @@ class Reply(NamedTuple):
     code: int
 
 
-def run(name: str, environ: Mapping[str, str], stdin: bytes, open_kernel: OpenKernel) -> Reply:
-    """Serve one request; `name` is what the plugin was called by. Never raises: an error is a reply."""
+class Agent(NamedTuple):
+    """The resident host of a request, where there is one: the meter that it reads afterwards."""
+
+    meter: Meter
+
+
+class Call(NamedTuple):
+    """One request in its raw parts; `name` is what the plugin was called by."""
+
+    name: str
+    environ: Mapping[str, str]
+    stdin: bytes
+
+
+def run(
+    name: str, environ: Mapping[str, str], stdin: bytes, open_kernel: OpenKernel, *, agent: Agent | None = None
+) -> Reply:
+    """Serve one request. Never raises: an error is a reply."""
+    (reply,) = run_together([Call(name, environ, stdin)], open_kernel, agent=agent)
+    return reply
+
+
+def run_together(calls: Sequence[Call], open_kernel: OpenKernel, *, agent: Agent | None = None) -> list[Reply]:
+    """Serve requests side by side, the links of all DELs among them deleted at once; their replies in order.
+
+    `agent` is given where a resident one serves them: without it we are the fallback.
+    """
+    with ExitStack() as stack:
+        kernel = cache(lambda: stack.enter_context(open_kernel()))
+        replies = together(kernel, [_serve(each, kernel, agent) for each in calls])
+    return [_refusal(each, "0.1.0") if isinstance(each, Exception) else each for each in replies]
+
+
+def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Takedown[Reply]:
     version = "0.1.0"
     try:
-        request = spec.parse_request(environ)
+        request = spec.parse_request(call.environ)
         if request.verb == "VERSION":
-            return Reply(spec.render_version(_version_or_newest(stdin)), 0)
-        raw = netconf.decode(stdin)
+            return Reply(spec.render_version(_version_or_newest(call.stdin)), 0)
+        raw = _decode(call.stdin)
         version = netconf.version_of(raw)
         verb = spec.VERBS[request.verb]
         spec.check_version(version, verb.since, request.verb)
-        conf = _parse(name, request, raw)
-        with open_kernel() as kernel:
-            records = Records(environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
-            context = Context(name, request, environ, raw, stdin, version, conf, kernel, records)
-            return Reply(_find(name, request.verb)(context), 0)
+        conf = _parse(call.name, request.verb, call.stdin)
+        if agent is None:
+            _refuse_without_agent(request.verb, conf)
+        records = Records(call.environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
+        meter = agent.meter if agent else Meter()
+        context = Context(
+            call.name, request, call.environ, raw, call.stdin, version, conf, kernel(), records, meter
+        )
+        answer = _find(call.name, request.verb)(context)
+        return Reply(answer if isinstance(answer, bytes) else (yield from answer), 0)
     except Exception as error:
-        return Reply(spec.render_error(as_cni_error(error), _known(version)), 1)
+        return _refusal(error, _known(version))
+
+
+def _refusal(error: Exception, version: str) -> Reply:
+    return Reply(spec.render_error(as_cni_error(error), version), 1)
+
+
+def _refuse_without_agent(verb: str, conf: netconf.NetConf) -> None:
+    """DEL and GC always work: what cannot be cleaned up would be worse than an agent that is away."""
+    if conf.agent == "required" and verb in ("ADD", "CHECK", "STATUS"):
+        raise CniError(
+            NOT_AVAILABLE if verb == "STATUS" else TRY_AGAIN_LATER,
+            'the agent is away, and "agent" is "required": see systemctl status tulled, or set "agent" to "auto"',
+        )
 
 
 def as_cni_error(error: Exception) -> CniError:
@@ -93,15 +149,30 @@ def as_cni_error(error: Exception) -> CniError:
             return CniError(BUG, f"unforeseen {type(error).__name__}: {error}; please report it with the log")
 
 
-def _parse(name: str, request: spec.Request, raw: Mapping[str, object]) -> netconf.NetConf:
+def _decode(stdin: bytes) -> Mapping[str, object]:
+    return _decoded(stdin) if len(stdin) <= _REMEMBERED else netconf.decode(stdin)
+
+
+@lru_cache(maxsize=64)
+def _decoded(stdin: bytes) -> Mapping[str, object]:
+    """Remembered: an agent is asked in the same words for each pod of a network."""
+    return netconf.decode(stdin)
+
+
+@lru_cache(maxsize=64)
+def _parsed(name: str, stdin: bytes) -> netconf.NetConf:
+    return (netconf.parse_for_ipam if name == netconf.HOST_LOCAL else netconf.parse)(_decode(stdin))
+
+
+def _parse(name: str, verb: str, stdin: bytes) -> netconf.NetConf:
     """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
-    parse = netconf.parse_for_ipam if name == netconf.HOST_LOCAL else netconf.parse
-    if request.verb != "DEL":
-        return parse(raw)
+    parse = _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
+    if verb != "DEL":
+        return parse(name, stdin)
     try:
-        return parse(raw)
+        return parse(name, stdin)
     except CniError as error:
-        conf = netconf.parse_name(raw)
+        conf = netconf.parse_name(_decode(stdin))
         print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
         return conf
 
@@ -115,6 +186,7 @@ def _find(name: str, verb: str) -> Run:
     if name not in MAIN_NAMES:
         known = ", ".join((*MAIN_NAMES, netconf.HOST_LOCAL))
         raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")
+    found: Run
     match verb:
         case "ADD":
             from cni_plugin.verbs.add import add as found

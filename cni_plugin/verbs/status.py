@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.kernel import files
+from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.peers import ensure
 
@@ -21,5 +23,7 @@ def status(context: Context) -> bytes:
         if error.code != INVALID_CONFIG:
             raise
         raise CniError(NOT_AVAILABLE, error.msg, error.details) from error
+    if context.kernel.ports(context.bridge) >= MOST_PORTS:
+        raise CniError(NOT_AVAILABLE, full_bridge(context.bridge))
     leases(context, facts.pod_cidrs if facts else ()).status()
     return b""

@@ -18,7 +18,7 @@ from cni_plugin.model import Key, State, Sysctl, Veth
 from cni_plugin.netconf import NetConf, parse
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
-from cni_plugin.verbs.run import run
+from cni_plugin.verbs.run import Agent, run
 
 Json = dict[str, object]
 DUAL = [[{"subnet": "10.22.0.0/24"}], [{"subnet": "fd00:22::/64"}]]
@@ -83,6 +83,7 @@ class Node:
             "ipam": {"type": "host-local", "subnet": "10.22.0.0/24", "dataDir": f"{home}/data", **(ipam or {})},
         }
         self.called = "tulle"
+        self.agent: Agent | None = None
 
     @property
     def records(self) -> Records:
@@ -91,15 +92,23 @@ class Node:
 
     def call(self, verb: str, pod: str = "a eth0", /, stdin: bytes | None = None, **changes: str | None) -> Reply:
         """One request as a runtime makes it; `pod`: container and interface, `changes`: variables (None: unset)."""
+        text = self.stdin if stdin is None else stdin
+        stdout, code = run(self.called, self.environ(verb, pod, **changes), text, lambda: self.kernel, agent=self.agent)
+        return Reply(code, json.loads(stdout) if stdout else {})
+
+    def environ(self, verb: str, pod: str, **changes: str | None) -> dict[str, str]:
+        """The environment of a request, with these variables changed (None: unset)."""
         container, ifname = pod.split()
         env: dict[str, str | None] = {
             "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_IFNAME": ifname, "CNI_PATH": f"{self.home}/bin",
             "CNI_NETNS": f"/run/netns/{container}", "TULLE_RUN_DIR": f"{self.home}/run", **changes,
         }
-        given = {key: value for key, value in env.items() if value is not None}
-        text = json.dumps(self.conf).encode() if stdin is None else stdin
-        stdout, code = run(self.called, given, text, lambda: self.kernel)
-        return Reply(code, json.loads(stdout) if stdout else {})
+        return {key: value for key, value in env.items() if value is not None}
+
+    @property
+    def stdin(self) -> bytes:
+        """The configuration as a runtime sends it."""
+        return json.dumps(self.conf).encode()
 
     def configured(self, **keys: object) -> Node:
         """The same node, kernel and folders under a configuration with these keys changed (None: without)."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel import files
+from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import POD, Chain, PodLink, Veth
 from cni_plugin.plan.pod import Attachment
@@ -204,9 +207,16 @@ def test_gc_leaves_other_networks_alone(node: Node) -> None:
     assert [each.alias for each in node.kernel.state.values() if isinstance(each, Veth)] == ["tulle:others/z/eth5"]
 
 
-def test_gc_goes_on_past_errors_and_tells_them_all(node: Node) -> None:
+def test_gc_goes_on_past_errors_and_tells_them_all(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     three_pods(node)
-    node.kernel.fail_at = len(node.kernel.applied)
+    stuck, apply = Attachment("pods", "a", "eth0").host_dev, node.kernel.apply
+
+    def refusing(ops: Sequence[Op]) -> None:
+        if any(isinstance(op.object, Veth) and op.object.name == stuck for op in ops):
+            raise KernelError(ops[0], errno.EBUSY)
+        apply(ops)
+
+    monkeypatch.setattr(node.kernel, "apply", refusing)
     reply = node.configured(**{"cni.dev/valid-attachments": []}).call("GC")
     assert reply.code == 103
     assert "pods a eth0" in reply.said

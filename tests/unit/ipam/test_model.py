@@ -106,7 +106,7 @@ class Directory(RuleBasedStateMachine):
 
     @rule(owner=PODS, last=st.integers(1, 14))
     def reference_adds(self, owner: Owner, last: int) -> None:
-        ip = f"10.1.1.{last % 8}" if last > 7 else f"fd00:1::{last}"
+        ip = f"10.1.1.{max(last % 8, 1)}" if last > 7 else f"fd00:1::{last}"  # never the network itself
         if ip not in self.model:
             self.network.write_lease(ip, f"{owner.container}\r\n{owner.ifname}", age=60)  # void after a boot
             self.model[ip] = owner

@@ -1,0 +1,109 @@
+"""Whether a kernel can do what Tulle needs, without changing the node to find out.
+
+First it is asked: a module that is loaded, built in or lies ready on the disk (/proc/modules, modules.builtin,
+modules.dep) is there. What none of them names is tried in a fresh network namespace that goes at once: nothing can be
+loaded by that, for there is nothing to load, and nothing of the node is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from cni_plugin.kernel.codec import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, Attr, encode, nest
+from cni_plugin.kernel.files import follow
+from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.nft import Nft
+
+_CLONE_NEWNET = 0x40000000
+_MODULES = {"bridge": "bridge", "veth": "veth", "vxlan": "vxlan", "nf_tables": "nf_tables", "masquerade": "nft_masq"}
+VLAN_FILTERING = "VLAN filtering"
+
+
+def features(wanted: Collection[str]) -> dict[str, bool]:
+    """Which of these the kernel has: bridge, veth, vxlan, nf_tables, masquerade, VLAN filtering.
+
+    Raises OSError when it cannot be found out (EPERM without CAP_SYS_ADMIN).
+    """
+    listed = _listed(os.uname().release)
+    asked = {name: module in listed for name, module in _MODULES.items() if name in wanted}
+    left = [name for name in wanted if not asked.get(name)]
+    if not left:
+        return asked
+    with _fresh():
+        space = Namespace()
+        try:
+            return asked | {name: _TRIALS[name](space) for name in left}
+        finally:
+            space.close()
+
+
+def _listed(release: str) -> set[str]:
+    """The modules that are loaded or can be: their names, '-' as '_'."""
+    found: set[str] = set()
+    for path in ("/proc/modules", *(f"/lib/modules/{release}/modules.{each}" for each in ("builtin", "dep"))):
+        try:
+            lines = follow(path).decode(errors="replace").splitlines()
+        except OSError:
+            continue
+        words = (line.split()[0].rstrip(":").rpartition("/")[2] for line in lines if line.strip())
+        found.update(each.split(".ko")[0].replace("-", "_") for each in words)
+    return found
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """This thread is in a network namespace of its own, that ends with what was opened in it. Raises OSError."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            code = ctypes.get_errno() or errno.EPERM
+            raise OSError(code, os.strerror(code), "unshare")
+        try:
+            yield
+        finally:
+            if libc.setns(home, _CLONE_NEWNET) != 0:
+                os.abort()  # going on in an empty namespace would show an empty node
+    finally:
+        os.close(home)
+
+
+def _can_make(space: Namespace, kind: str, *data: Attr, name: str = "") -> bool:
+    info: list[Attr] = [("IFLA_INFO_KIND", kind)]
+    if data:
+        info.append(("IFLA_INFO_DATA", nest(*data)))
+    attrs: list[Attr] = [("IFLA_IFNAME", name or f"try-{kind}"), ("IFLA_LINKINFO", nest(*info))]
+    (outcome,) = space.netlink.send([encode(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, {"family": 0}, attrs)])
+    return outcome.errno == 0
+
+
+def _filters(space: Namespace) -> bool:
+    """A kernel without it takes the wish and forgets it (net/bridge/br_netlink.c)."""
+    _can_make(space, "bridge", ("IFLA_BR_VLAN_FILTERING", 1), name="try-vlans")
+    link = space.link("try-vlans")
+    return link is not None and link.number("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_BR_VLAN_FILTERING") == 1
+
+
+def _accepts(rule: str) -> bool:
+    nft = Nft()
+    accepted, _ = nft.run(
+        "add table inet try\n"
+        "add chain inet try post { type nat hook postrouting priority 100; }\n"
+        f"add rule inet try post {rule}"
+    )
+    nft.close()
+    return accepted
+
+
+_TRIALS: Mapping[str, Callable[[Namespace], bool]] = {
+    "bridge": lambda space: _can_make(space, "bridge"),
+    "veth": lambda space: _can_make(space, "veth"),
+    "vxlan": lambda space: _can_make(space, "vxlan", ("IFLA_VXLAN_ID", 1), ("IFLA_VXLAN_PORT", 8472)),
+    "nf_tables": lambda _: _accepts("accept"),
+    "masquerade": lambda _: _accepts("masquerade"),
+    VLAN_FILTERING: _filters,
+}

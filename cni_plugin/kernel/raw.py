@@ -1,0 +1,32 @@
+"""Netlink attributes as they lie in a buffer, for events, of which a busy node has hundreds a second.
+
+Nothing is decoded but the header of an attribute (struct nlattr, include/uapi/linux/netlink.h: length, type).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from struct import Struct
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+_HEADER = Struct("=HH")
+_TYPE = 0x3FFF
+"""NLA_TYPE_MASK: the two upper bits say that it is nested, and that it is in network byte order."""
+
+
+def attributes(data: bytes | bytearray, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The attributes between two offsets, each with its type and its bytes as they are."""
+    unpack = _HEADER.unpack_from
+    while start + 4 <= end:
+        length, kind = unpack(data, start)
+        if length < 4:
+            return
+        yield kind & _TYPE, bytes(data[start + 4 : start + length])
+        start += (length + 3) & ~3
+
+
+def number(value: bytes) -> int:
+    """An integer attribute, which the kernel writes in the machine's byte order."""
+    return int.from_bytes(value, sys.byteorder)
