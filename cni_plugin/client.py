@@ -1,18 +1,22 @@
 """The executable that a runtime calls for each pod: takes the request as raw bytes and has it done.
 
 It knows no JSON, no CNI and no network, and it imports nothing but what is built into every interpreter: its
-start-up is paid by every pod. Whoever does the work gets the request untouched. Here that is the engine of the
-same release, which takes this process over by one exec, finds the whole of stdin on file descriptor 0, and
-writes the reply itself.
+start-up is paid by every pod. Whoever does the work gets the request untouched: the agent of this node over its
+socket, with the pod's network namespace as an open file; or, where there is no agent, the engine of the same
+release, which takes this process over by one exec, finds the whole of stdin on file descriptor 0, and writes the
+reply itself.
 
-    called as        without CNI_COMMAND            with CNI_COMMAND
-    tulle            says what it is, on stderr     exec tulled --once tulle
-    host-local, ...  likewise, by that name         exec tulled --once host-local
+    called as        without CNI_COMMAND            with CNI_COMMAND                else
+    tulle            says what it is, on stderr     asks $TULLE_RUN_DIR/agent.sock  exec tulled --once tulle
+    host-local, ...  likewise, by that name         likewise                        exec tulled --once host-local
 
-Promises: nothing but a reply is ever written to stdout; the engine is found beside this very executable, never by
-PATH, by the environment or by the name it was called by; a closed stdin is an empty one.
+Promises: nothing but a reply is ever written to stdout; an ADD is done once at most: as soon as a byte of it was sent,
+a lost reply is error 11 and no second try (all other verbs may be done twice, so the engine does them then); the engine
+is found beside this very executable, never by PATH, by the environment or by the name it was called by; a closed stdin
+is an empty one.
 """
 
+import _socket
 import posix
 import sys  # and no `from __future__`: that imports a module, and there is none to import in the frozen client
 
@@ -22,8 +26,14 @@ PARITY = "v1.9.1"
 """The release of the reference plugins whose place we take under their names. Schedulers read the first version
 in this text and refuse a `bridge` before 0.4.0 (Nomad, client/fingerprint/plugins_cni.go)."""
 
-IO_FAILURE = 5
+IO_FAILURE, TRY_AGAIN_LATER = 5, 11
 CHUNK = 1 << 16
+
+# Frames as cni_plugin.wire tells; a test holds the two together.
+WIRE = 1
+GREETING, LARGEST = 8, 8 << 20
+GREETING_SECONDS, REPLY_SECONDS = 5, 110
+"""How long the agent may take to greet, being busy with others; and to answer: kubelet itself gives up after 120 s."""
 
 
 def main() -> int:
@@ -37,6 +47,14 @@ def main() -> int:
         request = read_stdin()
     except OSError as error:
         return fail("cannot read the network configuration from stdin", error, "run it as a container runtime does")
+    if not declines_agent(request):
+        try:
+            channel = find_agent()
+            if channel is not None:
+                return ask_agent(channel, name, request)
+        except LostReply as lost:
+            if posix.environ[b"CNI_COMMAND"] == b"ADD":
+                return fail("the agent was lost while it served this request", lost, AGAIN, TRY_AGAIN_LATER)
     return become_engine(name, request)
 
 
@@ -72,23 +90,114 @@ def read_stdin() -> bytes:
     return b"".join(chunks)
 
 
+class LostReply(OSError):
+    """The agent has the request, or a part of it, and did not answer."""
+
+
+AGAIN = "the runtime may try again after DEL; journalctl -u tulled tells what became of the agent"
+
+
+def declines_agent(request: bytes) -> bool:
+    """Whether the configuration says `"agent": "none"`. Read without parsing: a mistake costs time and nothing else."""
+    _, _, rest = request.lower().partition(b'"agent"')
+    colon, value = rest.lstrip()[:1], rest.lstrip()[1:].lstrip()
+    return colon == b":" and value.startswith(b'"none"')
+
+
+def find_agent() -> _socket.socket | None:
+    """A connection to this node's agent, which greeted in words that we speak; None when there is none."""
+    folder = posix.environ.get(b"TULLE_RUN_DIR") or b"/run/tulle"
+    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        channel.connect(folder + b"/agent.sock")
+        patience(channel, GREETING_SECONDS)
+        greeting = receive(channel, GREETING)
+        if greeting[:5] == b"TULLE" and greeting[5] <= WIRE <= greeting[6]:
+            return channel
+    except OSError:
+        pass
+    channel.close()
+    return None
+
+
+def ask_agent(channel: _socket.socket, name: str, request: bytes) -> int:
+    """Have the agent serve the request, and pass its reply on. Raises LostReply."""
+    environ = b"\0".join(key + b"=" + value for key, value in callers_environ().items())
+    parts = [name.encode("utf-8", "surrogateescape"), environ, request]
+    lengths = b"".join(len(each).to_bytes(4, "little") for each in parts)
+    frame = b"".join([b"T", bytes([WIRE, 1, 0]), lengths, *parts])
+    if len(frame) > LARGEST:
+        return become_engine(name, request)
+    try:
+        patience(channel, REPLY_SECONDS)
+        sent = channel.sendmsg([frame], pod())
+        while sent < len(frame):
+            sent += channel.send(frame[sent:])
+        head = receive(channel, 8)
+        reply = receive(channel, int.from_bytes(head[4:], "little"))
+    except OSError as error:
+        raise LostReply(error.errno or 0, "") from None
+    write(1, reply)
+    return head[2]
+
+
+def pod() -> list[tuple[int, int, bytes]]:
+    """The pod's network namespace, opened here and handed on: the agent may not see the path that the runtime sees."""
+    try:
+        fd = posix.open(posix.environ[b"CNI_NETNS"], posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    except (KeyError, OSError):  # none, or gone: what that means is for the verb to say
+        return []
+    return [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+
+
+def patience(channel: _socket.socket, seconds: int) -> None:
+    """Let a blocking call take so long at most: struct timeval for SO_RCVTIMEO and SO_SNDTIMEO (socket(7))."""
+    for option in (20, 21):
+        channel.setsockopt(_socket.SOL_SOCKET, option, seconds.to_bytes(8, sys.byteorder) + bytes(8))
+
+
+def receive(channel: _socket.socket, size: int) -> bytes:
+    """Exactly so many bytes. Raises OSError, also when the other side ends before."""
+    data = b""
+    while len(data) < size:
+        more = channel.recv(size - len(data))
+        if not more:
+            raise OSError(104, "")  # ECONNRESET
+        data += more
+    return data
+
+
 def become_engine(name: str, request: bytes) -> int:
     """Replace this process by the engine, the request on its stdin. Returns only when that failed."""
     path = "the engine"
     try:
         path, arguments = engine(name)
         put_on_stdin(request)
-        posix.execv(path, [path, *arguments])
+        posix.execve(path, [path, *arguments], callers_environ())
     except OSError as error:
         return fail(f"cannot start {path}", error, "install Tulle again (scripts/install)")
 
 
 def engine(name: str) -> tuple[str, list[str]]:
     """The engine of this very release, and its arguments. Raises OSError when /proc cannot tell where we are."""
-    if hasattr(sys, "frozen"):
+    if hasattr(sys, "_MEIPASS"):
         bundle = posix.readlink("/proc/self/exe").rpartition("/")[0]
         return f"{bundle}/tulled", ["--once", name]
     return sys.executable, ["-I", "-m", "cni_plugin.agent", "--once", name]
+
+
+def callers_environ() -> dict[bytes, bytes]:
+    """The environment as the runtime made it: PyInstaller's loader adds variables and a folder to the library path."""
+    own = getattr(sys, "_MEIPASS", "").encode("utf-8", "surrogateescape")
+    environ = {key: value for key, value in posix.environ.items() if not (own and key.startswith(b"_PYI_"))}
+    first, _, rest = environ.get(b"LD_LIBRARY_PATH", b"").partition(b":")
+    if own and first == own:
+        del environ[b"LD_LIBRARY_PATH"]
+        if rest:
+            environ[b"LD_LIBRARY_PATH"] = rest
+            if environ.get(b"LD_LIBRARY_PATH_ORIG") == rest:
+                del environ[b"LD_LIBRARY_PATH_ORIG"]
+    return environ
 
 
 def put_on_stdin(request: bytes) -> None:
@@ -105,11 +214,11 @@ def write(fd: int, data: bytes) -> None:
         data = data[posix.write(fd, data) :]
 
 
-def fail(what: str, error: OSError, remedy: str) -> int:
+def fail(what: str, error: OSError, remedy: str, code: int = IO_FAILURE) -> int:
     """Answer the runtime with an error of the specification, written by hand: importing json takes longer than exec."""
     text = f"{what}: {posix.strerror(error.errno or 0)}; {remedy}"
     quoted = "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\u{min(ord(c), 0xFFFD):04x}" for c in text)
-    write(1, f'{{"cniVersion": "1.1.0", "code": {IO_FAILURE}, "msg": "{quoted}"}}\n'.encode())
+    write(1, f'{{"cniVersion": "1.1.0", "code": {code}, "msg": "{quoted}"}}\n'.encode())
     return 1
 
 

@@ -1,7 +1,10 @@
-"""The engine, `tulled`: everything behind the client. `tulled --once NAME` serves one request and ends.
+"""The engine, `tulled`: everything behind the client, for one request or for good.
 
-The client execs it with the request on stdin and the runtime's environment. Promises: stdout gets the reply, whole
-and nothing else, whatever a library may print; the exit code is the reply's.
+    tulled                  the agent: serves all clients of this node, and keeps the node as it should be
+    tulled --once NAME      the fallback: serves the one request in its environment and on its stdin, and ends
+
+The client execs the second with the runtime's environment when there is no agent. Promises: stdout gets the
+reply, whole and nothing else, whatever a library may print; the exit code is the reply's.
 
     echo '{"cniVersion": "1.1.0"}' | CNI_COMMAND=VERSION tulled --once tulle
 """
@@ -13,7 +16,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-USAGE = """usage: tulled --once NAME     serve the one CNI request in the environment and on stdin, as the plugin NAME
+USAGE = """usage: tulled [--run-dir DIR] [--conf FILE]     the node agent, on DIR/agent.sock (/run/tulle); FILE has its
+                                                 settings (/etc/tulle/agent.json)
+       tulled --once NAME                        serve the one CNI request in the environment and on stdin, as the
+                                                 plugin NAME
        tulled --version
 """
 CHUNK = 1 << 20
@@ -29,9 +35,13 @@ def main(arguments: Sequence[str]) -> int:
 
             print(f"tulled {VERSION}")
             return 0
-        case _:
-            sys.stderr.write(USAGE)
-            return 2
+    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    if len(arguments) % 2 or options.keys() - {"--run-dir", "--conf"}:
+        sys.stderr.write(USAGE)
+        return 2
+    from cni_plugin.agent.service import serve
+
+    return serve(options.get("--run-dir", ""), options.get("--conf", ""))
 
 
 def once(name: str) -> int:

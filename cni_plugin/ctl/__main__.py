@@ -1,30 +1,38 @@
-"""`tullectl`, the operator's tool: what would be done, what stands, who has which address, and what to put right.
+"""`tullectl`, the operator's tool: what would be done, what stands, what is wrong and why, and what to put right.
 
     tullectl plan /etc/cni/net.d/10-tulle.conflist
     tullectl status --json
-    tullectl ipam list tulle
+    tullectl diff && tullectl doctor
+    tullectl trace 10.244.1.7 --to 192.0.2.9
     tullectl repair
 
-It works with the same states and records as the plugin, and needs neither a runtime nor an agent. Exit codes: 0 all
-is well, 1 something is not (and it says what), 2 the command line is wrong.
+It works with the same states and records as the plugin, and needs neither a runtime nor an agent (but `top` and
+`replay`, which ask the agent). Exit codes: 0 all is well, 1 something is not (and it says what), 2 the command line
+is wrong. This file is the command line and nothing else.
 """
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Annotated, NoReturn, TypeVar
 
+import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import addresses, view
+from cni_plugin.ctl import addresses, ask, bundle, doctor, served, show, view
+from cni_plugin.ctl.facts import Finding
+from cni_plugin.ctl.gather import Machine, Places, gather
+from cni_plugin.ctl.notes import Notes
+from cni_plugin.ctl.show import err, out
+from cni_plugin.ctl.trace import Eyes
 from cni_plugin.describe import script
-from cni_plugin.kernel.door import open_kernel
+from cni_plugin.kernel.door import Kernel, open_kernel
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.verbs.repair import Repair
+from cni_plugin.verbs.repair import repair as walk
 from cni_plugin.verbs.run import as_cni_error
 
 app = typer.Typer(
@@ -32,13 +40,12 @@ app = typer.Typer(
 )
 ipam_app = typer.Typer(help="The addresses of the in-process host-local IPAM.", no_args_is_help=True)
 app.add_typer(ipam_app, name="ipam")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Answer = TypeVar("Answer")
 RunDir = Annotated[str, typer.Option("--run-dir", envvar="TULLE_RUN_DIR", help="Where the records are.")]
 DataDir = Annotated[str, typer.Option("--data-dir", help="The IPAM's dataDir.")]
+ConfDir = Annotated[str, typer.Option("--conf-dir", envvar="NETCONFPATH", help="The runtime's configurations.")]
 
 
 def _version(wanted: bool) -> None:
@@ -59,6 +66,7 @@ def plan(
     config: Annotated[str, typer.Argument(help="A network configuration: *.conf, *.json or *.conflist.")] = "",
     container: Annotated[str, typer.Option(help="The container ID to plan for.")] = "example",
     ifname: Annotated[str, typer.Option(help="The interface's name in the pod.")] = "eth0",
+    json: Json = False,
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Print what an ADD with this configuration would do, in the words of ip, bridge and nft; nothing is touched."""
@@ -69,22 +77,39 @@ def plan(
         steps = _or_explain(
             lambda: plan_add(view.context(config or view.first_config(), (container, ifname), kernel, records))
         )
+    if json:
+        show.as_json([{"what": step.title, "ops": script(step.ops).splitlines()} for step in steps])
+        return
     for step in steps:
-        out.print(f"[bold]# {step.title}[/]")
-        out.print(script(step.ops) if step.ops else "# nothing to do: it is as it should be", markup=False)
+        show.heading(f"# {step.title}")
+        show.lines(script(step.ops) if step.ops else "# nothing to do: it is as it should be")
 
 
 @app.command()
 def status(json: Json = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
-    """Show attachments, addresses used and free, and peers."""
+    """Show attachments, addresses used and free, bridges, peers, and the agent."""
+    records = Records(run_dir)
     with open_kernel() as kernel:
-        report = _or_explain(lambda: view.report(kernel, Records(run_dir)))
+        report: dict[str, object] = {**_or_explain(lambda: view.report(kernel, records))}
+    report["bridges"] = _or_explain(lambda: view.bridges(Machine().links(), records))
+    report["agent"] = ask.status(run_dir)
+    show.as_json(report) if json else show.status(report)
+
+
+@app.command()
+def diff(json: Json = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
+    """Print what is not as it should be, as the lines that would put it right. Exit code 1 when there is any."""
+    with open_kernel() as kernel:
+        found = _or_explain(lambda: list(walk(kernel, Records(run_dir), dry_run=True)))
     if json:
-        print(jsonlib.dumps(report, indent=2))
-        return
-    _table("Networks", ("network", "used", "free", "of", "attachments", "masquerade"), report["networks"])
-    _table("Attachments", ("network", "container", "ifname", "ips", "host", "netns", "state"), report["attachments"])
-    _table("Clusters", ("network", "node", "backend", "device", "mtu", "peers"), report["clusters"])
+        show.as_json(_repairs(each for each in found if each.ops or each.problem))
+    else:
+        for each in found:
+            show.differences(each.what, each.ops, each.problem, script(each.ops))
+        if not _any_wrong(found):
+            out.print("all is as it should be")
+    if _any_wrong(found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -94,21 +119,136 @@ def repair(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Compare all that is on record with the kernel, and put right what differs."""
-    from cni_plugin.verbs.repair import repair as walk
-
     with open_kernel() as kernel:
         found = _or_explain(lambda: list(walk(kernel, Records(run_dir), dry_run=dry_run)))
     if json:
-        shape = [{"what": each.what, "ops": script(each.ops).splitlines(), "problem": each.problem} for each in found]
-        print(jsonlib.dumps(shape, indent=2))
+        show.as_json(_repairs(found))
     else:
         for each in found:
             verdict = each.problem or ("right" if not each.ops else "wrong" if dry_run else "put right")
-            out.print(f"{each.what}: {verdict}", markup=False)
+            show.lines(f"{each.what}: {verdict}")
             if each.ops:
-                out.print(script(each.ops), markup=False)
+                show.lines(script(each.ops))
     if any(each.problem or (dry_run and each.ops) for each in found):
         raise typer.Exit(1)
+
+
+@app.command("doctor")
+def doctor_command(
+    json: Json = False,
+    conf_dir: ConfDir = view.CONF_DIR,
+    data_dir: DataDir = addresses.DEFAULT_DATA_DIR,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+) -> None:
+    """Find out what is wrong with this node, and explain it: what was seen, why it matters, what to do."""
+    with open_kernel() as kernel:
+        found = _diagnose(kernel, run_dir, Places(data_dir, conf_dir or view.CONF_DIR))
+    show.as_json(msgspec.to_builtins(found)) if json else show.findings(found)
+    if doctor.ill(found):
+        raise typer.Exit(1)
+
+
+@app.command("trace")
+def trace_command(
+    pod: Annotated[str, typer.Argument(help="A container ID, the beginning of one, or a pod's address.")],
+    to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="Also show the way to this address.")] = "",
+    json: Json = False,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+) -> None:
+    """Show everything that belongs to one pod, and why. Exit code 1 when some of it is not as it should be."""
+    from cni_plugin.ctl import trace
+
+    records = Records(run_dir)
+    if to and not _is_address(to):
+        raise typer.BadParameter(f"{to!r} is no IPv4 or IPv6 address", param_hint="--to")
+    with open_kernel() as kernel:
+        found = _or_explain(lambda: trace.find(records, pod))
+        told = _or_explain(
+            lambda: [trace.trace(kernel, each, view.inside(records, each), to, Eyes()) for each in found]
+        )
+    if json:
+        show.as_json(told)
+    else:
+        for each in told:
+            show.trace(each)
+    if any(map(trace.wrong, told)):
+        raise typer.Exit(1)
+
+
+@app.command("top")
+def top_command(
+    once: Annotated[bool, typer.Option("--once", help="Print it once, all since the agent started.")] = False,
+    json: Json = False,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+) -> None:
+    """Show how many requests the agent serves and how long they take; Enter ends it."""
+    from cni_plugin.ctl import top
+
+    if once or json or not out.is_terminal:
+        look = _or_explain(lambda: top.look(run_dir))
+        found = top.rows(look)
+        told = {"at": look.at, "started": look.started, "rows": msgspec.to_builtins(found)}
+        show.as_json(told) if json else out.print(show.top(found, look, look.at - look.started))
+        return
+    with suppress(KeyboardInterrupt), show.screen() as screen:
+        _or_explain(lambda: top.live(run_dir, lambda *seen: screen.update(show.top(*seen), refresh=True)))
+
+
+@app.command("replay")
+def replay_command(
+    number: Annotated[int, typer.Argument(help="Which one: 1 is the last. Without it they are listed.")] = 0,
+    source: Annotated[str, typer.Option("--from", metavar="FILE", help="From a bundle, not from the agent.")] = "",
+    json: Json = False,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+) -> None:
+    """List the agent's last requests, or serve one of them again on a kernel in memory. The node is not touched."""
+    requests = _or_explain(lambda: served.bundled(source) if source else served.recent(run_dir))
+    if not number:
+        show.as_json(msgspec.to_builtins(requests)) if json else show.requests(requests)
+        return
+    from cni_plugin.ctl import replay
+
+    def held() -> frozenset[str]:
+        with open_kernel() as kernel:
+            return kernel.locally_held()
+
+    request = _or_explain(lambda: served.numbered(requests, number))
+    done = _or_explain(lambda: replay.replay(request, frozenset() if source else held()))
+    alike = replay.same(request, done.reply)
+    if json:
+        reply = done.reply.stdout.decode(errors="replace")
+        show.as_json({"request": msgspec.to_builtins(request), "ops": done.lines, "reply": reply, "same": alike})
+    else:
+        show.replay(request, done.lines, done.reply.stdout.decode(errors="replace"), alike=alike)
+    if not alike:
+        raise typer.Exit(1)
+
+
+@app.command("bundle")
+def bundle_command(
+    file: Annotated[str, typer.Argument(help="The archive to write; without it a name with node and time.")] = "",
+    json: Json = False,
+    conf_dir: ConfDir = view.CONF_DIR,
+    data_dir: DataDir = addresses.DEFAULT_DATA_DIR,
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+) -> None:
+    """Write one archive for a bug report; secrets are left out. Read it before you send it."""
+    notes, records = Notes(), Records(run_dir)
+    places = Places(data_dir, conf_dir or view.CONF_DIR)
+    with open_kernel() as kernel:
+        said = {
+            "status": notes.one("status", lambda: view.report(kernel, records)),
+            "diff": notes.one("diff", lambda: _repairs(walk(kernel, records, dry_run=True))),
+            "doctor": notes.one("doctor", lambda: msgspec.to_builtins(_diagnose(kernel, run_dir, places))),
+            "leases": notes.one("leases", lambda: addresses.leases(data_dir, "", records)),
+        }
+    path = file or bundle.default_name()
+    members = _or_explain(lambda: bundle.collect(bundle.Sources(run_dir, places.conf_dir, said), notes))
+    _or_explain(lambda: bundle.write(path, members))
+    if json:
+        show.as_json({"file": path, "members": [each.name for each in members], "missing": notes.unknown})
+    else:
+        show.bundle(path, members, notes.unknown)
 
 
 @app.command()
@@ -119,7 +259,7 @@ def cleanup(
     """Remove all that Tulle made on this node outside of pods: bridges, VXLAN devices, routes, the nft table."""
     with open_kernel() as kernel:
         ops = _or_explain(lambda: view.cleanup(kernel, Records(run_dir), really=yes))
-    out.print(script(ops) if ops else "nothing of ours is here", markup=False)
+    show.lines(script(ops) if ops else "nothing of ours is here")
     if ops and not yes:
         err.print("nothing was done: add --yes to do it")
 
@@ -134,9 +274,9 @@ def ipam_list(
     """List the addresses in use, and whose they are."""
     rows = _or_explain(lambda: addresses.leases(data_dir, network, Records(run_dir)))
     if json:
-        print(jsonlib.dumps(rows, indent=2))
+        show.as_json(rows)
     else:
-        _table("Addresses", ("network", "address", "container", "ifname", "flaw"), rows)
+        show.table("Addresses", ("network", "address", "container", "ifname", "flaw"), rows)
 
 
 @ipam_app.command("check")
@@ -150,9 +290,9 @@ def ipam_check(
     with open_kernel() as kernel:
         rows = _or_explain(lambda: addresses.check(kernel, data_dir, network, Records(run_dir)))
     if json:
-        print(jsonlib.dumps(rows, indent=2))
+        show.as_json(rows)
     elif rows:
-        _table("Not as it should be", ("network", "address", "container", "ifname", "problem"), rows)
+        show.table("Not as it should be", ("network", "address", "container", "ifname", "problem"), rows)
     else:
         out.print("every lease belongs to an attachment, and every attachment has its lease")
     if rows:
@@ -184,18 +324,26 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[object]) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for each in columns:
-        table.add_column(each, overflow="fold")
-    for row in rows:
-        assert isinstance(row, dict)
-        table.add_row(*(_cell(row.get(each)) for each in columns))
-    out.print(table if rows else f"{title}: none")
+def _diagnose(kernel: Kernel, run_dir: str, places: Places) -> list[Finding]:
+    return doctor.diagnose(gather(kernel, Records(run_dir), places, Machine()))
 
 
-def _cell(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str("" if value is None else value)
+def _repairs(found: Iterable[Repair]) -> list[dict[str, object]]:
+    return [{"what": each.what, "ops": script(each.ops).splitlines(), "problem": each.problem} for each in found]
+
+
+def _any_wrong(found: Iterable[Repair]) -> bool:
+    return any(each.ops or each.problem for each in found)
+
+
+def _is_address(text: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def main() -> None:

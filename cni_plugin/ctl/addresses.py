@@ -14,6 +14,7 @@ from cni_plugin.netconf import HOST_LOCAL, check_name
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
 from ipam.allocator import Allocator
+from ipam.store import Owner
 
 
 def leases(data_dir: str, network: str, records: Records) -> list[Row]:
@@ -51,6 +52,14 @@ def release(data_dir: str, network: str, address: str, records: Records, *, forc
     folder = user.data_dir if user is not None else data_dir
     had = _open(folder, network).release_address(ip)
     return f"{address} is free" + (f"; it was {had.container} {had.ifname}'s" if had else "; nobody had it")
+
+
+def held(record: Record) -> list[str]:
+    """The addresses that an attachment's leases give it; [] where another IPAM's leases are not ours to read."""
+    if record.ipam != HOST_LOCAL:
+        return []
+    found = _open(record.data_dir, record.network).find(Owner(record.container, record.ifname))
+    return [str(each) for each in found]
 
 
 def _open(folder: str, network: str) -> Allocator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -13,6 +13,8 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel.look import Link
+from cni_plugin.meter import Meter
 from cni_plugin.model import Bridge, State, Vxlan, state
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import BRIDGE_ALIAS
@@ -20,10 +22,12 @@ from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import apply
-from cni_plugin.verbs.leases_local import LocalLeases
 from cni_plugin.verbs.peers import VXLAN_ALIAS, all_facts, forget
+from cni_plugin.verbs.usage import usage
 
 CONF_DIR = "/etc/cni/net.d"
+MOST_PORTS = 1023
+"""BR_MAX_PORTS is 1024, and number 0 is none (net/bridge/br_private.h)."""
 Row = dict[str, object]
 
 
@@ -43,7 +47,8 @@ def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -
     request = Request("ADD", container, "", ifname, {}, (), netns_override=False)
     name = str(raw.get("type", "tulle"))
     return Context(
-        name, request, {}, raw, msgspec.json.encode(raw), netconf.version_of(raw), netconf.parse(raw), kernel, records
+        name, request, {}, raw, msgspec.json.encode(raw), netconf.version_of(raw), netconf.parse(raw), kernel, records,
+        Meter(),
     )
 
 
@@ -68,6 +73,21 @@ def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
     }
 
 
+def bridges(links: Iterable[Link], records: Records) -> list[Row]:
+    """The bridges that attachments are on, with their ports."""
+    names = dict.fromkeys(each.bridge for each in records.all() if each.bridge)
+    there = tuple(links)
+    return [
+        {
+            "bridge": name,
+            "mtu": next((each.mtu for each in there if each.name == name), None),
+            "ports": sum(each.master == name for each in there),
+            "of": MOST_PORTS,
+        }
+        for name in names
+    ]
+
+
 def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
     """What takes away all of ours on the node; done when `really`. Raises CniError 7 while pods are wired."""
     with records.lock():
@@ -82,6 +102,12 @@ def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
             for each in all_facts(records):
                 forget(records, each.network)
     return ops
+
+
+def inside(records: Records, record: Record) -> tuple[str, ...]:
+    """Where an attachment's network is not masqueraded to: the rest of its cluster."""
+    masquerade = records.masquerades().get(record.network)
+    return (*masquerade.subnets, *masquerade.inside) if masquerade else ()
 
 
 def alive(kernel: Kernel, record: Record) -> str:
@@ -127,15 +153,11 @@ def _usage(kernel: Kernel, records: Records, record: Record) -> Row:
     """By the ranges of an attachment's own configuration; a foreign IPAM's are not ours to count."""
     if record.ipam != netconf.HOST_LOCAL:
         return {"used": None, "free": None, "of": record.ipam or "no addresses"}
-    raw = netconf.decode(bytes(record.conf))
-    request = Request("STATUS", record.container, "", record.ifname, {}, (), netns_override=False)
-    made = Context("tulle", request, {}, raw, b"", "1.1.0", netconf.parse(raw), kernel, records)
-    facts = next((each for each in all_facts(records) if each.network == record.network), None)
-    usage = LocalLeases(made, facts.pod_cidrs if facts else ()).usage()
+    found = usage(kernel, records, netconf.decode(bytes(record.conf)))
     return {
-        "used": [each.used for each in usage],
-        "free": [each.free for each in usage],
-        "of": [str(each.range_set) for each in usage],
+        "used": [each.used for each in found],
+        "free": [each.free for each in found],
+        "of": [each.size for each in found],
     }
 
 

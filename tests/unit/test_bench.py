@@ -9,13 +9,19 @@ import sys
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import cast
+from xml.etree import ElementTree
 
 import pytest
+from _bench_agent import Served
 from _bench_cluster import PODS, UNDERLAY, cluster, nodes
 from _bench_ipam import addresses, copy, fill
+from _bench_page import markdown, svg, write
 from _bench_profile import by_package, events, imports, phases
-from _bench_report import Goal, Report, Series, as_json, number, ratio, section_table, timed, verdict
+from _bench_report import Goal, Report, Series, as_json, compare, number, ratio, section_table, timed, verdict
+from _bench_rush import Call, rush
 from _bench_spawn import Cost, Side, TimedRuntime, expect, interleave, run
+from _bench_steps import Round, client_events, describe
+from _bench_world import BenchError
 from _runtime import Attachment, Network, PluginError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +52,11 @@ def test_a_percentile_is_a_sample_that_so_many_do_not_exceed(samples: list[float
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1234.5, "1,234"), (99.96, "100.0"), (12.34, "12.3"), (0.123, "0.12"), (float("inf"), "-")]
+    ("value", "text"),
+    [
+        (1234.5, "1,234"), (99.96, "100.0"), (12.34, "12.3"), (0.123, "0.12"), (0.0432, "0.043"), (0.0, "0.00"),
+        (float("inf"), "-"),
+    ],
 )
 def test_numbers_have_three_digits_that_matter(value: float, text: str) -> None:
     assert number(value) == text
@@ -60,6 +70,20 @@ def test_a_ratio_to_nothing_is_infinite_and_misses_its_goal() -> None:
 def test_at_most_includes_the_limit_and_less_than_does_not() -> None:
     assert Goal("pod", "x", 250, 250).met
     assert not Goal("pod", "x", 250, 250, strictly=True).met
+
+
+def test_at_least_is_met_by_the_limit_and_by_more_but_not_by_less() -> None:
+    assert [Goal("burst", "x", value, 4, least=True).met for value in (3.9, 4, 5)] == [False, True, True]
+    assert "x >= 4.00 x: 3.90 x, MISSED" in section_table(
+        Report({}, {"burst": "many"}, goals=[Goal("burst", "x", 3.9, 4, least=True)]), "burst"
+    )
+
+
+def test_a_goal_is_held_to_the_ratio_of_its_pair_and_left_out_when_one_was_not_measured() -> None:
+    made = report()
+    compare(made, Goal("pod", "ADD", 0, 2.5, pair=("tulle", "reference")))
+    compare(made, Goal("pod", "ADD", 0, 2.5, pair=("tulle", "nobody")))
+    assert [(goal.value, goal.met) for goal in made.goals] == [(2.0, True)]
 
 
 def test_only_a_figure_expected_now_counts_as_missed() -> None:
@@ -214,9 +238,110 @@ def test_import_times_are_summed_by_package_with_the_standard_library_as_one() -
     assert by_package(imports(text)) == [("pyroute2", 4.0, 1), ("the standard library", 2.0, 2)]
 
 
+def calls(folder: Path, many: int, script: str) -> list[Call]:
+    program = folder / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    (folder / "stdin").write_text("conf")
+    stdin = str(folder / "stdin")
+    return [
+        Call(str(program), {**os.environ, "ME": str(each)}, stdin, str(folder / f"out{each}"), "/dev/null")
+        for each in range(many)
+    ]
+
+
+def test_a_rush_runs_everybody_once_with_its_own_environment_and_its_own_stdin(tmp_path: Path) -> None:
+    rushed = rush(calls(tmp_path, 20, 'read -r line; echo "$line $ME"'), at_once=4)
+    assert {(tmp_path / f"out{each}").read_text() for each in range(20)} == {f"conf {each}\n" for each in range(20)}
+    assert rushed.rate > 0
+
+
+def test_a_rush_never_has_more_at_a_time_than_it_was_told(tmp_path: Path) -> None:
+    here = tmp_path / "in"
+    here.mkdir()
+    script = f"touch {here}/$ME; ls {here} | wc -l; sleep 0.02; rm {here}/$ME"
+    rush(calls(tmp_path, 12, script), at_once=3)
+    seen = [int((tmp_path / f"out{each}").read_text()) for each in range(12)]
+    assert max(seen) <= 3
+    assert max(seen) > 1
+
+
+def test_a_rush_tells_whose_pod_failed_and_what_was_said(tmp_path: Path) -> None:
+    script = '[ "$ME" != 3 ] || { echo \'{"code": 11, "msg": "no port"}\'; exit 1; }'
+    with pytest.raises(PluginError, match="no port"):
+        rush(calls(tmp_path, 5, script))
+
+
+CLIENT = """\
+700  10.000000 execve("/x/tulle", ["/x/tulle"], 0x1 /* 9 vars */) = 0
+700  10.002000 execve("/x/tulle", ["/x/tulle"], 0x1 /* 9 vars */) = 0
+700  10.010000 connect(3, {sa_family=AF_UNIX, sun_path="/run/tulle/agent.sock"}, 24) = 0
+700  10.010500 recvfrom(3, "TULLE\\1\\1\\n", 8, 0, NULL, NULL) = 8
+700  10.011000 sendmsg(3, {msg_name=NULL}, 0) = 2221
+700  10.014000 write(1, "{}", 2) = 2
+700  10.015000 exit_group(0) = ?
+"""
+SERVED = Round(Cost(17.0, 9.0), Served(2.5, {"netlink": 1.5, "ipam": 1.0}))
+
+
+def test_the_clients_time_is_told_without_gaps_with_the_agents_steps_inside() -> None:
+    lines = describe(client_events(CLIENT), 17.0, SERVED)
+    assert [line.split()[2] for line in lines if " ms  " in line and "agent" not in line] == [
+        "2.0", "8.0", "1.0", "3.0", "1.0", "2.0"
+    ]
+    waits = next(number_ for number_, line in enumerate(lines) if "reply awaited" in line)
+    assert "the agent's 2.50 ms of it" in lines[waits + 1]
+    assert "ipam 1.00" in lines[waits + 1]
+
+
+def test_a_reply_of_no_bytes_is_followed_by_the_end() -> None:
+    silent = "\n".join(line for line in CLIENT.splitlines() if "write(" not in line)
+    assert len(describe(client_events(silent), 17.0, SERVED)) == len(describe(client_events(CLIENT), 17.0, SERVED)) - 1
+
+
+def test_a_client_that_asked_no_agent_is_not_told_as_if_it_had() -> None:
+    with pytest.raises(BenchError, match="did not ask the agent"):
+        describe(client_events(TRACE), 17.0, SERVED)
+
+
+def measured() -> Report:
+    made = Report({"date": "today", "kernel": "Linux <6>"}, {"agent": "one pod"})
+    made.series = [
+        Series("agent", "ADD: tulle", "ms", (12.5,)), Series("agent", "ADD: reference, ipMasq", "ms", (25.0,))
+    ]
+    pair = ("ADD: tulle", "ADD: reference, ipMasq")
+    compare(made, Goal("agent", "ADD alone", 0, 0.6, pair=pair))
+    made.goals.append(Goal("agent", "memory", 90.0, 80, "MiB"))
+    made.skipped.append(("agent", "no iptables"))
+    return made
+
+
+def test_the_page_has_both_figures_their_ratio_the_goal_and_the_verdict() -> None:
+    page = markdown(measured())
+    assert "| ADD alone | 12.5 ms | 25.0 ms | 0.50 | <= 0.60 x | yes |" in page
+    assert "| memory | 90.0 MiB |  |  | <= 80.0 MiB | no |" in page
+    assert "not measured: one pod: no iptables" in page
+    assert "date: today" in page
+
+
+def test_the_plot_is_xml_whose_bars_are_as_long_as_their_figures() -> None:
+    root = ElementTree.fromstring(svg(measured()))
+    bars = [float(each.attrib["width"]) for each in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert bars[1] == pytest.approx(2 * bars[0], rel=0.01)
+    words = " ".join("".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert "12.5 ms" in words
+    assert "Linux <6>" in words
+
+
+def test_nothing_measured_is_an_empty_plot_and_both_files_are_written(tmp_path: Path) -> None:
+    write(Report({}, {}), tmp_path / "new")
+    assert {each.name for each in (tmp_path / "new").iterdir()} == {"report.md", "report.svg"}
+    ElementTree.fromstring((tmp_path / "new" / "report.svg").read_text())
+
+
 def test_help_names_every_section_and_an_unknown_one_is_refused() -> None:
     told = subprocess.run([sys.executable, BENCH, "--help"], capture_output=True, text=True, check=True).stdout
-    for section in ("start", "pod", "burst", "ipam", "memory", "cluster"):
+    for section in ("start", "agent", "pod", "burst", "density", "resident", "ipam", "memory", "cluster"):
         assert f"\n  {section} " in told
     refused = subprocess.run([sys.executable, BENCH, "--only", "all"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2

@@ -193,7 +193,7 @@ def test_from_source_the_engine_runs_in_the_same_isolated_interpreter() -> None:
 
 def test_frozen_the_engine_is_the_one_beside_the_executable_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     readlink: Callable[[str], str] = {"/proc/self/exe": "/opt/tulle/1/tulle"}.__getitem__
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "_MEIPASS", "/opt/tulle/1/_client", raising=False)
     monkeypatch.setattr(sys, "argv", ["/elsewhere/tulle"])
     monkeypatch.setenv("PATH", "/elsewhere")
     monkeypatch.setattr(posix, "readlink", readlink)

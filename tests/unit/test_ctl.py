@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from typer.testing import CliRunner
 
-import cni_plugin.ctl.__main__ as ctl
 from cni_plugin.client import VERSION
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import POD, Addr, Bridge, Chain, Route, Up, Veth, Vxlan
 from cni_plugin.plan.pod import Attachment
+from tests.unit.ctl_support import Said, Tool
 from tests.unit.support import UPLINK, Json, Node
 
 HOST = Attachment("pods", "a", "eth0").host_dev
@@ -27,29 +25,10 @@ CLUSTER: Json = {
 }
 
 
-class Said(NamedTuple):
-    """How a command ended."""
-
-    exit: int
-    out: str
-    err: str
-
-
-Tool = Callable[..., Said]
-
-
 @pytest.fixture
 def tool(node: Node, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """tullectl on this node."""
-    monkeypatch.setattr(ctl, "open_kernel", lambda: node.kernel)
-
-    def call(*words: str) -> Said:
-        env = {"TULLE_RUN_DIR": f"{node.home}/run", "COLUMNS": "200", "NO_COLOR": "1"}
-        done = CliRunner().invoke(ctl.app, list(words), env=env)
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        return Said(done.exit_code, done.stdout, done.stderr)
-
-    return call
+    return Tool(node, monkeypatch)
 
 
 @pytest.fixture
@@ -114,6 +93,12 @@ def test_plan_prints_the_very_lines_that_add_carries_out(node: Node, tool: Tool,
             assert set(describe(op).splitlines()) <= set(printed)
 
 
+def test_plan_as_json_has_the_same_lines(tool: Tool, conf: str) -> None:
+    steps = json.loads(tool("plan", conf, "--json").out)
+    lines = [line for step in steps for line in (f"# {step['what']}", *step["ops"])]
+    assert lines == tool("plan", conf).out.splitlines()
+
+
 def test_plan_of_a_second_pod_leaves_out_what_stands(node: Node, tool: Tool, conf: str) -> None:
     node.call("ADD")
     said = tool("plan", conf, "--container", "b", "--ifname", "eth1")
@@ -133,10 +118,9 @@ def test_plan_of_a_cluster_shows_the_way_to_each_peer(node: Node, tool: Tool, tm
 
 
 def test_plan_takes_the_configuration_that_a_runtime_would_take(
-    tool: Tool, conf: str, monkeypatch: pytest.MonkeyPatch
+    tool: Tool, conf: str
 ) -> None:
-    monkeypatch.setenv("NETCONFPATH", str(Path(conf).parent))
-    assert "ip link add tulle0" in tool("plan").out
+    assert "ip link add tulle0" in tool("plan", NETCONFPATH=str(Path(conf).parent)).out
 
 
 @pytest.mark.parametrize(
@@ -165,7 +149,8 @@ def test_plan_of_a_bad_configuration_says_what_is_wrong_and_ends_with_1(
 
 
 def test_status_of_a_bare_node_is_empty(tool: Tool) -> None:
-    assert json.loads(tool("status", "--json").out) == {"networks": [], "attachments": [], "clusters": []}
+    empty: Json = {"networks": [], "attachments": [], "bridges": [], "clusters": [], "agent": None}
+    assert json.loads(tool("status", "--json").out) == empty
     assert "Attachments: none" in tool("status").out
 
 
@@ -178,7 +163,7 @@ def test_status_shows_attachments_and_addresses(node: Node, tool: Tool) -> None:
     ]
     (network,) = report["networks"]
     assert (network["network"], network["attachments"], network["masquerade"]) == ("pods", 2, ["10.22.0.0/24"])
-    assert (network["used"], network["free"]) == ([2], [251])
+    assert (network["used"], network["free"], network["of"]) == ([2], [251], [253])
     table = tool("status").out
     assert "10.22.0.2/24" in table
     assert HOST in table

@@ -61,11 +61,11 @@ def test_a_reply_that_stdout_does_not_take_is_no_success() -> None:
     assert b"could not be written to stdout: No space left on device" in stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--once",), ("tulle",), ("--once", "tulle", "more"), ("--twice", "tulle")])
+@pytest.mark.parametrize("arguments", [("--once",), ("tulle",), ("--once", "tulle", "more"), ("--twice", "tulle")])
 def test_other_arguments_are_refused_with_the_usage(arguments: tuple[str, ...]) -> None:
     code, stdout, stderr = call(*arguments)
     assert (code, stdout) == (2, b"")
-    assert stderr.startswith(b"usage: tulled --once NAME")
+    assert stderr.startswith(b"usage: tulled ")
 
 
 def test_it_tells_its_version() -> None:

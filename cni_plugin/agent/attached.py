@@ -1,0 +1,117 @@
+"""What the records say of the attachments on this node, kept in memory and read again only where a file changed.
+
+The loop asks on every change in the kernel what the bridges must be, and that follows from hundreds of records.
+Promise: after `refresh` it is what is on disk now, whoever wrote it (the fallback engine of a client may have); where
+nothing changed that costs one stat a network, and each distinct configuration is parsed once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from cni_plugin.model import State
+from cni_plugin.netconf import NetConf, decode, parse
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.records import Record, Records
+from cni_plugin.verbs.repair import Use, bridges
+
+_OF_ONE_POD = ("runtimeconfig", "args", "prevresult", "cni.dev/attachments", "cni.dev/valid-attachments")
+"""Keys in which configurations of one network differ from pod to pod, and on which no bridge depends."""
+_TICK = 50_000_000
+"""Nanoseconds within which two changes of a folder may bear the same time (a jiffy, before Linux 6.13)."""
+
+Stamp: TypeAlias = tuple[int, int, int]
+
+
+class Attached(NamedTuple):
+    """One attachment, as much of it as the loop needs. `use` tells those apart that want different things."""
+
+    attachment: Attachment
+    created: float
+    netns: str
+    ipam: str
+    bridge: str
+    use: tuple[str, tuple[str, ...], int, bytes]
+
+
+class _Folder(NamedTuple):
+    changed: int
+    settled: bool
+    entries: dict[str, tuple[Stamp, Attached | None]]
+
+
+class Attachments:
+    """The attachments of all networks, and what they want. Raises OSError when the folder cannot be used."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._folders: dict[str, _Folder] = {}
+        self._confs: dict[bytes, NetConf] = {}
+        self.bridges: dict[str, State] = {}
+        """What each bridge must be."""
+
+    def __iter__(self) -> Iterator[Attached]:
+        for folder in self._folders.values():
+            yield from (each for _, each in folder.entries.values() if each is not None)
+
+    def refresh(self) -> bool:
+        """Read what is new on disk; whether anything was."""
+        known = self._folders
+        self._folders = {name: self._folder(name, known.get(name)) for name in self._records.networks()}
+        changed = self._folders != known
+        if changed:
+            self.bridges = self._wanted()
+        return changed
+
+    def _folder(self, network: str, known: _Folder | None) -> _Folder:
+        path = self._records.folder(network)
+        try:
+            changed = os.stat(path).st_mtime_ns
+            if known is not None and known.settled and known.changed == changed:
+                return known
+            settled = changed < time.time_ns() - _TICK
+            stamps = {each.name: _stamp(each) for each in os.scandir(path) if not each.name.startswith(".")}
+        except (FileNotFoundError, NotADirectoryError):
+            return _Folder(0, settled=False, entries={})
+        old = known.entries if known is not None else {}
+        return _Folder(changed, settled, {
+            name: old[name] if name in old and old[name][0] == stamp else (stamp, self._read(network, name))
+            for name, stamp in sorted(stamps.items())
+        })
+
+    def _read(self, network: str, entry: str) -> Attached | None:
+        record = self._records.load(network, entry)
+        if record is None:
+            return None
+        use = (record.bridge, record.gateways, record.mtu, _common(record))
+        return Attached(record.attachment, record.created, record.netns, record.ipam, record.bridge, use)
+
+    def _wanted(self) -> dict[str, State]:
+        newest: dict[tuple[str, tuple[str, ...], int, bytes], float] = {}
+        for each in self:
+            newest[each.use] = max(each.created, newest.get(each.use, 0.0))
+        used = {conf for *_, conf in newest}
+        self._confs = {conf: self._confs.get(conf) or parse(decode(conf)) for conf in used}
+        return bridges(
+            Use(created, bridge, gateways, mtu, self._confs[conf])
+            for (bridge, gateways, mtu, conf), created in newest.items()
+        )
+
+
+def _stamp(entry: os.DirEntry[str]) -> Stamp:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _common(record: Record) -> bytes:
+    """The configuration without what is one pod's."""
+    keys = msgspec.json.decode(bytes(record.conf), type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({key: each for key, each in keys.items() if key.lower() not in _OF_ONE_POD})

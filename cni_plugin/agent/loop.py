@@ -1,0 +1,299 @@
+"""The reconcile loop: what the node must be for its pods and its cluster is kept true for ever.
+
+Level-triggered: an event only says where to look; what must be done follows from the records and the kernel alone, by
+the functions that `tullectl repair` uses. Promises: what breaks is looked at 30 ms after the last event about it and at
+most 150 ms after the first; every `interval` everything is looked at, event or not; who breaks the same thing again and
+again is met less and less often (1 s, 2 s, ... 30 s), and it is said; attachments whose sandbox is gone are collected
+`grace` seconds after that was first seen. In a pass nothing is waited for and no program is started.
+
+    event  ->  readable() notes it  ->  due()  ->  run(): bridges, ports, clusters, masquerade  ->  journal
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from threading import Thread
+from time import monotonic, perf_counter
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from cni_plugin.agent.attached import Attached, Attachments
+from cni_plugin.agent.patience import Patience
+from cni_plugin.agent.settings import Settings
+from cni_plugin.errors import CniError
+from cni_plugin.kernel import files
+from cni_plugin.kernel.door import Kernel, OwnLink, open_kernel
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.monitor import (
+    ADDRESSES,
+    EVERYTHING,
+    KNOBS,
+    LINKS,
+    NEIGHBOURS,
+    ROUTES,
+    RULES,
+    UPLINKS,
+    Changed,
+    Monitor,
+)
+from cni_plugin.model import Bridge, Route, State, Up, Vxlan
+from cni_plugin.netconf import HOST_LOCAL
+from cni_plugin.plan.node import BRIDGE_ALIAS
+from cni_plugin.records import Record, Records
+from cni_plugin.verbs.gc import collect_dead, is_dead
+from cni_plugin.verbs.peers import all_facts, programmed
+from cni_plugin.verbs.repair import Repair, bridge, cluster, masquerade, ports
+
+QUIET, LONGEST = 0.030, 0.150
+"""Seconds without an event after which a pass is made, and seconds after the first event when it is made anyway."""
+
+COLLECTED = "attachments without a sandbox"
+"""What collecting them is called where repairs are counted."""
+
+
+class Told(Protocol):
+    """Who wants to know of repairs: the journal."""
+
+    def repaired(self, what: str, operations: int, seconds: float, problem: str = "") -> None:
+        """Something was put right by so many operations, or could not be."""
+
+    def reconciled(self, seconds: float) -> None:
+        """A pass is done."""
+
+    def say(self, level: str, message: str, **fields: object) -> None:
+        """Anything else that is worth a line."""
+
+
+class Events(Protocol):
+    """Where changes are told: `kernel.monitor.Monitor`."""
+
+    def filenos(self) -> tuple[int, ...]:
+        """What to wait for."""
+
+    def drain(self, fd: int) -> Changed:
+        """What may have changed."""
+
+    def watch(self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str]) -> None:
+        """What matters from now on."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class _Links(NamedTuple):
+    mark: tuple[int, int, int]
+    tunnels: frozenset[str]
+    uplinks: frozenset[str]
+
+
+class Reconciler:
+    """See above. All on one thread, but for what a foreign IPAM is told of collected attachments. Raises OSError."""
+
+    def __init__(
+        self, kernel: Kernel, records: Records, journal: Told, settings: Settings, events: Events | None = None
+    ) -> None:
+        self._kernel = kernel
+        self._records = records
+        self._journal = journal
+        self._settings = settings
+        self._events: Events = Monitor() if events is None else events
+        self._attachments = Attachments(records)
+        self._patience = Patience()
+        self._problems: dict[str, str] = {}
+        self._macs: dict[str, str] = {}
+        self._dead: dict[Attached, float] = {}
+        self._collected: deque[tuple[list[Record], list[str], float]] = deque()
+        self._beside: Thread | None = None
+        self._clusters: dict[str, _Links] = {}
+        self._numbers: dict[str, int] = {}
+        self._own: dict[str, OwnLink] = {}
+        self._changed: Changed = 0
+        self._first = self._last = 0.0
+        self._next = monotonic()
+        self.passes = 0
+        """Passes made so far."""
+
+    @property
+    def problem(self) -> str:
+        """What of the node is wrong and could not be put right, "" when all is well."""
+        return "; ".join(f"{what}: {why}" for what, why in self._problems.items())
+
+    def filenos(self) -> tuple[int, ...]:
+        """What to wait for."""
+        return self._events.filenos()
+
+    def readable(self, fd: int) -> None:
+        """Read the events that are there, and note where to look."""
+        changed = self._events.drain(fd)
+        if changed & UPLINKS:
+            self._patience.forgive()
+        if changed:
+            self._last = monotonic()
+            self._first = self._first if self._changed else self._last
+            self._changed |= changed
+
+    def due(self) -> float | None:
+        """The time.monotonic() of the next pass."""
+        soon = min(self._last + QUIET, self._first + LONGEST) if self._changed else self._next
+        return min(soon, self._next, self._patience.ends())
+
+    def run(self) -> None:
+        """One pass: over what may have changed, and over everything when that is due."""
+        now = monotonic()
+        full = now >= self._next
+        again = now >= self._patience.ends()
+        changed = EVERYTHING if full or again else self._changed
+        if full:
+            self._next = now + self._settings.interval
+        self._changed = 0
+        self._patience.over(now)
+        self.passes += 1
+        self._guarded("records", lambda: self._look(changed, thorough=full or again))
+        if full:
+            self._guarded("self-check", self._check)
+        while self._collected:
+            self._tell_of_collected(*self._collected.popleft())
+        self._journal.reconciled(monotonic() - now)
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._events.close()
+
+    def _look(self, changed: Changed, *, thorough: bool) -> None:
+        kernel, records = self._kernel, self._records
+        self._attachments.refresh()
+        if changed & (LINKS | ADDRESSES | KNOBS):
+            for name, want in self._attachments.bridges.items():
+                self._step(f"bridge {name}", partial(bridge, kernel, records, want, self._macs.get(name, "")))
+            self._remember_macs()
+        if thorough or (changed & LINKS and self._is_new_bridge()):
+            self._own = {each.name: each for each in kernel.own_links()} if self._attachments.bridges else {}
+            on = {each.attachment: each.bridge for each in self._attachments}
+            self._step("ports of pods", partial(ports, kernel, records, on, self._own))
+        if changed & (LINKS | ADDRESSES | ROUTES | NEIGHBOURS | KNOBS):
+            for facts in all_facts(records):
+                self._step(f"cluster of {facts.network}", partial(cluster, facts, kernel, records))
+        if changed & RULES:
+            self._step("masquerade", partial(masquerade, kernel, records))
+        self._watch()
+
+    def _step(self, what: str, look: Callable[[], Repair]) -> None:
+        if self._patience.holds(what):
+            return
+        start = perf_counter()
+        found = look()
+        self._tell(found, perf_counter() - start)
+
+    def _guarded(self, what: str, step: Callable[[], None]) -> None:
+        """What goes wrong with the records must not end the agent, which serves pods."""
+        start = perf_counter()
+        try:
+            step()
+        except (CniError, KernelError, OSError, msgspec.MsgspecError) as error:
+            self._tell(Repair(what, problem=str(error)), perf_counter() - start)
+        else:
+            self._problems.pop(what, None)
+
+    def _tell(self, found: Repair, seconds: float) -> None:
+        what, ops, problem = found
+        self._problems.pop(what, None)
+        if problem:
+            self._problems[what] = problem
+        if not ops and not problem:
+            return
+        things = [what] if problem else [op.object.key for op in ops]
+        delay = self._patience.struck(what, things, monotonic(), failed=bool(problem))
+        if delay and not problem:
+            problem = f"broken again and again, so somebody else changes it too; next look in {delay:g} s"
+        self._journal.repaired(what, len(ops), seconds, problem)
+
+    def _is_new_bridge(self) -> bool:
+        """Whether a bridge is not the one that it was after the last pass, and so has none of the pods' ports."""
+        names = self._attachments.bridges
+        return any(self._kernel.link_index(name) != self._numbers.get(name, 0) for name in names)
+
+    def _remember_macs(self) -> None:
+        """The MAC of each bridge of ours, which pods know: one that is made anew, or was changed, gets it back."""
+        names = self._attachments.bridges
+        self._macs = {name: mac for name, mac in self._macs.items() if name in names}
+        for name in names.keys() - self._macs.keys():
+            try:
+                found = list(self._kernel.read([Bridge(name)]).values())
+            except KernelError:  # no bridge, and told by the look at it
+                continue
+            for each in found:
+                if isinstance(each, Bridge) and each.alias == BRIDGE_ALIAS and each.mac:
+                    self._macs[name] = each.mac
+
+    def _watch(self) -> None:
+        wanted = (each for want in self._attachments.bridges.values() for each in want.values())
+        bridges = {each.name for each in wanted if isinstance(each, Up)}
+        tunnels, uplinks = self._links_of_clusters()
+        # a bridge that the last pod has left is not wanted, but known, so that the next pod on it is no news
+        names = bridges | tunnels | uplinks | self._numbers.keys()
+        links = {name: self._kernel.link_index(name) for name in names}
+        self._numbers = {name: index for name, index in links.items() if index}
+        self._events.watch(links, tunnels, uplinks - bridges)
+
+    def _links_of_clusters(self) -> tuple[set[str], set[str]]:
+        """The devices that clusters made, and those that lead to peers. Read again only when they were written."""
+        tunnels: set[str] = set()
+        uplinks: set[str] = set()
+        known = self._clusters
+        self._clusters = {}
+        for network in files.names(f"{self._records.run_dir}/programmed"):
+            stamp = os.stat(f"{self._records.run_dir}/programmed/{network}")
+            mark = stamp.st_ino, stamp.st_mtime_ns, stamp.st_size
+            cached = known.get(network)
+            if cached is None or cached.mark != mark:
+                cached = _Links(mark, *_links_of(programmed(self._records, network)))
+            self._clusters[network] = cached
+            tunnels |= cached.tunnels
+            uplinks |= cached.uplinks
+        return tunnels, uplinks - tunnels
+
+    def _check(self) -> None:
+        """Collect attachments of which neither wire nor sandbox is left, after a time of grace."""
+        now = monotonic()
+        gone = [each for each in self._attachments if each.attachment.host_dev not in self._own]
+        dead = [each for each in gone if is_dead(self._kernel, each.attachment, each.netns)]
+        self._dead = {each: self._dead.get(each, now) for each in dead}
+        due = [each for each in dead if now - self._dead[each] >= self._settings.grace]
+        self._collect([each for each in due if each.ipam in ("", HOST_LOCAL)], self._kernel)
+        foreign = [each for each in due if each.ipam not in ("", HOST_LOCAL)]
+        if foreign and not (self._beside and self._beside.is_alive()):
+            self._beside = Thread(target=self._collect_beside, args=(foreign,), daemon=True)
+            self._beside.start()
+
+    def _collect(self, due: Sequence[Attached], kernel: Kernel) -> None:
+        """One that was made anew in the meantime is not the one that died."""
+        found = [self._records.find(each.attachment) for each in due]
+        same = [record for each, record in zip(due, found, strict=True) if record and record.created == each.created]
+        if not same:
+            return
+        start = perf_counter()
+        problems = collect_dead(kernel, self._records, same)
+        self._collected.append((same, problems, perf_counter() - start))
+
+    def _tell_of_collected(self, records: list[Record], problems: list[str], seconds: float) -> None:
+        for record, problem in zip(records, problems, strict=True):
+            self._journal.say(
+                "error" if problem else "info", problem or "collected: neither its wire nor its sandbox is there",
+                network=record.network, container=record.container, ifname=record.ifname,
+            )
+        self._journal.repaired(COLLECTED, problems.count(""), seconds, next(filter(None, problems), ""))
+
+    def _collect_beside(self, due: Sequence[Attached]) -> None:
+        """Another plugin's answer may take its time, so it is awaited on a thread, with a kernel of its own."""
+        with open_kernel() as kernel:
+            self._collect(due, kernel)
+
+
+def _links_of(state: State) -> tuple[frozenset[str], frozenset[str]]:
+    tunnels = frozenset(each.name for each in state.values() if isinstance(each, Vxlan))
+    uplinks = {each.underlay for each in state.values() if isinstance(each, Vxlan)}
+    return tunnels, frozenset(uplinks | {each.dev for each in state.values() if isinstance(each, Route)})

@@ -1,0 +1,261 @@
+"""The loop of the agent: clients come, are greeted, say what they want, wait their turn, and are answered.
+
+One thread does it all, so that there is nothing to lock and the order is that of arrival. Promises: a client that is
+slow, stuck or gone holds nobody; what 500 clients ask at once is served one after the other with bounded memory; DELs
+that wait together are done together, for many links are deleted in the time of one; no request overtakes another one
+of its container; what was begun is finished, whether or not the client is still there.
+
+    turn:  sockets  ->  reconcile if due  ->  the next request, or all waiting DELs  ->  replies
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from cni_plugin import wire
+from cni_plugin.agent.connection import Connection, is_welcome
+from cni_plugin.agent.worker import Job, Worker
+
+BACKLOG = 4096
+MOST_CONNECTIONS = 2000
+MOST_BYTES = 64 << 20
+"""What unserved requests may hold in memory; beyond it nothing more is read until some are served."""
+MOST_TOGETHER = 128
+"""DELs in one batch: the kernel's wait is shared by then, and nobody else should wait for longer."""
+PATIENCE = 10.0
+"""Seconds for a client to send its request, or to take its reply."""
+GOODBYE = 2.0
+"""Seconds that greeted clients have for their request when the agent is told to end."""
+
+
+class Watcher(Protocol):
+    """Something else that lives in the loop: the reconciler, the metrics."""
+
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors to watch; asked again after each call."""
+
+    def readable(self, fd: int) -> None:
+        """One of them has something to read."""
+
+    def due(self) -> float | None:
+        """The time.monotonic() at which `run` is wanted, None: never."""
+
+    def run(self) -> None:
+        """Do what is due."""
+
+
+class Server:
+    """The loop over a listening socket. `close` it in the end."""
+
+    def __init__(self, listener: socket.socket, worker: Worker, watchers: Iterable[Watcher]) -> None:
+        self._listener = listener
+        self._worker = worker
+        self._watchers = tuple(watchers)
+        self._poll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        self._waiting: deque[Job] = deque()
+        self._stuck = False
+        self._hears = True
+        self._paused: list[Connection] = []
+        self._watched: dict[int, Watcher] = {}
+        self._stop_at: float | None = None
+        self._bell: socket.socket | None = None
+        listener.setblocking(False)
+        self._poll.register(listener.fileno(), select.EPOLLIN)
+        self._poll.register(worker.fileno(), select.EPOLLIN)
+
+    @property
+    def queue(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def watch_bell(self, bell: socket.socket) -> None:
+        """Wake up when something comes in here, which says nothing else."""
+        self._bell = bell
+        self._poll.register(bell.fileno(), select.EPOLLIN)
+
+    def stop(self) -> None:
+        """Serve who is here already, and let `run` return then."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + GOODBYE
+            self._poll.unregister(self._listener.fileno())
+
+    def run(self, each_turn: Callable[[], None]) -> None:
+        """Turn until stopped. `each_turn` is called once a turn, at least once a second."""
+        while not self._is_done():
+            self.turn(self._pause() if self._stuck or not self._waiting else 0.0)
+            each_turn()
+
+    def close(self) -> None:
+        """Let go of all sockets. Who was not answered serves itself, or is told that its reply is lost."""
+        for each in list(self._connections.values()):
+            self._drop(each)
+        self._poll.close()
+
+    def turn(self, seconds: float) -> None:
+        """Wait so long for something to happen, and do what is to be done."""
+        self._watch()
+        for fd, events in self._poll.poll(seconds):
+            self._happened(fd, events)
+        self._lose_patience()
+        now = time.monotonic()
+        for each in self._watchers:
+            due = each.due()
+            if due is not None and due <= now:
+                each.run()
+        self._serve()
+
+    def _is_done(self) -> bool:
+        if self._stop_at is None:
+            return False
+        busy = self._waiting or self._worker.busy or any(each.reply for each in self._connections.values())
+        return not busy and (not self._connections or time.monotonic() >= self._stop_at)
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        times = [each.due() for each in self._watchers]
+        wanted = min((each for each in times if each is not None), default=now + 1.0)
+        return min(max(wanted - now, 0.0), 0.05 if self._stop_at else 1.0)
+
+    def _watch(self) -> None:
+        """Keep the set of descriptors that others want watched."""
+        wanted = {fd: each for each in self._watchers for fd in each.filenos()}
+        if wanted != self._watched:
+            for fd in self._watched.keys() - wanted.keys():
+                try:
+                    self._poll.unregister(fd)
+                except OSError:  # closed by its owner, which takes it out of the set
+                    continue
+            for fd in wanted.keys() - self._watched.keys():
+                self._poll.register(fd, select.EPOLLIN)
+            self._watched = wanted
+
+    def _happened(self, fd: int, events: int) -> None:
+        if fd == self._listener.fileno():
+            self._accept()
+        elif fd == self._worker.fileno():
+            for job in self._worker.finished():
+                self._answer(job)
+        elif self._bell is not None and fd == self._bell.fileno():
+            self._bell.recv(4096)
+        elif fd in self._watched:
+            self._watched[fd].readable(fd)
+        elif fd in self._connections:
+            self._spoken(self._connections[fd], events)
+
+    def _hear(self, on: bool) -> None:
+        """Whether new clients are let in; who is not waits in the backlog until somebody else has gone."""
+        if on != self._hears and self._stop_at is None:
+            self._hears = on
+            self._poll.modify(self._listener.fileno(), select.EPOLLIN if on else 0)
+
+    def _accept(self) -> None:
+        while True:
+            if len(self._connections) >= MOST_CONNECTIONS:
+                return self._hear(False)
+            try:
+                channel, _ = self._listener.accept()
+            except BlockingIOError:
+                return None
+            except OSError:  # no descriptors left
+                return self._hear(False)
+            if not is_welcome(channel):
+                channel.close()
+                continue
+            connection = Connection(channel, time.monotonic())
+            self._connections[connection.fd] = connection
+            self._poll.register(connection.fd, select.EPOLLIN | select.EPOLLRDHUP)
+            connection.greet()
+
+    def _spoken(self, each: Connection, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._write(each)
+            return
+        if each.request is not None or not each.receive():
+            self._hung_up(each)
+        elif each.request is not None:
+            self._waiting.append(Job(each, each.request))
+            if events & select.EPOLLRDHUP:  # it left right after its last word
+                self._hung_up(each)
+            else:
+                self._poll.modify(each.fd, select.EPOLLRDHUP)
+        if self._held() > MOST_BYTES and each.fd in self._connections and each.request is None:
+            self._poll.modify(each.fd, 0)
+            self._paused.insert(0, each)
+
+    def _hung_up(self, each: Connection) -> None:
+        """Who leaves without a request is forgotten; whose request waits, or is being served, is kept in mind."""
+        each.gone = True
+        if each.request is None:
+            self._drop(each)
+        else:
+            self._poll.unregister(each.fd)
+
+    def _held(self) -> int:
+        return sum(each.size for each in self._connections.values()) if len(self._connections) > 8 else 0
+
+    def _lose_patience(self) -> None:
+        limit = time.monotonic() - PATIENCE
+        for each in [each for each in self._connections.values() if each.since < limit and not each.is_served]:
+            self._drop(each)
+
+    def _serve(self) -> None:
+        """The next request, or all DELs that may be done with it."""
+        jobs = self._next()
+        self._stuck = not jobs
+        if jobs:
+            for job in self._worker.serve(jobs):
+                self._answer(job)
+            self._worker.afterwards()
+        self._read_on(0 if jobs else 1)
+
+    def _read_on(self, at_least: int) -> None:
+        """Read on from all that were paused once there is room; from one, lest all wait for each other, if need be."""
+        count = len(self._paused) if self._held() <= MOST_BYTES else at_least
+        for each in [self._paused.pop(0) for _ in self._paused[:count]]:
+            if self._connections.get(each.fd) is each:  # not another one's, who got the number after it
+                self._poll.modify(each.fd, select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _next(self) -> list[Job]:
+        """Takes out of the queue, in order, what is to be done now."""
+        taken: list[Job] = []
+        passed: list[Job] = []
+        before = self._worker.containers()
+        while self._waiting and len(taken) < MOST_TOGETHER:
+            job = self._waiting.popleft()
+            if job.connection.gone and job.verb == "ADD":
+                self._drop(job.connection)  # not begun, so nothing is there that would have to be taken back
+            elif job.container in before or (taken and job.verb != "DEL") or (job.waits and not self._worker.free):
+                before.add(job.container)
+                passed.append(job)
+            else:
+                taken.append(job)
+                if job.verb != "DEL":
+                    break
+        self._waiting.extendleft(reversed(passed))
+        return taken
+
+    def _answer(self, job: Job) -> None:
+        each = job.connection
+        each.finish(wire.reply(job.result.stdout, job.result.code))
+        if each.gone or each.fd not in self._connections:
+            self._drop(each)
+        else:
+            self._write(each)
+        self._worker.note(job)
+
+    def _write(self, each: Connection) -> None:
+        if each.send():
+            self._drop(each)
+        else:
+            self._poll.modify(each.fd, select.EPOLLOUT)
+
+    def _drop(self, each: Connection) -> None:
+        self._connections.pop(each.fd, None)
+        each.close()  # takes it out of the epoll set too
+        self._hear(True)

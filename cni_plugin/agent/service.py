@@ -1,0 +1,172 @@
+"""The agent from start to end: what it needs is put together, the loop turns, and SIGTERM ends it in order.
+
+    <run>/agent.sock     the socket, 0600, unless systemd hands one over
+    <run>/agent.lock     held while an agent lives: there is one for a run folder
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+
+from cni_plugin import wire
+from cni_plugin.agent import settings as configuration
+from cni_plugin.agent import systemd
+from cni_plugin.agent.gauges import Gauges
+from cni_plugin.agent.journal import Journal
+from cni_plugin.agent.loop import Reconciler
+from cni_plugin.agent.server import BACKLOG, Server, Watcher
+from cni_plugin.agent.settings import Settings
+from cni_plugin.agent.worker import Worker
+from cni_plugin.client import VERSION
+from cni_plugin.errors import NOT_AVAILABLE, CniError
+from cni_plugin.kernel import files
+from cni_plugin.kernel.door import MOST_PORTS
+from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.verbs.ensure import full_bridge
+from cni_plugin.verbs.run import as_cni_error
+
+
+def serve(run_dir: str, conf: str) -> int:
+    """Be the agent until SIGTERM or SIGINT. Returns the exit code: 1 when it cannot start, and says why on stderr."""
+    run_dir = run_dir or os.environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR
+    try:
+        settings = configuration.load(conf or configuration.DEFAULT_PATH)
+        with ExitStack() as stack:
+            _Agent(run_dir, settings, stack).live()
+    except Exception as error:
+        print(f"tulled: {as_cni_error(error).msg}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Agent:
+    """All parts of a running agent; what they hold is let go of with the stack."""
+
+    def __init__(self, run_dir: str, settings: Settings, stack: ExitStack) -> None:
+        self._run_dir = run_dir
+        self._settings = settings
+        self._started = time.time()
+        _raise_limits()
+        files.make_folder(run_dir)
+        stack.enter_context(_only_one(f"{run_dir}/agent.lock"))
+        self._journal = Journal(settings.log)
+        stack.enter_context(redirect_stderr(self._journal.stderr()))  # what verbs say must not wait for a full pipe
+        answers = {
+            "status": self._status,
+            "requests": self._journal.recent,
+            "metrics": self._journal.snapshot,
+        }
+        self._worker = Worker(run_dir, self._journal, answers)
+        stack.callback(self._worker.close)
+        records = Records(run_dir)
+        self._gauges = Gauges(self._worker.kernel, records, lambda: self._server.queue)
+        self._reconciler = Reconciler(self._worker.kernel, records, self._journal, settings)
+        stack.callback(self._reconciler.close)
+        listener = stack.enter_context(_listening(f"{run_dir}/{wire.SOCKET}"))
+        self._server = Server(listener, self._worker, self._watchers(stack))
+        stack.callback(self._server.close)
+        stack.enter_context(_signals(self._server))
+
+    def live(self) -> None:
+        """Turn until told to end."""
+        self._reconciler.run()
+        gc.collect()
+        gc.freeze()  # what stands now stays: no collection need look at it again
+        systemd.notify("READY=1", f"STATUS=serving {self._run_dir}/{wire.SOCKET}")
+        self._server.run(systemd.Watchdog().pat)
+        systemd.notify("STOPPING=1")
+
+    def _watchers(self, stack: ExitStack) -> list[Watcher]:
+        watchers: list[Watcher] = [self._reconciler]
+        if self._settings.metrics:
+            from cni_plugin.agent.metrics import MetricsServer  # 20 ms and some MiB, for those who want it
+
+            metrics = MetricsServer(self._settings.metrics, self._journal, self._unready, self._gauges)
+            stack.callback(metrics.close)
+            watchers.append(metrics)
+        return watchers
+
+    def _unready(self) -> str:
+        """Why no pod should be started here now, "" when nothing is in the way."""
+        full = [f"network {each.network} has no free address" for each in self._gauges.pools() if not each.free]
+        full += [full_bridge(name) for name, ports in self._gauges.bridge_ports().items() if ports >= MOST_PORTS]
+        return "; ".join(filter(None, [self._reconciler.problem, *full]))
+
+    def _status(self) -> dict[str, object]:
+        problem = self._unready()
+        return {
+            "version": VERSION,
+            "pid": os.getpid(),
+            "started": self._started,
+            "run_dir": self._run_dir,
+            "queue": self._server.queue,
+            "served": self._journal.total,
+            "ready": not problem,
+            "problem": problem,
+            "settings": self._settings,
+        }
+
+
+def _raise_limits() -> None:
+    """Each client takes two descriptors while it waits."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@contextmanager
+def _only_one(path: str) -> Iterator[None]:
+    """Hold a lock for life. Raises CniError 50 when another agent does."""
+    try:
+        with files.locked(path, wait=False):
+            yield
+    except BlockingIOError as error:
+        raise CniError(NOT_AVAILABLE, f"another agent is running: it holds {path}; systemctl stop tulled") from error
+
+
+@contextmanager
+def _listening(path: str) -> Iterator[socket.socket]:
+    """The socket that clients connect to: systemd's, which outlives us, or our own, which goes with us."""
+    given = systemd.listeners()
+    if given:
+        with given[0] as listener:
+            yield listener
+        return
+    files.remove(path)  # what an agent that was killed left behind: we hold the lock
+    mask = os.umask(0o177)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.bind(path)
+    finally:
+        os.umask(mask)
+    with listener:
+        listener.listen(BACKLOG)
+        try:
+            yield listener
+        finally:
+            files.remove(path)
+
+
+@contextmanager
+def _signals(server: Server) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the loop; a pair of sockets wakes it up for that."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.setblocking(False)
+        reader.setblocking(False)
+        server.watch_bell(reader)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)

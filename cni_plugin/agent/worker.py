@@ -1,0 +1,239 @@
+"""Requests on the warm engine: the same `verbs.run` that serves a single one, on sockets that stay open.
+
+What may have to wait for somebody else, a delegated IPAM or duplicate address detection, is served by a thread of its
+own with a kernel of its own, so that it holds nobody; the records and leases are locked on disk, where the
+fallback engine of a client may be at work just as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Thread
+from typing import TypeVar
+
+import msgspec
+
+from cni_plugin import netconf, wire
+from cni_plugin.agent.connection import Connection
+from cni_plugin.agent.journal import Journal, Served
+from cni_plugin.errors import CniError
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.meter import Meter
+from cni_plugin.verbs.run import Agent, Call, Reply, run_together
+
+MOST_BESIDE = 8
+"""Requests that wait for others at a time, each on a thread."""
+_LONGEST_NOTE = 64 << 10
+_MAY_WAIT = re.compile(rb'"enabledad"\s*:\s*true', re.IGNORECASE)
+_OWN_IPAM = b'"host-local"'
+
+
+Shape = TypeVar("Shape")
+
+
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    msg: str = ""
+
+
+class Job:
+    """One request on its way through the agent."""
+
+    def __init__(self, connection: Connection, request: wire.Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.queued = time.perf_counter()
+        self.arrived = time.time()
+        self.result = Reply(b"", 1)
+        self.steps: dict[str, float] = {}
+        self.seconds = 0.0
+
+    @property
+    def verb(self) -> str:
+        """What CNI_COMMAND says; "" for a question."""
+        return self.request.environ.get("CNI_COMMAND", "") if self.request.kind == wire.CNI else ""
+
+    @property
+    def container(self) -> str:
+        """Whom it is about, "" for nobody."""
+        return self.request.environ.get("CNI_CONTAINERID", "") if self.verb in ("ADD", "DEL", "CHECK") else ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may have to wait for somebody else's answer."""
+        return self.request.kind == wire.CNI and _waits(self.request)
+
+    def done(self, result: Reply, steps: Mapping[str, float], begun: float) -> None:
+        """It was served, beginning then; the steps are what its meter said."""
+        now = time.perf_counter()
+        self.result = result
+        self.steps = {"queue": begun - self.queued, **steps}
+        self.seconds = now - self.queued
+
+
+class Worker:
+    """Serves jobs; one at a time on its own thread, some beside it. `close` it in the end."""
+
+    def __init__(self, run_dir: str, journal: Journal, answers: Mapping[str, Callable[[], object]]) -> None:
+        self._run_dir = run_dir
+        self._journal = journal
+        self._answers = answers
+        self._agent = Agent(Meter())
+        self.kernel = LinuxKernel(self._agent.meter, prompt=False)
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._beside: dict[Job, str] = {}
+        self._finished: deque[Job] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether threads are at work."""
+        return bool(self._beside)
+
+    @property
+    def free(self) -> bool:
+        """Whether one more job may be served beside."""
+        return len(self._beside) < MOST_BESIDE
+
+    def fileno(self) -> int:
+        """Readable when `finished` has something."""
+        return self._bell
+
+    def containers(self) -> set[str]:
+        """Whose requests are being served beside: nothing else of theirs may begin."""
+        return {each for each in self._beside.values() if each}
+
+    def serve(self, jobs: Sequence[Job]) -> list[Job]:
+        """Serve these, several only if all are DELs; those that are done now. The others come by `finished`."""
+        now = [job for job in jobs if not job.waits]
+        for job in jobs:
+            if job.waits:
+                self._beside[job] = job.container
+                Thread(target=self._serve_beside, args=(job,), daemon=True).start()
+        if len(now) == 1 and now[0].request.kind == wire.ASK:
+            self._reply(now[0])
+        elif now:
+            self._serve(now, self.kernel, self._agent)
+        return now
+
+    def finished(self) -> Iterator[Job]:
+        """Jobs that threads have done."""
+        os.eventfd_read(self._bell)
+        while self._finished:
+            job = self._finished.popleft()
+            del self._beside[job]
+            yield job
+
+    def afterwards(self) -> None:
+        """What is to be done for served jobs, but need not be waited for."""
+        try:
+            self.kernel.announce_late()
+        except OSError as error:
+            print(f"tulled: a pod could not be announced to its neighbours: {error}", file=sys.stderr)
+
+    def note(self, job: Job) -> None:
+        """Tell the journal of a job that was answered."""
+        if not job.verb:
+            return
+        request, failed = job.request, _Error()
+        if job.result.code:
+            failed = _decoded(job.result.stdout, _Error) or _Error(code=job.result.code)
+        environ = request.environ
+        self._journal.served(
+            Served(
+                verb=job.verb,
+                name=request.name,
+                network=(_decoded(request.stdin, _Named) or _Named()).name,
+                container=environ.get("CNI_CONTAINERID", ""),
+                ifname=environ.get("CNI_IFNAME", ""),
+                code=failed.code,
+                message=failed.msg,
+                at=job.arrived,
+                seconds=job.seconds,
+                steps=job.steps,
+                environ={key: each for key, each in environ.items() if key.startswith("CNI_") or key == "TRACEPARENT"},
+                stdin=_text(request.stdin),
+                stdout=_text(job.result.stdout),
+            )
+        )
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self.kernel.close()
+        os.close(self._bell)
+
+    def _serve(self, jobs: Sequence[Job], kernel: LinuxKernel, agent: Agent) -> None:
+        begun = time.perf_counter()
+        agent.meter.take()
+        calls = [Call(job.request.name, {**job.request.environ, "TULLE_RUN_DIR": self._run_dir}, job.request.stdin)
+                 for job in jobs]
+        lent = {
+            each.environ.get("CNI_NETNS", ""): job.connection.netns
+            for each, job in zip(calls, jobs, strict=True)
+            if job.connection.netns >= 0
+        }
+        with kernel.lent(lent):
+            results = run_together(calls, lambda: _staying(kernel), agent=agent)
+        steps = agent.meter.take()  # of them all: each waited for the others
+        for job, result in zip(jobs, results, strict=True):
+            job.done(result, steps, begun)
+
+    def _serve_beside(self, job: Job) -> None:
+        agent = Agent(Meter())
+        try:
+            with LinuxKernel(agent.meter) as kernel:
+                self._serve([job], kernel, agent)
+        finally:
+            self._finished.append(job)
+            os.eventfd_write(self._bell, 1)
+
+    def _reply(self, job: Job) -> None:
+        answer = self._answers.get(job.request.name)
+        if answer is None:
+            known = ", ".join(sorted(self._answers))
+            job.result = Reply(f"unknown question {job.request.name!r}: one of {known}".encode(), 2)
+        else:
+            job.result = Reply(msgspec.json.encode(answer()), 0)
+
+
+@contextmanager
+def _staying(kernel: LinuxKernel) -> Iterator[Kernel]:
+    """The kernel for one request: it leaves the pod, and keeps its sockets."""
+    try:
+        yield kernel
+    finally:
+        kernel.leave()
+
+
+def _waits(request: wire.Request) -> bool:
+    """Looks at the bytes first: nearly all requests are of networks with our own IPAM and no DAD."""
+    if request.name == netconf.HOST_LOCAL:
+        return False
+    if _OWN_IPAM in request.stdin and not _MAY_WAIT.search(request.stdin):
+        return False
+    try:
+        conf = netconf.parse(netconf.decode(request.stdin))
+    except (CniError, msgspec.MsgspecError):
+        return False
+    return conf.enabledad or conf.ipam.type not in ("", netconf.HOST_LOCAL)
+
+
+def _decoded(data: bytes, kind: type[Shape]) -> Shape | None:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _text(data: bytes) -> str:
+    return data[:_LONGEST_NOTE].decode(errors="replace")

@@ -1,0 +1,102 @@
+"""The configurations in a runtime's folder, as the doctor looks at them: which are ours, what they need, what is wrong.
+
+Runtimes take the first file by name with one of three endings; a folder that is not there is an empty one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_network
+from typing import NamedTuple
+
+import msgspec
+
+from cni_plugin import netconf
+from cni_plugin.ctl.facts import Config
+from cni_plugin.errors import CniError
+from cni_plugin.kernel import files
+from cni_plugin.netconf import NetConf
+
+ENDINGS = (".conf", ".conflist", ".json")
+
+
+class Read(NamedTuple):
+    """A file: what the doctor looks at, and where it is ours and good the typed and the plain configuration."""
+
+    config: Config
+    conf: NetConf | None
+    raw: Mapping[str, object]
+
+
+def read(place: str, networks: Collection[str]) -> tuple[Read, ...]:
+    """Every configuration in order. One of type `bridge` is ours when pods of its network are on record.
+
+    Raises OSError when the folder cannot be listed.
+    """
+    names = [each for each in files.names(place) if each.endswith(ENDINGS)]
+    return tuple(_read(f"{place}/{each}", networks) for each in names)
+
+
+def _read(path: str, networks: Collection[str]) -> Read:
+    try:
+        raw = netconf.decode(files.follow(path), f"in {path}")
+    except OSError as error:
+        return Read(Config(path, problem=f"cannot be read: {error.strerror}"), None, {})
+    except CniError as error:
+        return Read(Config(path, problem=error.msg), None, {})
+    plugins = [each for each in _plugins(raw) if isinstance(each, dict)]
+    types = tuple(str(each.get("type", "")) for each in plugins)
+    mine = [each for each in plugins if _is_ours(each, raw, networks)]
+    if not mine:
+        return Read(Config(path, plugins=types), None, raw)
+    whole = {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **mine[0]}
+    whole = {key: each for key, each in whole.items() if each is not None}
+    try:
+        conf = netconf.parse(whole)
+    except CniError as error:
+        return Read(Config(path, ours=True, plugins=types, problem=error.msg), None, whole)
+    return Read(_config(path, types, conf), conf, whole)
+
+
+def _plugins(raw: Mapping[str, object]) -> list[object]:
+    plugins = raw.get("plugins")
+    return plugins if isinstance(plugins, list) else [raw]
+
+
+def _is_ours(plugin: Mapping[str, object], raw: Mapping[str, object], networks: Collection[str]) -> bool:
+    return plugin.get("type") == "tulle" or (plugin.get("type") == "bridge" and raw.get("name") in networks)
+
+
+def _config(path: str, types: tuple[str, ...], conf: NetConf) -> Config:
+    return Config(
+        path,
+        ours=True,
+        plugins=types,
+        agent=conf.agent,
+        families=tuple(sorted(set(_families(conf)))) if conf.gateway else (),
+        vlan=bool(conf.vlan or conf.vlan_trunk),
+        masquerade=conf.ip_masq,
+        vxlan=_backend(conf) == "vxlan",
+    )
+
+
+def _families(conf: NetConf) -> Iterator[int]:
+    for subnet in (conf.ipam.subnet, *(each.subnet for group in conf.ipam.ranges for each in group)):
+        try:
+            if subnet:
+                yield ip_network(subnet, strict=False).version
+        except ValueError:
+            continue  # ADD refuses it with words of its own
+
+
+def _backend(conf: NetConf) -> str:
+    """The backend of the cluster, vxlan when none is named; "" without a cluster or when its file cannot be read."""
+    cluster: object = conf.cluster
+    if isinstance(cluster, str):
+        try:
+            cluster = msgspec.json.decode(files.follow(cluster))
+        except (OSError, msgspec.MsgspecError):
+            return ""
+    folded = netconf.fold(cluster)
+    backend = folded.get("backend") or {} if isinstance(folded, dict) else None
+    return str(backend.get("type") or "vxlan") if isinstance(backend, dict) else ""

@@ -1,0 +1,242 @@
+"""Where the doctor's facts come from: the kernel, the records, the address folders, other programs' configuration.
+
+Everything is looked at by itself: what fails is noted under its name in `Facts.unknown`, with the reason, and the rest
+goes on. Nothing is changed. `Machine` is what cannot be asked of `kernel.door`; tests put another in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from cni_plugin import backend as backends
+from cni_plugin.client import VERSION
+from cni_plugin.ctl import addresses, ask, configs, others, view
+from cni_plugin.ctl.configs import Read
+from cni_plugin.ctl.facts import Facts, Flaw, Limit, Pod, Pool, Stamp
+from cni_plugin.ctl.notes import Notes
+from cni_plugin.kernel import files
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel.look import Link, Sight
+from cni_plugin.kernel.probe import VLAN_FILTERING, features
+from cni_plugin.kernel.ruleset import Hook, hooks, listing, rules
+from cni_plugin.model import PodLink, PortVlan, Route, Sysctl, Vxlan
+from cni_plugin.netconf import DEFAULT_DATA_DIR
+from cni_plugin.plan.node import FORWARDING, family
+from cni_plugin.records import Record, Records
+from cni_plugin.verbs.peers import all_facts, programmed
+from cni_plugin.verbs.usage import usage
+
+_SYSCTLS = (
+    *FORWARDING.values(), "net/ipv4/conf/all/rp_filter",
+    *(f"net/bridge/bridge-nf-call-{each}" for each in ("iptables", "ip6tables")),
+    *(f"net/netfilter/nf_conntrack_{each}" for each in ("count", "max")),
+)
+_ANYWHERE = ("192.0.0.8", "100::1")
+_DAMAGED = ".tmp.damaged."
+"""What the name of a record begins with that `files.set_aside` has renamed."""
+
+
+class Places(NamedTuple):
+    """Where to look: the IPAM's folder, the runtime's configurations, and what stands before /etc, /run and /usr."""
+
+    data_dir: str = DEFAULT_DATA_DIR
+    conf_dir: str = view.CONF_DIR
+    root: str = ""
+
+
+class Machine:
+    """The node as it is, beside what the door shows. Every method raises OSError when it cannot be looked at."""
+
+    def links(self) -> tuple[Link, ...]:
+        """All links."""
+        with Sight() as sight:
+            return sight.links()
+
+    def uplink(self) -> str:
+        """The link that leads away from this node, "" when none does."""
+        with Sight() as sight:
+            ways = [sight.way(each) for each in _ANYWHERE]
+        return next((each.dev for each in ways if each.kind == "unicast"), "")
+
+    def hooks(self) -> tuple[Hook, ...]:
+        """Everybody's base chains; of those that drop what is forwarded also what they accept."""
+        return tuple(map(_with_accepts, hooks(listing("list chains"))))
+
+    def legacy(self) -> tuple[str, ...]:
+        """What the old iptables have, "iptables-legacy FORWARD policy DROP"; () without them."""
+        return others.legacy_policies()
+
+    def features(self, wanted: Collection[str]) -> dict[str, bool]:
+        """Which of these the kernel can do."""
+        return features(wanted)
+
+
+def gather(kernel: Kernel, records: Records, places: Places, machine: Machine) -> Facts:
+    """All that the findings need to know. Never raises for what cannot be looked at."""
+    notes = Notes()
+    recorded = notes.many("attachments", records.all)
+    found = notes.many("configuration", lambda: configs.read(places.conf_dir, {each.network for each in recorded}))
+    folders = _folders(places, recorded, found)
+    links = notes.many("links", machine.links)
+    needs = notes.many("what is needed of the kernel", lambda: _needs(records, found, recorded))
+    facts = Facts(
+        version=VERSION,
+        boot=files.boot_id(),
+        now=time.time(),
+        run_dir=records.run_dir,
+        conf_dir=places.conf_dir,
+        links=links,
+        own=notes.many("our links", lambda: [each.name for each in kernel.own_links()]),
+        limits=notes.many("uplink", lambda: _limits(records, links, machine, recorded)),
+        hooks=notes.many("nftables", machine.hooks),
+        legacy=notes.many("the old iptables", machine.legacy),
+        features=notes.one("kernel features", lambda: machine.features(needs)) or {},
+        pods=tuple(_pod(notes, kernel, each) for each in recorded),
+        stamps=notes.many("boot stamps", lambda: _stamps(records, folders)),
+        configs=tuple(each.config for each in found),
+        pools=notes.many("addresses", lambda: _pools(kernel, records, recorded, found)),
+        flaws=notes.many("leases", lambda: _flaws(kernel, records, folders)),
+        link_files=notes.many("systemd's .link files", lambda: others.link_files(places.root)),
+        networkd=notes.one("systemd-networkd", lambda: others.networkd(places.root)),
+        managed=notes.many("NetworkManager", lambda: others.managed(places.root, links)),
+        mount=notes.one("the run folder's mount", lambda: others.mount_of(records.run_dir)),
+        agent=notes.one("agent", lambda: ask.present(records.run_dir)) or {},
+        damaged=notes.many("damaged records", lambda: _damaged(records)),
+    )
+    names = [*_SYSCTLS, *(f"net/ipv4/conf/{dev}/rp_filter" for dev in _filtered(facts))]
+    sysctls = {each: notes.one(each, partial(_sysctl, kernel, each)) for each in names}
+    known = {key: value for key, value in sysctls.items() if value is not None}
+    return msgspec.structs.replace(facts, sysctls=known, unknown=notes.unknown)
+
+
+def _with_accepts(each: Hook) -> Hook:
+    if each.hook != "forward" or each.policy != "drop":
+        return each
+    found = rules(listing(f"list chain {each.table} {each.chain}"))
+    return msgspec.structs.replace(each, accepts=tuple(rule.text for rule in found if rule.text.endswith("accept")))
+
+
+def _filtered(facts: Facts) -> list[str]:
+    uplinks = [name for each in facts.limits for name in (each.uplink, each.device) if name]
+    return list(dict.fromkeys([*facts.bridges, *uplinks]))
+
+
+def _sysctl(kernel: Kernel, name: str) -> str | None:
+    found = kernel.read([Sysctl(name, "")]).get(Sysctl(name, "").key)
+    return found.value if isinstance(found, Sysctl) else None
+
+
+def _bare(record: Record) -> Pod:
+    return Pod(
+        record.network, record.container, record.ifname, record.attachment.host_dev, record.bridge, record.ips,
+        record.gateways, record.netns, vlan=any(isinstance(each, PortVlan) for each in record.objects),
+    )
+
+
+def _pod(notes: Notes, kernel: Kernel, record: Record) -> Pod:
+    state = notes.one(f"pod {record.container}", lambda: view.alive(kernel, record)) or ""
+    mtu = notes.one(f"MTU of pod {record.container}", lambda: _pod_mtu(kernel, record)) if state == "up" else 0
+    return msgspec.structs.replace(_bare(record), state=state, mtu=mtu or 0)
+
+
+def _pod_mtu(kernel: Kernel, record: Record) -> int:
+    want = PodLink(record.ifname)
+    try:
+        kernel.enter(record.netns, allow_own=True)
+    except NetnsError:
+        return 0
+    found = kernel.read([want]).get(want.key)
+    return found.mtu if isinstance(found, PodLink) else 0
+
+
+def _limits(
+    records: Records, links: Collection[Link], machine: Machine, recorded: Collection[Record]
+) -> tuple[Limit, ...]:
+    """For each network the link that its packets leave by, and what they lose there."""
+    mtus = {each.name: each.mtu for each in links}
+    found: list[Limit] = []
+    for facts in all_facts(records):
+        objects = programmed(records, facts.network).values()
+        tunnel = next((each for each in objects if isinstance(each, Vxlan)), None)
+        route = next((each for each in objects if isinstance(each, Route) and each.dev != facts.device), None)
+        uplink = tunnel.underlay if tunnel else route.dev if route else ""
+        overhead = backends.find(facts.backend).OVERHEAD[family(tunnel.local) if tunnel else 4]
+        found.append(Limit(facts.network, uplink, mtus.get(uplink, 0), overhead, facts.device))
+    uplink = machine.uplink()
+    alone = {each.network for each in recorded} - {each.network for each in found}
+    return (*found, *(Limit(each, uplink, mtus.get(uplink, 0)) for each in sorted(alone) or ["-"]))
+
+
+def _needs(records: Records, found: Collection[Read], recorded: Collection[Record]) -> list[str]:
+    """What the kernel must be able to do for the configurations and attachments that are here."""
+    ours = [each.config for each in found if each.config.ours]
+    tunnels = any(each.backend == "vxlan" for each in all_facts(records)) or any(each.vxlan for each in ours)
+    masquerades = bool(records.masquerades()) or any(each.masquerade for each in ours)
+    vlans = any(each.vlan for each in ours) or any(_bare(each).vlan for each in recorded)
+    wanted = {"vxlan": tunnels, "nf_tables": masquerades, "masquerade": masquerades, VLAN_FILTERING: vlans}
+    return ["bridge", "veth", *(name for name, needed in wanted.items() if needed)]
+
+
+def _folders(places: Places, recorded: Collection[Record], found: Collection[Read]) -> list[str]:
+    mine = [each.data_dir for each in recorded if each.data_dir]
+    told = [each.conf.ipam.data_dir for each in found if each.conf is not None and each.conf.ipam.data_dir]
+    return list(dict.fromkeys([places.data_dir, *mine, *told]))
+
+
+class _Written(msgspec.Struct):
+    """What a record of any boot and release tells of its time."""
+
+    boot: str = ""
+    created: float = 0.0
+
+
+def _stamps(records: Records, folders: Collection[str]) -> Iterator[Stamp]:
+    base = f"{records.run_dir}/attachments"
+    for network in files.names(base):
+        for name in files.names(f"{base}/{network}"):
+            try:
+                written = msgspec.json.decode(files.read(f"{base}/{network}/{name}") or b"{}", type=_Written)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue  # the records tell of it where they are read
+            yield Stamp(f"record {network}/{name}", written.boot, written.created)
+    for folder in folders:
+        for network in files.names(folder):
+            link = f"{folder}/{network}/.tulle/boot"
+            if os.path.islink(link):
+                yield Stamp(f"addresses {folder}/{network}", os.readlink(link))
+
+
+def _damaged(records: Records) -> Iterator[str]:
+    """Records that could not be read, and were set aside when somebody tried."""
+    base = f"{records.run_dir}/attachments"
+    for network in files.names(base):
+        for name in sorted(os.listdir(f"{base}/{network}")):
+            if name.startswith(_DAMAGED):
+                yield f"{base}/{network}/{name}"
+
+
+def _pools(
+    kernel: Kernel, records: Records, recorded: Collection[Record], found: Collection[Read]
+) -> Iterator[Pool]:
+    """By the configurations in the runtime's folder, and by the attachments' own where those have none."""
+    raws = {each.conf.name: each.raw for each in found if each.conf is not None}
+    for record in recorded:
+        raws.setdefault(record.network, msgspec.json.decode(bytes(record.conf)))
+    for network, raw in raws.items():
+        for each in usage(kernel, records, raw):
+            yield Pool(network, f"range set {each.range_set}", each.used, each.size)
+
+
+def _flaws(kernel: Kernel, records: Records, folders: Collection[str]) -> tuple[Flaw, ...]:
+    rows = [row for folder in folders for row in addresses.check(kernel, folder, "", records)]
+    found = (
+        Flaw(*(str(row[key]) for key in ("network", "address", "container", "problem"))) for row in rows
+    )
+    return tuple(dict.fromkeys(found))
