@@ -313,3 +313,60 @@ def test_the_scripts_pass_shellcheck() -> None:
     scripts = [str(REPOSITORY / "scripts" / name) for name in ("_env.sh", "build", "install")]
     done = subprocess.run(["shellcheck", "-x", *scripts], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout == ""
+
+
+UNITS = "etc/systemd/system"
+
+
+@pytest.fixture
+def systemd_site(site: Site) -> Site:
+    """A machine's root that has systemd, which is not running."""
+    site.file("usr/lib/systemd/systemd")
+    return site
+
+
+def test_the_agents_units_are_installed_and_enabled_where_there_is_systemd(systemd_site: Site) -> None:
+    root = systemd_site.root
+    before = systemd_site.tree()
+    systemd_site.install()
+    for name, target in (("tulled.socket", "sockets.target"), ("tulled.service", "multi-user.target")):
+        assert (root / UNITS / name).read_bytes() == (REPOSITORY / "conf" / "systemd" / name).read_bytes()
+        assert (root / UNITS / f"{target}.wants" / name).resolve() == root / UNITS / name
+    service = (root / UNITS / "tulled.service").read_text()
+    (program,) = [line.split("=", 1)[1] for line in service.splitlines() if line.startswith("ExecStart=")]
+    assert systemd_site.run(program.lstrip("/")) == "1", "what the unit starts is there"
+    first = {path: each for path, each in systemd_site.tree().items() if path != "opt/tulle/manifest"}
+    systemd_site.install()
+    assert first.items() <= systemd_site.tree().items(), "a second time changes nothing"
+    systemd_site.install("--uninstall")
+    assert systemd_site.tree() == before
+
+
+def test_without_systemd_or_on_request_there_is_no_agent(systemd_site: Site, tmp_path: Path) -> None:
+    systemd_site.install("--no-agent")
+    other = Site(tmp_path / "other")
+    other.install()
+    assert not (systemd_site.root / UNITS).exists() and not (other.root / UNITS).exists()
+    assert systemd_site.run("opt/cni/bin/tulle") == other.run("opt/cni/bin/tulle") == "1"
+
+
+def test_an_agent_that_is_not_wanted_any_more_is_taken_away(systemd_site: Site) -> None:
+    before = systemd_site.tree()
+    systemd_site.install()
+    systemd_site.install("--no-agent")
+    assert not list((systemd_site.root / UNITS).rglob("*tulled*"))
+    assert systemd_site.run("opt/cni/bin/tulle") == "1"
+    systemd_site.install("--uninstall")
+    assert systemd_site.tree() == before
+
+
+def test_a_unit_that_somebody_edited_is_kept(systemd_site: Site) -> None:
+    systemd_site.install()
+    unit = systemd_site.file(f"{UNITS}/tulled.service", "[Service]\nExecStart=/bin/true\n")
+    systemd_site.build("2")
+    assert "left /etc/systemd/system/tulled.service as it is" in systemd_site.install()
+    assert unit.read_text() == "[Service]\nExecStart=/bin/true\n"
+    assert systemd_site.run("opt/cni/bin/tulle") == "2"
+    systemd_site.install("--uninstall")
+    assert not unit.exists() and unit.with_name("tulled.service.saved").exists()
+    assert not list((systemd_site.root / UNITS).rglob("*.wants/*")), "nothing of it is started at the next boot"
