@@ -50,12 +50,14 @@ _BRIDGE_FLAGS_MASTER, _BRIDGE_FLAGS_SELF = 1, 2
 _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 2, 4, 8, 16
 
 _NLA_F_NESTED = 0x8000
-_IFLA_AF_SPEC, _IFLA_INET_CONF = 26, 1
+_IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 26, 1, 8
 _INET_CONF = {"rp_filter": 8, "arp_notify": 22}
 """Numbers of settings of a link, IPV4_DEVCONF_* in include/uapi/linux/ip.h."""
 
 GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
 """What the kernel says when that which is to be deleted is not there."""
+_NO_IPV6 = GONE | {errno.EAFNOSUPPORT}
+"""What it says about an IPv6 setting where there is no IPv6: then there is nothing to set."""
 _NO_VLANS = GONE | {errno.EOPNOTSUPP, errno.EINVAL}
 """What it says about a VLAN of a link that is no bridge port, or when it was built without VLAN filtering."""
 
@@ -97,20 +99,28 @@ def by_netlink(each: Sysctl) -> bool:
 
     takes longer with every namespace in which somebody did (fs/proc/proc_sysctl.c, proc_sys_compare).
     """
+    if each.name == f"net/ipv6/conf/{each.dev}/addr_gen_mode":
+        return True
     return each.ns == POD and each.name in {f"net/ipv4/conf/{each.dev}/{key}" for key in _INET_CONF}
 
 
 def _sysctl(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
-    """IFLA_AF_SPEC { AF_INET { IFLA_INET_CONF { number: value } } }: see inet_set_link_af in net/ipv4/devinet.c."""
+    """A setting of a link: inet_set_link_af in net/ipv4/devinet.c, inet6_set_link_af in net/ipv6/addrconf.c."""
     if op.verb == "delete":
         return
-    attribute = struct.pack("=HHI", 8, _INET_CONF[each.name.rpartition("/")[2]], int(each.value))
-    for kind in (_IFLA_INET_CONF, socket.AF_INET, _IFLA_AF_SPEC):
-        attribute = struct.pack("=HH", 4 + len(attribute), kind | _NLA_F_NESTED) + attribute
+    if each.name.startswith("net/ipv4/"):
+        value = struct.pack("=HHI", 8, _INET_CONF[each.name.rpartition("/")[2]], int(each.value))
+        spec = _nested(socket.AF_INET, _nested(_IFLA_INET_CONF, value))
+    else:
+        spec = _nested(socket.AF_INET6, struct.pack("=HHBxxx", 5, _IFLA_INET6_ADDR_GEN_MODE, int(each.value)))
     message = codec.encode(codec.RTM_SETLINK, 0, {"family": 0, "index": 0}, [("IFLA_IFNAME", each.dev)])
-    message += attribute
+    message += _nested(_IFLA_AF_SPEC, spec)
     struct.pack_into("=I", message, 0, len(message))
     yield message
+
+
+def _nested(kind: int, content: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(content), kind | _NLA_F_NESTED) + content
 
 
 def grouping(name: str, group: int) -> bytearray:
@@ -131,6 +141,8 @@ def adds(verb: Verb, each: object) -> bool:
 
 def harmless_to(op: Op) -> frozenset[int]:
     """The refusals that are as good as success: what is to be taken away is not there."""
+    if isinstance(op.object, Sysctl) and op.object.name.startswith("net/ipv6/"):
+        return _NO_IPV6
     if adds(op.verb, op.object):
         return frozenset()
     return _NO_VLANS if isinstance(op.object, PortVlan | Port) else GONE
