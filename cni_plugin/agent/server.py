@@ -100,8 +100,11 @@ class Server:
     def turn(self, seconds: float) -> None:
         """Wait so long for something to happen, and do what is to be done."""
         self._watch()
-        for fd, events in self._poll.poll(seconds):
+        happened = self._poll.poll(seconds)
+        for fd, events in happened:
             self._happened(fd, events)
+        if not happened:  # descriptors may have run out for a reason outside
+            self._hear(True)
         self._lose_patience()
         now = time.monotonic()
         for each in self._watchers:

@@ -41,8 +41,8 @@ DEVIATIONS: tuple[Deviation, ...] = (
     ),
     Deviation(
         "pods", "accept_dad", V4_ONLY,
-        "the reference switches duplicate address detection off in every pod; Tulle gives a pod with IPv4 addresses only "
-        "no IPv6 link-local address, so there is nothing to detect and nothing that the bridge would flood to all pods",
+        "the reference switches duplicate address detection off in every pod; Tulle gives a pod with IPv4 addresses "
+        "only no IPv6 link-local address, so there is nothing to detect, nor to flood to all pods of the bridge",
     ),
     Deviation(
         "ports", "flags", ("mac spoof check", "mac spoof check dual"),

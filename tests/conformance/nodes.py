@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,16 @@ class Node(Namespace):
         if name not in self.pods:
             self.pods[name] = Namespace(f"{self.name}-{name}")
         return self.pods[name]
+
+    def remove_pod(self, name: str) -> None:
+        """End a pod's namespace; returns when its links are gone from the node, a little later."""
+        pod = self.pods.pop(name)
+        ports = {each["link_index"] for each in pod.json("ip", "-j", "link") if "link_index" in each}
+        pod.remove()
+        deadline = time.monotonic() + 10
+        while ports & {each["ifindex"] for each in self.json("ip", "-j", "link")}:
+            assert time.monotonic() < deadline, f"links of {name} are still there"
+            time.sleep(0.01)
 
     def invoke(self, conf: Mapping[str, object] | str, call: Call) -> Reply:
         """Run the plugin that the configuration's `type` names (a string is handed over as it is)."""

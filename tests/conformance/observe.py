@@ -236,7 +236,7 @@ def snapshot(node: Node) -> Json:
         "records": sorted(
             str(each.relative_to(node.run_dir))
             for each in node.run_dir.rglob("*")
-            if each.is_file() and each.name != "lock"
+            if each.is_file() and each.name not in ("lock", "agent.lock")
         ),
     }
 

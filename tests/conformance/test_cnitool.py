@@ -85,11 +85,11 @@ def test_gc_removes_the_pods_that_are_gone(node: Node, tool: CniTool) -> None:
 
 def test_gc_without_a_list_leaves_a_living_pod_that_cnitool_forgot(node: Node, tool: CniTool) -> None:
     tool.configure({**network(node), "cniVersion": "1.1.0"})
-    one, two = node.pod("pod1"), node.pod("pod2")
-    living, gone = address(tool.add(one)), address(tool.add(two))
+    one = node.pod("pod1")
+    living, gone = address(tool.add(one)), address(tool.add(node.pod("pod2")))
     for cached in (tool.state / "var-lib/cni/results").iterdir():
         cached.unlink()
-    two.remove()
+    node.remove_pod("pod2")
     collected = tool("gc", one)
     assert collected.returncode == 0, collected.stdout + collected.stderr
     assert list(node.leases()) == [living]

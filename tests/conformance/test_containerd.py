@@ -53,6 +53,10 @@ class Containerd(Client):
         mine = [f"mount -t overlay overlay -o {layers} /etc", f"mount --bind {self.state}/opt /opt"]
         return [*super().mounts(), *mine]
 
+    def name(self, container: str) -> str:
+        """A container's name that no other test has: runc and the shim keep theirs below /run, which all share."""
+        return f"{self.node.name}-{container}"
+
     def ctr(self, *words: str) -> list[str]:
         return ["ctr", "--address", str(self.socket), *words]
 
@@ -81,7 +85,8 @@ def containerd(nodes: Nodes, tulle: Plugins, tmp_path_factory: pytest.TempPathFa
     try:
         client.wait()
         yield client
-        for words in (("tasks", "kill", "--signal", "9", "server"), ("containers", "delete", "server")):
+        server = client.name("server")
+        for words in (("tasks", "kill", "--signal", "9", server), ("containers", "delete", server)):
             client.run(*client.ctr(*words))
     finally:
         daemon.terminate()
@@ -94,13 +99,14 @@ def test_two_containerd_containers_talk(containerd: Containerd) -> None:
     before = snapshot(node)
     rootfs = str(containerd.rootfs)
     command = ("run", "--rm", "--cni", "--rootfs", rootfs)
-    server = containerd.start(*containerd.ctr(*command, "server", "/bin/sleep", "30"))
+    server = containerd.start(*containerd.ctr(*command, containerd.name("server"), "/bin/sleep", "30"))
     address = _wait_for_lease(node)
-    client = containerd.run(*containerd.ctr(*command, "client", "/bin/ping", "-c", "1", "-W", "2", address))
+    ping = (containerd.name("client"), "/bin/ping", "-c", "1", "-W", "2", address)
+    client = containerd.run(*containerd.ctr(*command, *ping))
     assert client.returncode == 0, client.stdout + client.stderr
     assert "1 packets received" in client.stdout
     assert list(node.leases()) == [address], "the client's address went back when it ended"
-    containerd.run(*containerd.ctr("tasks", "kill", "--signal", "9", "server"))
+    containerd.run(*containerd.ctr("tasks", "kill", "--signal", "9", containerd.name("server")))
     server.communicate(timeout=30)
     after = snapshot(node)
     assert (after["leases"], after["records"], after["ruleset"]) == ({}, [], before["ruleset"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import socket
 import time
 from collections import deque
@@ -244,16 +245,21 @@ def test_no_more_wait_for_others_than_may(loop: Loop) -> None:
     assert all(each.reply for each in clients)
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_an_add_whose_client_left_before_its_turn_is_not_begun_and_a_del_is_done(loop: Loop, together: bool) -> None:
-    """Whether it left with its last word or while it waited."""
+def test_an_add_whose_client_left_while_it_waited_is_not_begun_and_a_del_is_done(loop: Loop) -> None:
     clients = loop.send(("STATUS", ""), ("ADD", "a"), ("DEL", "b"))
-    if not together:
-        loop.turn()  # all requests are read and one is served
+    loop.turn()  # all requests are read and one is served
     for each in clients[1:]:
         each.socket.close()
     loop.turn(4)
     assert loop.worker.served == [["STATUS"], ["DEL b"]]
+
+
+@pytest.mark.parametrize(("verb", "served"), [("ADD", []), ("DEL", [["DEL a"]])])
+def test_so_it_is_when_the_client_left_with_its_last_word(loop: Loop, verb: str, served: list[list[str]]) -> None:
+    (client,) = loop.send((verb, "a"))
+    client.socket.close()
+    loop.turn(3)
+    assert loop.worker.served == served
 
 
 def test_a_request_that_comes_in_pieces_is_served_when_it_is_whole(loop: Loop) -> None:
@@ -371,6 +377,36 @@ def test_more_clients_than_there_is_room_for_wait_outside(loop: Loop, monkeypatc
         each.socket.sendall(frame("ADD", "a"))
     loop.turn(10)
     assert [each.reply for each in clients] == [b"ADD a"] * 5
+
+
+def test_a_full_house_does_not_keep_the_loop_awake(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do clients who wait outside; they are let in as soon as somebody leaves."""
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
+    first, second = loop.connect(), loop.connect()
+    loop.turn()
+    start = time.monotonic()
+    loop.server.turn(0.2)
+    assert time.monotonic() - start > 0.15
+    first.socket.close()
+    loop.turn(3)
+    assert second.read() and second.got == wire.GREETING
+
+
+def test_a_lack_of_descriptors_is_got_over(loop: Loop) -> None:
+    """Also when nobody is connected, so that nobody's leaving can tell that there are some again."""
+    client = Client(loop.path)
+    loop.clients.append(client)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # is what accept would get
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        loop.turn(3)
+        assert client.read() and client.got == b""
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    loop.turn(3)
+    assert client.read() and client.got == wire.GREETING
 
 
 def test_more_bytes_than_there_is_room_for_wait_outside(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
