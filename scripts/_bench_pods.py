@@ -5,23 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from statistics import mean, median
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
 
-from _bench_report import Goal, Series, ratio, timed
+from _bench_agent import MASQ, RESIDENTS, TULLE, Place, node, ours, references
+from _bench_report import Goal, Series, compare, number, ratio, timed
+from _bench_rush import AT_ONCE, Crowd, Rushed, harness
 from _bench_spawn import Cost, Side, conf_bytes, expect, interleave, run
 from _bench_world import VERSION, Bench, BenchError, attachment, network
 from _runtime import Attachment
 
 BURST = 200
-AT_ONCE = 16
+VERBS = ("ADD", "DEL")
 PR_SET_CHILD_SUBREAPER = 36
-RESIDENTS = 8
-"""The first pods, one for each side, stay while others come and go: a node's first pod makes the bridge, and its last
-one removes rules."""
-
+WITHOUT = "tulle without agent"
 PYTHON = "/usr/bin/python3"
 CLIENT_LIMIT = 12 / 7
 """The issue's figure: 12 ms where a bare interpreter takes 7. As a ratio it holds on any machine."""
@@ -68,13 +67,13 @@ def _networks(bench: Bench, section: str) -> dict[str, Side]:
 
 
 def _settle(bench: Bench, sides: Mapping[str, Side]) -> None:
-    for number, side in enumerate(sides.values()):
-        side.add(attachment(bench, number))
+    for index, side in enumerate(sides.values()):
+        side.add(attachment(bench, index))
 
 
 def _clear(bench: Bench, sides: Mapping[str, Side]) -> None:
-    for number, side in enumerate(sides.values()):
-        side.delete(attachment(bench, number))
+    for index, side in enumerate(sides.values()):
+        side.delete(attachment(bench, index))
 
 
 def pod(bench: Bench) -> None:
@@ -115,42 +114,42 @@ def _counterpart(name: str) -> str:
 
 def burst(bench: Bench) -> None:
     """As many pods as a node has after a reboot, all wanted at once."""
-    many = 48 if bench.quick else BURST
-    sides = _networks(bench, "burst")
-    del sides["tulle"]  # what masquerading costs us is in the section before
-    _settle(bench, sides)
-    pods = [attachment(bench, number) for number in range(RESIDENTS, RESIDENTS + many)]
-    turns = {name: _rush(side, pods) for name, side in sides.items()}
-    found = interleave(turns, 1 if bench.quick else 3, warm_up=False)
-    for index, verb in enumerate(("ADD", "DEL")):
+    many, fewer = (48, 32) if bench.quick else (BURST, 48)
+    bench.pod(RESIDENTS + many)
+    with ExitStack() as stack:
+        warm = ours(bench, stack, "burst-t", "10.81.0.0/16")
+        cold = Place(bench.side(network(bench, "burst-tc", ["10.80.0.0/16"], ipMasq=True), run_dir="/run/cold"), node())
+        places = {TULLE: warm, **references(bench, "burst"), WITHOUT: cold}
+        for index, place in enumerate(places.values()):
+            place.add(attachment(bench, index))
+        pods = [attachment(bench, RESIDENTS + index) for index in range(many)]
+        sizes = {name: pods[:fewer] if name == WITHOUT else pods for name in places}
+        crowds = {name: Crowd(each, sizes[name], Path("/run/crowd", name)) for name, each in places.items()}
+        turns = {name: _tide(each) for name, each in crowds.items()}
+        slow = {WITHOUT: turns.pop(WITHOUT)}
+        found = interleave(turns, 2 if bench.quick else 3) | interleave(slow, 1, warm_up=False)
+        for index, place in enumerate(places.values()):
+            place.delete(attachment(bench, index))
+    for index, verb in enumerate(VERBS):
         for name, pairs in found.items():
-            against = f"{verb}: {_counterpart(name)}"
-            rates, cpu = (tuple(pair[index][field] for pair in pairs) for field in (0, 1))
+            rates, cpu = tuple(pair[index].rate for pair in pairs), tuple(pair[index].cpu for pair in pairs)
+            against = "" if name == MASQ else f"{verb}: {MASQ}"
             bench.report.add(Series("burst", f"{verb}: {name}", "/s", rates, against, cpu))
-    bench.report.remarks.append(
-        ("burst", f"{many} pods, {AT_ONCE} at a time; more a second is better; cpu is the mean of one")
-    )
-    _clear(bench, sides)
+    for verb, limit in (("ADD", 4), ("DEL", 6)):
+        text = f"{many} pods, {AT_ONCE} at a time: {verb} a second against the {MASQ}"
+        compare(bench.report, Goal("burst", text, 0, limit, least=True, pair=(f"{verb}: {TULLE}", f"{verb}: {MASQ}")))
+    own = [median(pair[index].agent for pair in found[TULLE]) for index in range(len(VERBS))]
+    shares = [f"{verb} {number(each)}" for verb, each in zip(VERBS, own, strict=True)]
+    nothing = harness(many, Path("/run/crowd/true"))
+    bench.report.remarks += [
+        ("burst", f"{many} pods, {AT_ONCE} at a time; without agent {fewer}, one round, after the others"),
+        ("burst", f"cpu is the mean of one; of Tulle's the agent's: {' and '.join(shares)} ms"),
+        ("burst", f"the bench alone, by /bin/true: {nothing.rate:.0f} /s, {1000 / nothing.rate:.2f} ms each"),
+    ]
 
 
-def _rush(side: Side, pods: Sequence[Attachment]) -> Callable[[], tuple[tuple[float, float], ...]]:
-    def both() -> tuple[tuple[float, float], ...]:
-        with ThreadPoolExecutor(AT_ONCE) as workers:
-            return _rate(side, workers, side.add, pods), _rate(side, workers, side.delete, pods)
-
-    return both
-
-
-def _rate(
-    side: Side, workers: ThreadPoolExecutor, verb: Callable[[Attachment], Cost], pods: Sequence[Attachment]
-) -> tuple[float, float]:
-    """How many a second, and the mean processor time of one in ms. Raises the first PluginError."""
-    side.runtime.costs.clear()
-    begin = time.perf_counter()
-    for _ in workers.map(verb, pods):
-        pass
-    rate = len(pods) / (time.perf_counter() - begin)
-    return rate, mean(each.cpu for each in side.runtime.costs)
+def _tide(crowd: Crowd) -> Callable[[], tuple[Rushed, Rushed]]:
+    return lambda: (crowd.add(), crowd.delete())
 
 
 def memory(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Where the time of one ADD goes: between which events, and for what precedes the first message, in which imports.
+"""Where the time of one ADD goes without an agent: between which events, before the first message in which imports.
 
 The timeline is that of the built executable under strace(1), which slows each traced call down: few are traced (the
 rest run at full speed thanks to seccomp), yet the whole is longer than an ADD alone. The imports are of the engine
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import _bench_steps
 from _bench_report import number
 from _bench_spawn import Cost, Ran, Side, conf_bytes, expect, run
 from _bench_world import Bench, attachment, network
@@ -37,18 +38,19 @@ class Event:
 
 
 def profile(bench: Bench) -> str:
-    """The text of `--profile`. A pod is there already, as in the section `pod`."""
+    """The text of `--profile`: with an agent, then without. A pod is there already, as in the section `pod`."""
+    with_agent = _bench_steps.steps(bench)
     side = bench.side(network(bench, "profile", ["10.85.0.0/16"], ipMasq=True))
     resident, who = attachment(bench, 0), attachment(bench, 1)
     side.add(resident)
     try:
-        return "\n".join([*_timeline(bench, side, who), "", *_imports(bench, side, who)])
+        return "\n".join([*with_agent, "", *_timeline(bench, side, who), "", *_imports(bench, side, who)])
     finally:
         side.delete(resident)
 
 
 def _timeline(bench: Bench, side: Side, who: Attachment) -> list[str]:
-    title = ["Timeline of one ADD by the built executable, under strace"]
+    title = ["Timeline of one ADD without an agent, by the built executable, under strace"]
     if not shutil.which("strace"):
         return [*title, "  skipped: there is no strace (apt-get install strace)"]
     log = bench.state / "strace.log"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
@@ -63,7 +63,8 @@ def timed(section: str, name: str, costs: Sequence[_Cost], against: str = "") ->
 class Goal:
     """A figure that the project holds itself to: `value` must not exceed `limit`, or be less if `strictly`.
 
-    `now`: expected of every run; the others are what the design aims at."""
+    `least`: it must reach the limit instead. `now`: expected of every run; the others are what the design aims at.
+    `pair`: the series that it was made of, ours and the one that it is compared with."""
 
     section: str
     text: str
@@ -73,10 +74,19 @@ class Goal:
     now: bool = False
     strictly: bool = False
     note: str = ""
+    least: bool = False
+    pair: tuple[str, ...] = ()
 
     @property
     def met(self) -> bool:
+        if self.least:
+            return self.value >= self.limit
         return self.value < self.limit if self.strictly else self.value <= self.limit
+
+    @property
+    def bound(self) -> str:
+        """What is asked for, in words: `<= 0.60 x`."""
+        return f"{'>=' if self.least else '<' if self.strictly else '<='} {number(self.limit)} {self.unit}"
 
 
 @dataclass
@@ -98,6 +108,10 @@ class Report:
     def of(self, section: str) -> list[Series]:
         return [each for each in self.series if each.section == section]
 
+    def find(self, section: str, name: str) -> Series | None:
+        """The series of that name, None when it was not measured."""
+        return next((each for each in self.of(section) if each.name == name), None)
+
     def missed(self) -> list[Goal]:
         """The goals expected now that were not met."""
         return [goal for goal in self.goals if goal.now and not goal.met]
@@ -108,11 +122,18 @@ def ratio(one: Series, other: Series) -> float:
     return one.median / other.median if other.median else math.inf
 
 
+def compare(report: Report, goal: Goal) -> None:
+    """Hold a goal, given without its value, to the ratio of its pair; nothing when one of them was not measured."""
+    one, other = (report.find(goal.section, name) for name in goal.pair)
+    if one and other:
+        report.goals.append(replace(goal, value=ratio(one, other)))
+
+
 def number(value: float) -> str:
     """Three digits that matter, and no more."""
     if not math.isfinite(value):
         return "-"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 or not value else 3
     return f"{value:,.{digits}f}"
 
 
@@ -141,9 +162,8 @@ def _row(row: Series, other: Series | None) -> str:
 
 def _goal(goal: Goal) -> str:
     kind = "expected now" if goal.now else "goal"
-    sign = "<" if goal.strictly else "<="
     verdict = ("met" if goal.met else "MISSED") + (f" ({goal.note})" if goal.note else "")
-    return f"  {kind}: {goal.text} {sign} {number(goal.limit)} {goal.unit}: {number(goal.value)} {goal.unit}, {verdict}"
+    return f"  {kind}: {goal.text} {goal.bound}: {number(goal.value)} {goal.unit}, {verdict}"
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
