@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, takewhile
+from typing import NamedTuple
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.encode import (
     GONE,
+    GROUP,
     Absent,
     Place,
     adds,
@@ -29,13 +31,18 @@ from cni_plugin.kernel.knobs import set_feature, write_sysctl
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Outcome
 from cni_plugin.kernel.nft import Nft, NftError
+from cni_plugin.kernel.remover import Remover
 from cni_plugin.model import HOST, POD, Chain, Feature, LinkObject, PodLink, Route, Sysctl, Veth
-
-_GROUP = 0x74756C6C
-"""The group that links are deleted by ("tull"); they are in it for the length of one request."""
 
 Lane = tuple[str, str]
 Ours = Callable[[Route], bool]
+
+
+class How(NamedTuple):
+    """Which routes are ours, and who deletes links where that is not to be waited for to the end."""
+
+    ours: Ours
+    remover: Remover | None = None
 
 
 class Failure(Exception):
@@ -50,10 +57,10 @@ class Failure(Exception):
 class Applier:
     """One call of `apply`. `done` grows as operations take effect."""
 
-    def __init__(self, host: Namespace, pod: Namespace | None, nft: Nft, ours: Ours) -> None:
+    def __init__(self, host: Namespace, pod: Namespace | None, nft: Nft, how: How) -> None:
         self._spaces = {HOST: host} if pod is None else {HOST: host, POD: pod}
         self._nft = nft
-        self._ours = ours
+        self._how = how
         self._done: list[Op] = []
 
     def run(self, ops: Sequence[Op]) -> None:
@@ -71,7 +78,7 @@ class Applier:
             self._without_pod(ops)
         elif kind == "netlink":
             pod = self._spaces.get(POD)
-            run = _Run(space, None if pod is None else pod.descriptor, self._ours, self._done)
+            run = _Run(space, None if pod is None else pod.descriptor, self._how, self._done)
             run.carry_out(ops)
         elif kind == "nft":
             self._change_chains(ops)
@@ -104,18 +111,18 @@ class Applier:
 class _Run:
     """Operations of one namespace on their way to its socket."""
 
-    def __init__(self, space: Namespace, pod: int | None, ours: Ours, done: list[Op]) -> None:
+    def __init__(self, space: Namespace, pod: int | None, how: How, done: list[Op]) -> None:
         self._space = space
         self._place = Place(self._index, pod)
-        self._ours = ours
+        self._ours, self._remover = how
         self._done = done
         self._waiting: list[tuple[Op, list[bytearray]]] = []
 
     def carry_out(self, ops: Iterable[Op]) -> None:
         """Send them all. Raises Failure for the first refused one of a batch, when the batch is through."""
         ops = list(ops)
-        if len(ops) > 1 and all(map(_deletes_veth, ops[:2])):
-            many = list(takewhile(_deletes_veth, ops))
+        many = list(takewhile(_deletes_veth, ops))
+        if len(many) > 1 or (many and self._remover is not None):
             self._delete_together(many)
             ops = ops[len(many) :]
         for op in ops:
@@ -140,13 +147,18 @@ class _Run:
         RTM_SETLINK finds a link by its name or refuses; RTM_NEWLINK with a name that is gone would change the whole
         group (net/core/rtnetlink.c, rtnl_newlink before Linux 6.2).
         """
-        into = [grouping(op.object.name, _GROUP) for op in ops if isinstance(op.object, Veth)]
-        *grouped, deleted = self._space.netlink.send([*into, group_deletion(_GROUP)])
+        names = [op.object.name for op in ops if isinstance(op.object, Veth)]
+        if self._remover is not None:
+            outcomes = self._remover.remove(self._space, names)
+        else:
+            *outcomes, deleted = self._space.netlink.send(
+                [*(grouping(name, GROUP) for name in names), group_deletion(GROUP)]
+            )
+            if deleted.errno and deleted.errno not in GONE:
+                outcomes = self._space.netlink.send([each for op in ops for each in requests(op, self._place)])
         self._space.forget()
-        if deleted.errno and deleted.errno not in GONE:
-            grouped = self._space.netlink.send([each for op in ops for each in requests(op, self._place)])
         refused: Failure | None = None
-        for op, outcome in zip(ops, grouped, strict=True):
+        for op, outcome in zip(ops, outcomes, strict=True):
             if outcome.errno and outcome.errno not in GONE:
                 refused = refused or Failure(op, outcome)
             else:

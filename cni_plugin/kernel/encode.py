@@ -49,6 +49,8 @@ _TABLE_COMPAT = 252
 _BRIDGE_FLAGS_MASTER, _BRIDGE_FLAGS_SELF = 1, 2
 _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 2, 4, 8, 16
 
+GROUP = 0x74756C6C
+"""The group that links are deleted by ("tull"); they are in it for the length of one request."""
 _NLA_F_NESTED = 0x8000
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 26, 1, 8
 _INET_CONF = {"rp_filter": 8, "arp_notify": 22}
@@ -127,6 +129,11 @@ def grouping(name: str, group: int) -> bytearray:
     """The request that puts a link into a group of links."""
     fields = {"family": 0, "index": 0}
     return codec.encode(codec.RTM_SETLINK, 0, fields, [("IFLA_IFNAME", name), ("IFLA_GROUP", group)])
+
+
+def deletion_at(index: int) -> bytearray:
+    """The request that deletes the link of this number."""
+    return codec.encode(codec.RTM_DELLINK, 0, {"family": 0, "index": index})
 
 
 def group_deletion(group: int) -> bytearray:

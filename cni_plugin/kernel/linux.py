@@ -18,7 +18,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import family_of, network_of, packed
 from cni_plugin.kernel.announce import announce, await_port
-from cni_plugin.kernel.apply import Applier
+from cni_plugin.kernel.apply import Applier, How
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, Uplink
@@ -36,6 +36,7 @@ from cni_plugin.kernel.read import (
     local_address,
     prefix_of,
 )
+from cni_plugin.kernel.remover import Remover
 from cni_plugin.kernel.routes import Routes
 from cni_plugin.meter import Meter
 from cni_plugin.model import HOST, AnyObject, Fdb, Neigh, Route, State, state
@@ -52,12 +53,14 @@ out. Nothing is sent there."""
 class LinuxKernel:
     """`door.Kernel` on the kernel of the network namespace that the first call is made in. A context manager.
 
-    Unless `prompt`, pods' announcements are put off until `announce_late`.
+    `prompt`: a call returns when all is done. Otherwise, for who lives on, it returns when the effect is there: links
+    are gone but not yet freed, and pods' announcements are put off until `announce_late`.
     """
 
     def __init__(self, meter: Meter | None = None, *, prompt: bool = True) -> None:
         self._meter = meter or Meter()
         self._prompt = prompt
+        self._remover = None if prompt else Remover()
         self._pod: Namespace | None = None
         self._untold = ""
         self._unannounced: deque[tuple[Namespace, str]] = deque()
@@ -111,7 +114,7 @@ class LinuxKernel:
         """Carry the operations out in order; `KernelError.done` may hold later ones than the refused one."""
         self._forget()
         with self._meter.step("netlink"):
-            Applier(self._host, self._pod, self._nft, self._is_ours).run(ops)
+            Applier(self._host, self._pod, self._nft, How(self._is_ours, self._remover)).run(ops)
 
     def read(self, wanted: Iterable[AnyObject]) -> State:
         """What stands at the keys of these objects. Raises KernelError (EEXIST) for a link of another kind."""

@@ -113,6 +113,20 @@ class Netlink:
             for frame in _frames(data):
                 yield Message(frame.kind, frame.data, frame.offset)
 
+    def fileno(self) -> int:
+        """Readable when the kernel has told something."""
+        return self._socket.fileno()
+
+    def read(self) -> list[Message]:
+        """What the kernel has told next to this socket's groups. Nothing is told of events that were lost."""
+        try:
+            data = self._socket.recv(_RECEIVE)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return []
+        return [Message(frame.kind, frame.data, frame.offset) for frame in _frames(data)]
+
     def _exchange(self, chunk: Sequence[bytearray]) -> list[Outcome]:
         first = self._sequence + 1
         for request in chunk:

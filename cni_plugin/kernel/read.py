@@ -283,15 +283,14 @@ def same_address(one: str, other: str) -> bool:
 
 
 def _pinned(link: Message, want: Bridge) -> bool:
-    """Whether the bridge keeps its MAC. Netlink does not tell, sysfs does.
+    """Whether the bridge keeps its MAC. One that bears our alias is one that we gave a MAC; of others sysfs tells,
 
-    But sysfs shows the namespace that it was mounted in; when that is not ours, or there is none, a
-    bridge that bears our alias is one that we gave a MAC.
+    netlink does not; but sysfs shows the namespace that it was mounted in, which may not be ours.
     """
+    if want.alias and link.text("IFLA_IFALIAS") == want.alias:
+        return True
     index, mac, assigned = (_sysfs(want.name, file) for file in ("ifindex", "address", "addr_assign_type"))
-    if index == str(link.link) and mac == link.text("IFLA_ADDRESS"):
-        return assigned == _ADDR_SET
-    return bool(want.alias) and link.text("IFLA_IFALIAS") == want.alias
+    return index == str(link.link) and mac == link.text("IFLA_ADDRESS") and assigned == _ADDR_SET
 
 
 def _sysfs(link: str, file: str) -> str:

@@ -1,0 +1,102 @@
+"""Deleting links without waiting for the kernel to tidy up behind them.
+
+RTM_DELLINK returns 15 to 20 ms after the link is gone: the kernel first closes it and takes it out of all lists, tells
+everybody (1 ms), lets go of rtnl, and only then waits for an RCU barrier, on behalf of the caller, before it frees the
+memory (net/core/dev.c, unregister_netdevice_many_notify and netdev_run_todo). Nobody can see, reach or use the link by
+then, and its name is free. So a thread makes the request, and we go on at the kernel's own word, RTM_DELLINK, that
+each of the links is gone; or when the request returns, should that come first.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Sequence
+from threading import Thread
+
+from cni_plugin.kernel.codec import RTM_DELLINK
+from cni_plugin.kernel.encode import GROUP, deletion_at, group_deletion, grouping
+from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.netlink import Netlink, Outcome
+
+MOST = 16
+"""Requests under way at a time; who would make one more waits for the kernel himself."""
+PATIENCE_MS = 10_000
+_RTMGRP_LINK = 1
+
+
+class Remover:
+    """Deletes links of the namespace that it is made in. `close` waits for nothing."""
+
+    def __init__(self) -> None:
+        self._under_way: list[_Request] = []
+
+    def remove(self, host: Namespace, names: Sequence[str]) -> list[Outcome]:
+        """Return when none of these links is there any more; what became of each, one that was not there included."""
+        indexes = {name: link.link for name in names if (link := host.link(name)) is not None}
+        if not indexes:
+            return [Outcome(0)] * len(names)
+        with_events = Netlink(_RTMGRP_LINK)
+        try:
+            refused = self._delete(host, indexes, with_events)
+        finally:
+            with_events.close()
+        return [refused if name in indexes else Outcome(0) for name in names]
+
+    def _delete(self, host: Namespace, indexes: dict[str, int], events: Netlink) -> Outcome:
+        if len(indexes) == 1:
+            request = _Request(deletion_at(*indexes.values()))
+        else:
+            host.netlink.send([grouping(name, GROUP) for name in indexes])
+            request = _Request(group_deletion(GROUP))
+        self._under_way = [each for each in self._under_way if each.is_alive()]
+        self._under_way.append(request)
+        request.start()
+        try:
+            if len(self._under_way) > MOST:
+                request.join()
+            return _wait(request, events, set(indexes.values()))
+        finally:
+            request.forget()
+
+
+class _Request(Thread):
+    """One request on a socket of its own, whose end can be waited for as a descriptor."""
+
+    def __init__(self, request: bytearray) -> None:
+        super().__init__(daemon=True)
+        self._request = request
+        self._netlink = Netlink()
+        self.bell = os.eventfd(0, os.EFD_CLOEXEC)
+        self._heard = os.dup(self.bell)
+        self.outcome = Outcome(0)
+
+    def run(self) -> None:
+        """Make it."""
+        try:
+            (self.outcome,) = self._netlink.send([self._request])
+        except OSError as error:
+            self.outcome = Outcome(error.errno or 5, str(error))
+        finally:
+            os.eventfd_write(self._heard, 1)
+            os.close(self._heard)
+            self._netlink.close()
+
+    def forget(self) -> None:
+        """Nobody waits for its end any more."""
+        os.close(self.bell)
+
+
+def _wait(request: _Request, events: Netlink, left: set[int]) -> Outcome:
+    poll = select.poll()
+    poll.register(events.fileno(), select.POLLIN)
+    poll.register(request.bell, select.POLLIN)
+    while left:
+        ready = {fd for fd, _ in poll.poll(PATIENCE_MS)}
+        if request.bell in ready or not ready:
+            request.join()
+            return request.outcome
+        for event in events.read():
+            if event.kind == RTM_DELLINK:
+                left.discard(event.link)
+    return Outcome(0)

@@ -1,0 +1,84 @@
+"""A resident host deletes links without waiting for the kernel to free them: gone is gone, and quickly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cni_plugin.diff import Op
+from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.kernel.netns import inside, open_namespace
+from cni_plugin.model import Veth
+from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, path, put, run
+
+
+@pytest.fixture
+def kernel(netns: MakeNetns) -> Iterator[LinuxKernel]:
+    """The kernel of a node with a bridge, as a resident host has it; the thread is on the node."""
+    descriptor = open_namespace(path(netns("node")))
+    try:
+        with inside(descriptor), LinuxKernel(prompt=False) as kernel:
+            put(kernel, bridge())
+            yield kernel
+    finally:
+        os.close(descriptor)
+
+
+def pairs(count: int, pod: str) -> list[Op]:
+    """So many veth pairs from the bridge into a pod, made; what deletes them."""
+    names = [f"tl{number:011x}" for number in range(count)]
+    lines = "\n".join(
+        f"link add {name} master {BRIDGE} up type veth peer name p{name[-9:]} netns {pod}" for name in names
+    )
+    subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+    return [Op("delete", Veth(name)) for name in names]
+
+
+def veths(where: str | None = None) -> list[str]:
+    return [line for line in run("ip -o link show type veth", where).splitlines() if line]
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_links_are_gone_at_both_ends_when_their_deletion_returns(
+    kernel: LinuxKernel, netns: MakeNetns, count: int
+) -> None:
+    pod = netns("pod")
+    gone = pairs(count, pod)
+    assert len(veths()) == count == len(veths(pod))
+    kernel.apply(gone)
+    assert (veths(), veths(pod)) == ([], [])
+    assert len(pairs(count, pod)) == len(veths()), "their names are free at once"
+
+
+def test_a_link_that_is_gone_already_is_success_among_others(kernel: LinuxKernel, netns: MakeNetns) -> None:
+    first, *others = pairs(3, netns("pod"))
+    run(f"ip link del {first.object.key[2]}")
+    kernel.apply([first, *others])
+    assert veths() == []
+    kernel.apply([first, *others])
+
+
+def test_deleting_takes_less_than_a_grace_period(kernel: LinuxKernel, netns: MakeNetns) -> None:
+    """The reference, and a request that is waited for to its end, take 15 to 20 ms."""
+    pod = netns("pod")
+    quick: list[float] = []
+    whole: list[float] = []
+    for _ in range(12):
+        for patient, taken in ((LinuxKernel(), whole), (kernel, quick)):
+            gone = pairs(1, pod)
+            start = time.monotonic()
+            patient.apply(gone)
+            taken.append(time.monotonic() - start)
+            assert veths() == []
+    print(f"gone after {min(quick) * 1000:.1f} ms, freed after {min(whole) * 1000:.1f} ms")
+    assert min(quick) < min(whole) / 2
+
+
+def test_only_the_links_that_were_named_go(kernel: LinuxKernel, netns: MakeNetns) -> None:
+    first, *others = pairs(5, netns("pod"))
+    kernel.apply(others)
+    assert [first.object.key[2]] == [line.split(": ")[1].partition("@")[0] for line in veths()]
