@@ -6,6 +6,7 @@ import array
 import os
 import socket
 import struct
+import sys
 import time
 from contextlib import suppress
 
@@ -125,9 +126,13 @@ def is_welcome(channel: socket.socket) -> bool:
     except OSError:
         return False
     if uid not in (0, os.geteuid()):
+        print(f"tulled: turned away process {pid} of user {uid}: only root may ask", file=sys.stderr)
         return False
     try:
         theirs = os.stat(f"/proc/{pid}/ns/net")
     except OSError:
         return True
-    return os.path.samestat(theirs, os.stat("/proc/self/ns/net"))
+    ours = os.path.samestat(theirs, os.stat("/proc/self/ns/net"))
+    if not ours:
+        print(f"tulled: turned away process {pid}, which is in another network namespace", file=sys.stderr)
+    return ours

@@ -233,7 +233,7 @@ class Server:
             job = self._waiting.popleft()
             if job.connection.gone and job.verb == "ADD":
                 self._drop(job.connection)  # not begun, so nothing is there that would have to be taken back
-            elif job.container in before or (taken and job.verb != "DEL") or (job.waits and not self._worker.free):
+            elif job.container in before or (taken and (job.verb != "DEL" or job.waits)) or not self._may_begin(job):
                 before.add(job.container)
                 passed.append(job)
             else:
@@ -242,6 +242,9 @@ class Server:
                     break
         self._waiting.extendleft(reversed(passed))
         return taken
+
+    def _may_begin(self, job: Job) -> bool:
+        return self._worker.free or not job.waits
 
     def _answer(self, job: Job) -> None:
         each = job.connection

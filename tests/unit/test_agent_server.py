@@ -245,6 +245,19 @@ def test_no_more_wait_for_others_than_may(loop: Loop) -> None:
     assert all(each.reply for each in clients)
 
 
+def test_dels_that_come_together_wait_for_others_in_no_greater_number_either(loop: Loop) -> None:
+    loop.worker.most_beside = 2
+    clients = [loop.connect() for _ in range(5)]
+    for number, client in enumerate(clients):
+        client.socket.sendall(frame("DEL", str(number), DELEGATED))
+    loop.turn(8)
+    assert len(loop.worker.beside) == 2
+    for number in range(5):
+        loop.worker.finish(str(number))
+        loop.turn(2)
+    assert loop.worker.served == [[f"DEL {number}"] for number in range(5)]
+
+
 def test_an_add_whose_client_left_while_it_waited_is_not_begun_and_a_del_is_done(loop: Loop) -> None:
     clients = loop.send(("STATUS", ""), ("ADD", "a"), ("DEL", "b"))
     loop.turn()  # all requests are read and one is served
