@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from collections.abc import Sequence
 from threading import Thread
 
-from cni_plugin.kernel.codec import RTM_DELLINK
+from cni_plugin.kernel.codec import RTM_DELLINK, Message
 from cni_plugin.kernel.encode import GROUP, deletion_at, group_deletion, grouping
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Netlink, Outcome
@@ -36,26 +37,34 @@ class Remover:
         indexes = {name: link.link for name in names if (link := host.link(name)) is not None}
         if not indexes:
             return [Outcome(0)] * len(names)
+        outcomes = dict.fromkeys(names, Outcome(0))
         with_events = Netlink(_RTMGRP_LINK)
         try:
-            refused = self._delete(host, indexes, with_events)
+            outcomes.update(self._delete(host, indexes, with_events))
         finally:
             with_events.close()
-        return [refused if name in indexes else Outcome(0) for name in names]
+        return [outcomes[name] for name in names]
 
-    def _delete(self, host: Namespace, indexes: dict[str, int], events: Netlink) -> Outcome:
+    def _delete(self, host: Namespace, indexes: dict[str, int], events: Netlink) -> dict[str, Outcome]:
         if len(indexes) == 1:
-            request = _Request(deletion_at(*indexes.values()))
-        else:
-            host.netlink.send([grouping(name, GROUP) for name in indexes])
-            request = _Request(group_deletion(GROUP))
+            outcome = self._request(deletion_at(*indexes.values()), events, set(indexes.values()))
+            return dict.fromkeys(indexes, outcome)
+        grouped = dict(zip(indexes, host.netlink.send([grouping(name, GROUP) for name in indexes]), strict=True))
+        inside = {name: indexes[name] for name, each in grouped.items() if not each.errno}
+        if inside:
+            outcome = self._request(group_deletion(GROUP), events, set(inside.values()))
+            grouped.update(dict.fromkeys(inside, outcome))
+        return grouped
+
+    def _request(self, message: bytearray, events: Netlink, left: set[int]) -> Outcome:
+        request = _Request(message)
         self._under_way = [each for each in self._under_way if each.is_alive()]
         self._under_way.append(request)
         request.start()
         try:
             if len(self._under_way) > MOST:
                 request.join()
-            return _wait(request, events, set(indexes.values()))
+            return _wait(request, events, left)
         finally:
             request.forget()
 
@@ -96,7 +105,10 @@ def _wait(request: _Request, events: Netlink, left: set[int]) -> Outcome:
         if request.bell in ready or not ready:
             request.join()
             return request.outcome
-        for event in events.read():
-            if event.kind == RTM_DELLINK:
-                left.discard(event.link)
+        left -= {event.link for event in events.read() if _is_gone(event)}
     return Outcome(0)
+
+
+def _is_gone(event: Message) -> bool:
+    """Not the bridge's word (AF_BRIDGE), which comes first and says only that it has a port less."""
+    return event.kind == RTM_DELLINK and event.field("family") == socket.AF_UNSPEC

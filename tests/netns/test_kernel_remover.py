@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,8 +11,13 @@ from collections.abc import Iterator
 import pytest
 
 from cni_plugin.diff import Op
+from cni_plugin.kernel import encode, remover
+from cni_plugin.kernel.codec import RTM_DELLINK, Message
+from cni_plugin.kernel.codec import encode as encode_message
+from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.netns import inside, open_namespace
+from cni_plugin.kernel.read import AF_BRIDGE
 from cni_plugin.model import Veth
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, path, put, run
 
@@ -82,3 +88,26 @@ def test_only_the_links_that_were_named_go(kernel: LinuxKernel, netns: MakeNetns
     first, *others = pairs(5, netns("pod"))
     kernel.apply(others)
     assert [first.object.key[2]] == [line.split(": ")[1].partition("@")[0] for line in veths()]
+
+
+def test_a_link_that_the_kernel_does_not_let_into_the_group_is_told_and_stays(
+    kernel: LinuxKernel, netns: MakeNetns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = pairs(4, netns("pod"))
+    stuck = first.object.key[2]
+
+    def grouping_but_one(name: str, group: int) -> bytearray:
+        return encode.grouping(name if name != stuck else "a-name-no-link-can-have", group)
+
+    monkeypatch.setattr(remover, "grouping", grouping_but_one)
+    with pytest.raises(KernelError) as refused:
+        kernel.apply([first, *others])
+    assert refused.value.op == first
+    assert [line.split(": ")[1].partition("@")[0] for line in veths()] == [stuck]
+
+
+def test_a_port_that_left_its_bridge_is_not_a_link_that_is_gone() -> None:
+    """The bridge tells of it with a message of the same kind and number, before the link is gone."""
+    for family, gone in ((AF_BRIDGE, False), (socket.AF_UNSPEC, True)):
+        told = Message(RTM_DELLINK, bytes(encode_message(RTM_DELLINK, 0, {"family": family, "index": 7})))
+        assert remover._is_gone(told) is gone
