@@ -26,7 +26,7 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.meter import Meter
-from cni_plugin.verbs.run import Agent, Call, Reply, run_together
+from cni_plugin.verbs.run import Agent, Call, Reply, as_cni_error, run_together
 
 MOST_BESIDE = 8
 """Requests that wait for others at a time, each on a thread."""
@@ -151,17 +151,21 @@ class Worker:
         environ = request.environ
         self._journal.served(
             Served(
-                verb=job.verb,
-                name=request.name,
+                verb=_clean(job.verb),
+                name=_clean(request.name),
                 network=(_decoded(request.stdin, _Named) or _Named()).name,
-                container=environ.get("CNI_CONTAINERID", ""),
-                ifname=environ.get("CNI_IFNAME", ""),
+                container=_clean(environ.get("CNI_CONTAINERID", "")),
+                ifname=_clean(environ.get("CNI_IFNAME", "")),
                 code=failed.code,
                 message=failed.msg,
                 at=job.arrived,
                 seconds=job.seconds,
                 steps=job.steps,
-                environ={key: each for key, each in environ.items() if key.startswith("CNI_") or key == "TRACEPARENT"},
+                environ={
+                    _clean(key): _clean(each)
+                    for key, each in environ.items()
+                    if key.startswith("CNI_") or key == "TRACEPARENT"
+                },
                 stdin=_text(request.stdin),
                 stdout=_text(job.result.stdout),
             )
@@ -202,8 +206,11 @@ class Worker:
         if answer is None:
             known = ", ".join(sorted(self._answers))
             job.result = Reply(f"unknown question {job.request.name!r}: one of {known}".encode(), 2)
-        else:
+            return
+        try:
             job.result = Reply(msgspec.json.encode(answer()), 0)
+        except Exception as error:  # whoever is curious must not end the agent, which serves pods
+            job.result = Reply(as_cni_error(error).msg.encode(errors="replace"), 1)
 
 
 @contextmanager
@@ -233,6 +240,11 @@ def _decoded(data: bytes, kind: type[Shape]) -> Shape | None:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def _clean(text: str) -> str:
+    """What came as bytes that are no UTF-8 cannot be written down: neither as JSON nor in a log."""
+    return text.encode("utf-8", "surrogateescape").decode(errors="replace")
 
 
 def _text(data: bytes) -> str:
