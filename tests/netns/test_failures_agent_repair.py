@@ -272,12 +272,14 @@ def test_failure_35_a_port_that_lost_its_bridge_is_put_back_at_the_next_look_at_
     made = two_nodes(lab, family="4")
     ports = [str(each[0]) for each in links(made, "n1") if each[3] == BRIDGE]
     made.add("n1", "p2")
-    loop = reconcile(made, interval=1)
     before = snapshot(made)
     (port,) = ports
-    made.run("n1", "ip", "link", "set", port, "nomaster")
-    made.run("n1", "ip", "link", "set", port, "down")
-    assert not reaches(made)
+    made.run("n1", "ip", "link", "set", port, "nomaster", "down")
+    assert not reaches(made)  # before there is a loop, whose next look may come at any moment
+    loop = reconcile(made, interval=1)  # its first look is over then, and what that did is not told
+    settled(made, before, 3)
+    assert reaches(made)
+    made.run("n1", "ip", "link", "set", port, "nomaster", "down")
     settled(made, before, 3)
     assert reaches(made)
     loop.end()
