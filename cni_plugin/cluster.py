@@ -4,24 +4,22 @@
      "nodes": [{"name": "node1", "address": "192.0.2.1", "podCIDRs": ["10.244.1.0/24"]}, ...]}
 
 Keys match in any case, so flannel's net-conf.json is understood. A node that can be reached by both families has
-`address` and `ipv6Address`. Validation is strict, for a node list is written by people: two nodes with one subnet
-or one address would answer for each other.
+`address` and `ipv6Address`; `backendData` is what it announced for the backend, such as its VTEP's MAC. Validation is
+strict, for a node list is written by people: two nodes with one subnet or one address would answer for each other.
+Of a list that machines keep, `settled` leaves out the younger of such two instead, and says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from bisect import bisect, insort
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeAlias
 
 import msgspec
 
-from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.netconf import _Conf, typed
-
-Network: TypeAlias = IPv4Network | IPv6Network
-Address: TypeAlias = IPv4Address | IPv6Address
+from cni_plugin.network import Address, Network, address_of, invalid, network_of
+from cni_plugin.network import parse as parse_network
 
 
 class _NodeConf(_Conf, frozen=True):
@@ -29,22 +27,28 @@ class _NodeConf(_Conf, frozen=True):
     address: str
     pod_cidrs: tuple[str, ...]
     ipv6_address: str = ""
+    backend_data: Mapping[str, str] = {}
+    since: float = 0.0
 
 
 class _ClusterConf(_Conf, frozen=True):
-    network: str = ""
-    ipv6_network: str = ""
-    backend: Mapping[str, object] = {}
     node: str = ""
+    local_address: str = ""
     nodes: tuple[_NodeConf, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A node: where it is reached, the first address being the one that tunnels use, and the subnets of its pods."""
+    """A node: where it is reached, the first address being the one that tunnels use, and the subnets of its pods.
+
+    `data` is what it announced for the backend, keys in lower case; `since` when it joined, in seconds since the epoch,
+    0 where nobody knows.
+    """
 
     name: str
     addresses: tuple[Address, ...]
     pod_cidrs: tuple[Network, ...]
+    data: Mapping[str, str] = {}
+    since: float = 0.0
 
     def address(self, family: int) -> Address | None:
         """Its address of family 4 or 6."""
@@ -52,13 +56,17 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """All nodes; `networks` are those that pods of the whole cluster live in, `options` the backend's own keys."""
+    """All nodes; `networks` are those that pods of the whole cluster live in, `options` the backend's own keys.
+
+    `local` is this node's own address on the underlay where peers are told another one (NAT in between); else None.
+    """
 
     networks: tuple[Network, ...]
     backend: str
     options: Mapping[str, object]
     node: str
     nodes: tuple[Node, ...]
+    local: Address | None = None
 
     def me(self, held: frozenset[str], hostname: str) -> Node:
         """The node that this is: by `node`, else by host name, else by an address that this machine holds.
@@ -71,7 +79,7 @@ class Cluster(msgspec.Struct, frozen=True):
             found = [each for each in self.nodes if any(str(address) in held for address in each.addresses)]
         if len(found) != 1:
             known = ", ".join(each.name for each in self.nodes[:8]) + (", ..." if len(self.nodes) > 8 else "")
-            raise _invalid("node", wanted, f"name this node as it is called in cluster.nodes ({known})")
+            raise invalid("node", wanted, f"name this node as it is called in cluster.nodes ({known})")
         return found[0]
 
 
@@ -79,58 +87,113 @@ def parse(raw: object) -> Cluster:
     """A cluster from its JSON object. Raises CniError 7."""
     conf = typed(raw, _ClusterConf, "cluster")
     if not conf.nodes:
-        raise _invalid("nodes", [], "list every node with name, address and podCIDRs")
-    backend = conf.backend.get("type", "vxlan")
-    if not isinstance(backend, str):
-        raise _invalid("backend.type", backend, "give the name of a backend, such as vxlan or host-gw")
+        raise invalid("nodes", [], "list every node with name, address and podCIDRs")
+    network = parse_network(raw, "cluster")
     cluster = Cluster(
-        networks=tuple(
-            _network("network" if family == 4 else "ipv6Network", text, family)
-            for family, text in ((4, conf.network), (6, conf.ipv6_network))
-            if text
-        ),
-        backend=backend,
-        options={key: each for key, each in conf.backend.items() if key != "type"},
+        networks=network.networks,
+        backend=network.backend,
+        options=network.options,
         node=conf.node,
         nodes=tuple(_node(each, f"nodes[{index}]") for index, each in enumerate(conf.nodes)),
+        local=address_of("localAddress", conf.local_address) if conf.local_address else None,
     )
     _check_unique(cluster)
     _check_subnets(cluster)
     return cluster
 
 
-def _invalid(key: str, value: object, remedy: str) -> CniError:
-    return CniError(INVALID_CONFIG, f"invalid cluster.{key} {value!r}: {remedy}")
+def render(cluster: Cluster) -> bytes:
+    """The JSON that `parse` reads."""
+    names = {4: "network", 6: "ipv6Network"}
+    return msgspec.json.encode({
+        **{names[each.version]: str(each) for each in cluster.networks},
+        "backend": {"type": cluster.backend, **cluster.options},
+        "node": cluster.node,
+        **({"localAddress": str(cluster.local)} if cluster.local else {}),
+        "nodes": [_node_json(each) for each in cluster.nodes],
+    })
 
 
-def _network(key: str, text: str, family: int | None = None) -> Network:
-    try:
-        network = ip_network(text)
-    except ValueError as error:
-        raise _invalid(key, text, f"write a network as address/prefix: {error}") from None
-    if family is not None and network.version != family:
-        raise _invalid(key, text, f"it must be an IPv{family} network")
-    return network
+def settled(nodes: Iterable[Node], networks: Sequence[Network]) -> tuple[tuple[Node, ...], tuple[str, ...]]:
+    """Those that can stand side by side, the elder before the younger, and why the others were left out.
+
+    Every node of the cluster that sees the same list comes to the same answer.
+    """
+    kept: list[Node] = []
+    complaints: list[str] = []
+    claims = _Claims(networks)
+    for node in sorted(nodes, key=lambda each: (each.since, each.name)):
+        complaint = claims.make(node)
+        if complaint:
+            complaints.append(complaint)
+        else:
+            kept.append(node)
+    return tuple(sorted(kept, key=lambda each: each.name)), tuple(complaints)
 
 
 def _node(conf: _NodeConf, at: str) -> Node:
-    addresses = [_address(f"{at}.address", conf.address)]
+    addresses = [address_of(f"{at}.address", conf.address)]
     if conf.ipv6_address:
-        addresses.append(_address(f"{at}.ipv6Address", conf.ipv6_address))
-        if addresses[1].version != 6:
-            raise _invalid(f"{at}.ipv6Address", conf.ipv6_address, "it must be an IPv6 address")
+        addresses.append(address_of(f"{at}.ipv6Address", conf.ipv6_address, 6))
     return Node(
         conf.name,
         tuple(addresses),
-        tuple(_network(f"{at}.podCIDRs[{index}]", text) for index, text in enumerate(conf.pod_cidrs)),
+        tuple(network_of(f"{at}.podCIDRs[{index}]", text) for index, text in enumerate(conf.pod_cidrs)),
+        conf.backend_data,
+        conf.since,
     )
 
 
-def _address(key: str, text: str) -> Address:
-    try:
-        return ip_address(text)
-    except ValueError:
-        raise _invalid(key, text, "write an IPv4 or IPv6 address without a prefix") from None
+def _node_json(node: Node) -> dict[str, object]:
+    first, *others = map(str, node.addresses)
+    return {
+        "name": node.name,
+        "address": first,
+        **({"ipv6Address": others[0]} if others else {}),
+        "podCIDRs": [str(each) for each in node.pod_cidrs],
+        **({"backendData": node.data} if node.data else {}),
+        **({"since": node.since} if node.since else {}),
+    }
+
+
+class _Claims:
+    """Who has which name, address and subnet; a new claim is granted or refused with the reason."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = networks
+        self._owners: dict[tuple[str, str], str] = {}
+        self._first: dict[int, list[tuple[int, int, str]]] = {4: [], 6: []}
+
+    def make(self, node: Node) -> str:
+        """Grant all that a node claims, or nothing; why not, "" when granted."""
+        pairs = [("name", node.name), *(("address", str(each)) for each in node.addresses)]
+        for pair in pairs:
+            if pair in self._owners:
+                return f"{node.name} is left out: it has the same {pair[0]} {pair[1]} as {self._owners[pair]}"
+        for cidr in node.pod_cidrs:
+            complaint = self._against(cidr)
+            if complaint:
+                return f"{node.name} is left out: its subnet {complaint}"
+        self._owners.update(dict.fromkeys(pairs, node.name))
+        for cidr in node.pod_cidrs:
+            insort(self._first[cidr.version], (int(cidr.network_address), int(cidr.broadcast_address), node.name))
+        return ""
+
+    def _against(self, cidr: Network) -> str:
+        around = [each for each in self._networks if each.version == cidr.version]
+        if around and not any(_lies_in(cidr, each) for each in around):
+            return f"{cidr} lies outside the cluster's network {around[0]}"
+        spans = self._first[cidr.version]
+        begin, end = int(cidr.network_address), int(cidr.broadcast_address)
+        # those granted lie apart, so the last that begins before our end is the one that could reach into ours
+        at = bisect(spans, (end + 1,))
+        if at and spans[at - 1][1] >= begin:
+            return f"{cidr} overlaps one of {spans[at - 1][2]}"
+        return ""
+
+
+def _lies_in(cidr: Network, network: Network) -> bool:
+    return cidr.subnet_of(network)  # type: ignore[arg-type]
 
 
 def _check_unique(cluster: Cluster) -> None:
@@ -138,7 +201,7 @@ def _check_unique(cluster: Cluster) -> None:
     for node in cluster.nodes:
         for pair in (("name", node.name), *(("address", str(each)) for each in node.addresses)):
             if pair in seen:
-                raise _invalid("nodes", pair[1], f"{node.name} has the same {pair[0]} as {seen[pair]}")
+                raise invalid("nodes", pair[1], f"{node.name} has the same {pair[0]} as {seen[pair]}")
             seen[pair] = node.name
 
 
@@ -154,11 +217,11 @@ def _check_subnets(cluster: Cluster) -> None:
     )
     for (_, _, one, first), (_, _, other, second) in pairwise(owned):
         if first.overlaps(second):
-            raise _invalid("nodes", str(second), f"it is {other}'s and overlaps {first}, which is {one}'s")
+            raise invalid("nodes", str(second), f"it is {other}'s and overlaps {first}, which is {one}'s")
     for _, _, name, cidr in owned:
         around = [each for each in cluster.networks if each.version == cidr.version]
-        if around and not any(cidr.subnet_of(each) for each in around):  # type: ignore[arg-type]
-            raise _invalid("nodes", str(cidr), f"{name}'s subnet lies outside the cluster's network {around[0]}")
+        if around and not any(_lies_in(cidr, each) for each in around):
+            raise invalid("nodes", str(cidr), f"{name}'s subnet lies outside the cluster's network {around[0]}")
 
 
 def pod_networks(cluster: Cluster, nodes: Sequence[Node]) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 
 from cni_plugin.backend import Me
-from cni_plugin.cluster import Address, Node
+from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Route, State, state
 from cni_plugin.netconf import _Conf, typed
+from cni_plugin.network import Address
 
 OVERHEAD: Mapping[int, int] = {4: 0, 6: 0}
 

@@ -19,10 +19,11 @@ from hashlib import sha256
 
 from cni_plugin.backend import Me
 from cni_plugin.backends import host_gw
-from cni_plugin.cluster import Address, Network, Node
+from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, state
 from cni_plugin.netconf import _Conf, typed
+from cni_plugin.network import Address, Network
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
 """Inner Ethernet 14, VXLAN 8, UDP 8, and an outer IPv4 header of 20 or IPv6 header of 40 bytes (RFC 7348)."""
@@ -53,15 +54,19 @@ def device(conf: Config) -> str:
 
 
 def vtep_mac(node: Node) -> str:
-    """A locally administered MAC that names the node's first subnet: its IPv4 address, or a digest of an IPv6 one."""
-    cidr = node.pod_cidrs[0]
+    """The MAC that a node announced, as flannel's nodes do; else the derived one, so that nobody need say anything."""
+    return node.data.get("vtepmac", "").lower() or derived_mac(node.pod_cidrs[0])
+
+
+def derived_mac(cidr: Network) -> str:
+    """A locally administered MAC that names a node's first subnet: its IPv4 address, or a digest of an IPv6 one."""
     body = cidr.network_address.packed if cidr.version == 4 else sha256(cidr.network_address.packed).digest()[:4]
     return ":".join(f"{byte:02x}" for byte in (b"\x0a\x54" if cidr.version == 4 else b"\x0a\x36") + body)
 
 
 def announce(me: Me, conf: Config) -> Mapping[str, str]:
     """The VTEP's MAC and VNI, which peers could also derive."""
-    return {"vtepMAC": vtep_mac(me.node), "vni": str(conf.vni)}
+    return {"vtepMAC": derived_mac(me.node.pod_cidrs[0]), "vni": str(conf.vni)}
 
 
 def local(me: Me, conf: Config) -> State:
@@ -77,7 +82,7 @@ def local(me: Me, conf: Config) -> State:
             port=conf.port,
             local=str(underlay),
             underlay=me.uplink,
-            mac=vtep_mac(me.node),
+            mac=derived_mac(me.node.pod_cidrs[0]),
             mtu=conf.mtu or me.mtu - OVERHEAD[underlay.version],
             alias="tulle:vxlan",
         ),

@@ -31,9 +31,10 @@ ROOMS: dict[str, set[str]] = {
     "diff": {"model"},
     "describe": {"diff", "model"},
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
-    "cluster": {"errors", "netconf"},
+    "network": {"errors", "netconf"},
+    "cluster": {"netconf", "network"},
     "backend": {"errors", "cluster", "model", "backends"},
-    "backends": {"errors", "cluster", "model", "netconf", "backend"},
+    "backends": {"errors", "network", "cluster", "model", "netconf", "backend"},
     # Desired states. Pure.
     "plan": {"spec", "netconf", "model", "cluster", "backend"},
     # The door. `describe` words its errors.
