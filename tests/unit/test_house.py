@@ -50,8 +50,8 @@ ROOMS: dict[str, set[str]] = {
     },
     # The entries. They choose a kernel.
     "agent": {
-        "client", "errors", "spec", "netconf", "model", "plan", "kernel", "records", "verbs", "wire", "meter",
-        "histogram",
+        "client", "errors", "spec", "netconf", "network", "cluster", "model", "plan", "kernel", "records", "verbs",
+        "wire", "meter", "histogram",
     },
     "ctl": {
         "client", "meter", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan", "kernel",
