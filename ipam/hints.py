@@ -3,16 +3,17 @@
 The leases are the truth, and finding an owner's addresses or a free address in them means reading all of
 them. So the private directory keeps beside them:
 
-    .tulle/owners/<container>:<interface>   a symbolic link whose text names the owner's addresses
-    .tulle/used/4.a16                       one bit an address of 10.22.0.0/16, set: in use
-    .tulle/boot                             a symbolic link whose text is the boot ID of the last operation
+    .tulle/index        each owner's addresses, see `ipam.index`
+    .tulle/used/4.a16   one bit an address of 10.22.0.0/16, set: in use
+    .tulle/boot         a symbolic link whose text is the boot ID of the last operation
 
 A link's text is made, replaced and read by one system call each, and never followed: it leads nowhere.
 
 **When the hints can be trusted.** Anything that adds or removes a lease (the reference, an operator, one of
 our own processes that was killed half-way) sets the directory's modification time to the time of day. Each
-operation of ours ends by setting that time to `CLEAN`, a moment long past. If it still is, nobody was here
-since; the clock's granularity does not matter. If it is not, `rebuild` makes the hints again from the leases.
+operation of ours ends by setting that time to `CLEAN`, a moment long past, and sets it to the time of day before it
+writes to the index. If it still is CLEAN, nobody was here since; the clock's granularity does not matter. If it is
+not, `rebuild` makes the hints again from the leases.
 
 A hint that is wrong all the same does no harm: whoever uses one looks at the lease before acting on it.
 """
@@ -24,11 +25,12 @@ import os
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
+from ipam.index import Index
 from ipam.ranges import IP
 from ipam.store import TEMPORARY, Owner, Store, ensure_directory, open_directory
 
-CLEAN = 978_307_200 * 10**9
-"""2001-01-01 UTC in ns; whole seconds, which any file system can hold. Another layout must use another."""
+CLEAN = 1_009_843_200 * 10**9
+"""2002-01-01 UTC in ns; whole seconds, which any file system can hold. Another layout must use another."""
 
 _BITS = 16
 _BYTES = (1 << _BITS) // 8
@@ -40,11 +42,11 @@ class Hints:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._owners = self._used = -1
+        self._used = -1
         self._blocks: dict[str, bytearray] = {}
+        self._index = Index(store)
         try:
             if store.private_fd >= 0:
-                self._owners = open_directory("owners", store.private_fd)
                 self._used = open_directory("used", store.private_fd)
         except BaseException:
             self.close()
@@ -52,15 +54,15 @@ class Hints:
 
     def close(self) -> None:
         """Closes what it opened; the store stays open."""
-        for fd in (self._owners, self._used):
-            if fd >= 0:
-                os.close(fd)
-        self._owners = self._used = -1
+        self._index.close()
+        if self._used >= 0:
+            os.close(self._used)
+        self._used = -1
 
     @property
     def clean(self) -> bool:
         """Whether nobody but us changed the leases since the hints were last right."""
-        whole = self._owners >= 0 and self._used >= 0
+        whole = self._index.present and self._used >= 0
         return whole and os.fstat(self._store.fd).st_mtime_ns == CLEAN
 
     def mark_clean(self) -> None:
@@ -82,19 +84,19 @@ class Hints:
     @property
     def last_change_ns(self) -> int:
         """When we last gave out or took back an address; 0 if never."""
-        return os.fstat(self._owners).st_mtime_ns if self._owners >= 0 else 0
+        return self._index.changed_ns
 
     def addresses(self, owner: Owner) -> tuple[IP, ...]:
         """The addresses that this owner may hold: look at the leases."""
-        return _addresses(_read_link(_name(owner), self._owners))
+        return _addresses(self._index.get(_name(owner)))
 
     def note(self, owner: Owner, ips: Iterable[IP]) -> None:
-        """Replaces what the index says of an owner."""
-        text = ",".join(map(str, ips))
-        if text:
-            self._write_link(_name(owner), text, self._owners)
-        else:
-            _remove(_name(owner), self._owners)
+        """Replaces what the index says of an owner; the directory is unclean from then on."""
+        try:
+            os.utime(self._store.fd)  # a kill in the middle of the next may tear what it says of others
+        except OSError:
+            pass  # Not our directory, or a full one: see `mark_clean`.
+        self._index.set(_name(owner), ",".join(map(str, ips)))
 
     def mark(self, ip: IP, *, used: bool) -> None:
         """Sets or clears the bit of an address: one byte is written."""
@@ -138,13 +140,7 @@ class Hints:
         """Makes the hints say this and nothing else. Killed half-way, the directory stays unclean."""
         self._open_or_make()
         self._blocks = {}
-        wanted = {_name(owner): ",".join(map(str, ips)) for owner, ips in held.items()}
-        for name in os.listdir(self._owners):
-            if name not in wanted:
-                _remove(name, self._owners)
-        for name, text in wanted.items():
-            if _read_link(name, self._owners) != text:
-                self._write_link(name, text, self._owners)
+        self._index.fill({_name(owner): ",".join(map(str, ips)) for owner, ips in held.items()})
         blocks: dict[str, bytearray] = {}
         for ip in used:
             name, bit = _place(ip.version, int(ip))
@@ -158,11 +154,9 @@ class Hints:
 
     def _open_or_make(self) -> None:
         self._store.ensure_private()
-        for name in ("owners", "used"):
-            ensure_directory(name, self._store.private_fd)
-        self.close()
-        self._owners = open_directory("owners", self._store.private_fd)
-        self._used = open_directory("used", self._store.private_fd)
+        ensure_directory("used", self._store.private_fd)
+        if self._used < 0:
+            self._used = open_directory("used", self._store.private_fd)
 
     def _block(self, name: str) -> bytearray:
         if name not in self._blocks:
@@ -209,16 +203,16 @@ def _first_clear(block: bytes | bytearray, lo: int, hi: int) -> int | None:
 
 
 def _name(owner: Owner) -> str:
-    """The owner's own name where it can be a file's; no interface name has a colon (dev_valid_name, net/core/dev.c)."""
+    """The owner's own name where a line can hold it; no interface name has a colon (dev_valid_name, net/core/dev.c)."""
     name = f"{owner.container}:{owner.ifname}"
-    if len(name) <= 200 and name.isascii() and name[0].isalnum() and "/" not in name:
+    if len(name) <= 200 and name.isascii() and name.isprintable() and " " not in name and name[0] != "#":
         return name
     import hashlib  # 6 ms, and no runtime has such names
 
     return "#" + hashlib.sha256(name.encode()).hexdigest()
 
 
-def _addresses(text: str | None) -> tuple[IP, ...]:
+def _addresses(text: str) -> tuple[IP, ...]:
     try:
         return tuple(map(ip_address, text.split(","))) if text else ()
     except ValueError:

@@ -179,7 +179,7 @@ class TestCollect:
 
     def test_it_sweeps_index_entries_that_lead_nowhere(self, network: Network) -> None:
         network.add("a")
-        os.symlink("10.1.0.9", network.path / ".tulle/owners/ghost:eth0")
+        network.set_index("ghost:eth0", "10.1.0.9")
         network.allocator().collect([pod("a")])
         network.check_hints()
 
@@ -240,8 +240,7 @@ def test_wrong_hints_cost_time_but_never_an_address(network: Network) -> None:
     used = next((network.path / ".tulle/used").iterdir())
     used.write_bytes(b"\x00" * 8192)
     (network.path / "last_reserved_ip.0").unlink()
-    (network.path / ".tulle/owners/a:eth0").unlink()
-    os.symlink("10.1.0.3", network.path / ".tulle/owners/a:eth0")
+    network.set_index("a:eth0", "10.1.0.3")
     _claim_clean(network)
     assert network.add("c") == ["10.1.0.4"]
     assert network.allocator().release(pod("a")) == (), "10.1.0.3 is b's, and stays b's"
@@ -264,7 +263,7 @@ def test_any_other_owner_comes_and_goes(network: Network, name: str) -> None:
     network.allocator().allocate(pod("other"))
     assert network.allocator().find(pod(name)) == ips("10.1.0.2")
     assert network.allocator().release(pod(name)) == ips("10.1.0.2")
-    assert [f.name for f in (network.path / ".tulle/owners").iterdir()] == ["other:eth0"]
+    assert list(network.index()) == ["other:eth0"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])

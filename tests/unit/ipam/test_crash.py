@@ -40,7 +40,7 @@ def _after_the_reference(n: Network) -> None:
 def _after_a_crash(n: Network) -> None:
     n.add("a", "b", "victim-2")
     os.link(n.path / "10.1.0.2", n.path / ".tulle/tmp")
-    (n.path / ".tulle/owners/ghost:eth0").symlink_to("10.1.0.8")
+    n.set_index("ghost:eth0", "10.1.0.8")
     n.path.touch()
 
 
@@ -226,7 +226,7 @@ def test_a_kill_while_a_boot_is_settled_never_voids_what_the_reference_made_in_t
         network = Network(quick_path / str(nth), dict(DUAL))
         network.add("a", "b")
         hour_ago = time.time() - 3600
-        os.utime(network.path / ".tulle/owners", (hour_ago, hour_ago))
+        os.utime(network.path / ".tulle/index", (hour_ago, hour_ago))
         for ip in network.lease_files():
             os.utime(network.path / ip, (hour_ago, hour_ago))
         network.write_lease("10.1.0.9", "reference\r\neth0", age=60)

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import ipam.hints
+import ipam.index
 import ipam.store
 from ipam.allocator import Allocator
 from ipam.hints import CLEAN
@@ -74,10 +75,19 @@ class Network:
         by_owner: dict[str, set[str]] = {}
         for ip, owner in self.owners().items():
             by_owner.setdefault(f"{owner.container}:{owner.ifname}", set()).add(ip)
-        links = {f.name: set(str(f.readlink()).split(",")) for f in (self.path / ".tulle/owners").iterdir()}
-        assert links == by_owner
+        assert {name: set(text.split(",")) for name, text in self.index().items()} == by_owner
         assert set(self.bits()) == set(self.lease_files())
-        assert sorted(f.name for f in (self.path / ".tulle").iterdir()) == ["boot", "owners", "used"]
+        assert sorted(f.name for f in (self.path / ".tulle").iterdir()) == ["boot", "index", "used"]
+
+    def index(self) -> dict[str, str]:
+        """What the index says: the addresses of each owner."""
+        with opened_index(self.path) as index:
+            return index.entries()
+
+    def set_index(self, name: str, text: str) -> None:
+        """What no operation does: an entry out of nowhere."""
+        with opened_index(self.path) as index:
+            index.set(name, text)
 
     def bits(self) -> Iterator[str]:
         """The addresses whose bits are set in the bitmap."""
@@ -88,6 +98,21 @@ class Network:
                 value = (int(number, 16) << 16) + (left & -left).bit_length() - 1
                 yield str(ip_address(value.to_bytes(4 if family == "4" else 16, "big")))
                 left &= left - 1
+
+
+@contextmanager
+def opened_index(path: Path) -> Iterator[ipam.index.Index]:
+    """The index of a network's directory. Takes the lock, and leaves the directory's time as it was."""
+    before = path.stat().st_mtime_ns
+    store = ipam.store.Store.open(str(path), create=False)
+    assert store is not None
+    index = ipam.index.Index(store)
+    try:
+        yield index
+    finally:
+        index.close()
+        store.close()
+        os.utime(path, ns=(before, before))
 
 
 def _is_ip(name: str) -> bool:
@@ -105,8 +130,8 @@ class Calls:
     """Stands for the `os` module in the IPAM and shows each system call to `before(n, name, arguments)` first."""
 
     WATCHED = frozenset([
-        "open", "read", "write", "pwrite", "link", "unlink", "rename", "symlink", "readlink", "mkdir", "makedirs",
-        "utime", "ftruncate", "stat", "fstat", "listdir"])
+        "open", "read", "pread", "write", "pwrite", "link", "unlink", "rename", "symlink", "readlink", "mkdir",
+        "makedirs", "utime", "ftruncate", "stat", "fstat", "listdir"])
 
     def __init__(self, before: Callable[[int, str, tuple[object, ...], dict[str, object]], None]) -> None:
         self.count = 0
@@ -128,7 +153,7 @@ class Calls:
 @contextmanager
 def watching(calls: Calls) -> Iterator[Calls]:
     """The IPAM's system calls go through `calls`."""
-    modules = (ipam.store, ipam.hints)
+    modules = (ipam.store, ipam.index, ipam.hints)
     for module in modules:
         module.os = calls  # type: ignore[attr-defined]
     try:
