@@ -48,8 +48,8 @@ def differences(want: AnyObject, have: AnyObject) -> tuple[str, ...]:
     return tuple(
         field
         for field in want.__struct_fields__
-        if (getattr(want, field) not in ("", 0, -1) or isinstance(getattr(want, field), bool))
-        and getattr(want, field) != getattr(have, field)
+        if (value := getattr(want, field)) != getattr(have, field)
+        and (isinstance(value, bool) or value not in ("", 0, -1))
     )
 
 

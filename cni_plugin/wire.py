@@ -78,12 +78,12 @@ def parse_header(data: bytes | bytearray) -> Header:
 
 def parse_request(header: Header, body: bytes) -> Request:
     """The request behind its header. The environment is decoded as Python decodes its own (PEP 383)."""
-    name, environ = body[: header.name], body[header.name : header.name + header.environ]
-    pairs = (each.partition(b"=") for each in environ.split(b"\0") if each)
+    name, environ = body[: header.name], _text(body[header.name : header.name + header.environ])
+    pairs = [each.partition("=") for each in environ.split("\0") if each]
     return Request(
         header.kind,
         _text(name),
-        {_text(key): _text(value) for key, _, value in pairs},
+        {key: value for key, _, value in pairs},
         body[header.name + header.environ :],
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import socket
 import stat
@@ -26,7 +27,7 @@ LONGEST_LINE = 4096
 """PIPE_BUF: up to here a write to a pipe is whole or not at all (pipe(7))."""
 _LONGEST_VALUE = 256
 _LONGEST_MESSAGE = 2048
-_PLAIN = frozenset("-_.,:;/+@%()[]{}<>|~#&*!?^$'`")
+_PLAIN = re.compile(r"[\w\-.,:;/+@%()\[\]{}<>|~#&*!?^$'`]+")
 
 
 class Log:
@@ -142,6 +143,6 @@ def _value(value: object, longest: int) -> str:
     text = str(value)
     if len(text) > longest:
         text = f"{text[: longest - 3]}..."
-    if text and all(each.isalnum() or each in _PLAIN for each in text):
+    if _PLAIN.fullmatch(text):
         return text
     return msgspec.json.encode(text.encode(errors="replace").decode()).decode()

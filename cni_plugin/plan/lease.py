@@ -6,11 +6,12 @@ Source: the reference bridge plugin's visible effects (containernetworking/plugi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_network
 
 import msgspec
 
 from cni_plugin.netconf import NetConf
+from cni_plugin.plan.address import interface
 from cni_plugin.plan.node import family
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig
 
@@ -31,19 +32,19 @@ def gateways(conf: NetConf, ips: Sequence[IPConfig]) -> tuple[str, ...]:
     if not conf.gateway:
         return ()
     return tuple(
-        dict.fromkeys(f"{each.gateway}/{ip_interface(each.address).network.prefixlen}" for each in ips if each.gateway)
+        dict.fromkeys(f"{each.gateway}/{interface(each.address).network.prefixlen}" for each in ips if each.gateway)
     )
 
 
 def subnets(ips: Sequence[IPConfig]) -> tuple[str, ...]:
     """The networks that these addresses are in."""
-    return tuple(dict.fromkeys(str(ip_interface(each.address).network) for each in ips))
+    return tuple(dict.fromkeys(str(interface(each.address).network) for each in ips))
 
 
 def _with_gateway(conf: NetConf, each: IPConfig) -> IPConfig:
     gateway = each.gateway
     if not gateway and conf.gateway:
-        gateway = str(ip_interface(each.address).network.network_address + 1)
+        gateway = str(interface(each.address).network.network_address + 1)
     return IPConfig(each.address, gateway, CONTAINER_INTERFACE)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from ipaddress import IPv4Interface, IPv6Address, ip_interface
+from ipaddress import IPv4Interface, IPv6Address
 from typing import NamedTuple
 
 import msgspec
@@ -37,6 +37,7 @@ from cni_plugin.model import (
     state,
 )
 from cni_plugin.netconf import NetConf
+from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig
 
 OWNER_MARK = "tulle:"
@@ -92,7 +93,7 @@ def derived_mac(attachment: Attachment, ips: Sequence[str]) -> str:
 
     has the MAC that its neighbours already know (failure 18); without one from the attachment's digest.
     """
-    four = next((each for text in ips if isinstance(each := ip_interface(text), IPv4Interface)), None)
+    four = next((each for text in ips if isinstance(each := interface(text), IPv4Interface)), None)
     body = four.ip.packed if four is not None else bytes.fromhex(attachment.digest[:8])
     return ":".join(f"{byte:02x}" for byte in (b"\x0a\x58" if four is not None else b"\x0a\x59") + body)
 
@@ -111,7 +112,7 @@ def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequen
 
 def learned_neighbours(dev: str, ips: Sequence[str], mac: str) -> State:
     """What the node may have learned of a pod with these addresses: assumed there, so that a diff removes it."""
-    addresses = [*(str(ip_interface(each).ip) for each in ips), link_local(mac)]
+    addresses = [*(str(interface(each).ip) for each in ips), link_local(mac)]
     return state(Neigh(dev, each, learned=True) for each in addresses)
 
 
@@ -211,7 +212,7 @@ def _route(dev: str, route: RouteConfig, gateway: str) -> Route:
     """A route of the result. One without a gateway of its own uses that of its family, unless it is on the link."""
     on_link = route.scope is not None and route.scope >= 253  # RT_SCOPE_LINK, include/uapi/linux/rtnetlink.h
     return Route(
-        dst=str(ip_interface(route.dst).network),
+        dst=str(interface(route.dst).network),
         dev=dev,
         via=route.gw or ("" if on_link else gateway),
         ns=POD,

@@ -85,6 +85,22 @@ def test_no_environment_keeps_it_from_answering(bundle: Path, trap: Path, hostil
     assert not (trap / "sprung").exists()
 
 
+def test_a_locale_that_speaks_no_utf8_keeps_it_from_nothing(bundle: Path, tmp_path: Path) -> None:
+    """The interpreter would look for that locale's codec before it does anything else, and the client has but one."""
+    made = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(tmp_path / "de_DE.ISO-8859-1")]
+    subprocess.run(made, check=True, capture_output=True)
+    assert version_of(bundle / "tulle", {"LOCPATH": str(tmp_path), "LC_ALL": "de_DE.ISO-8859-1"}) == VERSIONS
+
+
+def test_it_writes_to_the_middle_of_a_file(bundle: Path, tmp_path: Path) -> None:
+    """A stream that begins at another place than 0 wants more of its codec."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as file:
+        subprocess.run([str(bundle / "tulle")], env={}, stdout=file, stderr=file, timeout=30, check=True)
+    assert log.read_text().startswith("before\nTulle CNI plugin")
+
+
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 def test_a_delegated_plugin_gets_the_callers_environment_and_nothing_of_the_bundles(
     bundle: Path, trap: Path, tmp_path: Path, hostile: dict[str, str]
