@@ -9,21 +9,45 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import NamedTuple, Protocol
 
 from cni_plugin import backends
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import State
+from cni_plugin.model import State, Way
+from cni_plugin.network import Address
 
 
 class Me(NamedTuple):
-    """This node, and the interface that leads to its peers (MTU in bytes, prefixes it is directly connected to)."""
+    """This node, and the interface that bears its address (with the prefixes that this is directly connected to).
+
+    `mtu` in bytes is the smallest over the interfaces that lead to peers. `local`: its address on the underlay where
+    peers know it by another one. `ways` lead to peers' addresses, as far as there is a way now.
+    """
 
     node: Node
     uplink: str
     mtu: int
     prefixes: tuple[str, ...]
+    local: Address | None = None
+    ways: Mapping[str, Way] = {}
+
+    @property
+    def underlay(self) -> Address:
+        """Where its tunnels end."""
+        return self.local or self.node.addresses[0]
+
+    def link_to(self, address: Address) -> str:
+        """The interface by which it reaches an address without a router, "" where there is one in between.
+
+        Without a way, as while a link is down, the prefixes tell what is to be when it is back.
+        """
+        way = self.ways.get(str(address))
+        if way is not None:
+            return "" if way.via else way.dev
+        near = any(address in network for network in map(ip_network, self.prefixes))
+        return self.uplink if near else ""
 
 
 class Backend(Protocol):
@@ -37,11 +61,14 @@ class Backend(Protocol):
     def device(self, conf: object) -> str:
         """The name of the device that is this backend's alone, "" when it has none."""
 
-    def announce(self, me: Me, conf: object) -> Mapping[str, str]:
-        """What peers must know beyond address and subnets."""
+    def announce(self, node: Node, conf: object) -> Mapping[str, str]:
+        """What peers of this node must know beyond address and subnets, of which it has at least one."""
+
+    def ends(self, me: Me, peer: Node, conf: object) -> tuple[Address, ...]:
+        """The addresses of a peer that packets for its pods are sent to: the ways to them count. Raises nothing."""
 
     def local(self, me: Me, conf: object) -> State:
-        """What this node needs before any peer is known."""
+        """What this node needs before any peer is known. Raises CniError 7 when it cannot be had."""
 
     def peer(self, me: Me, peer: Node, conf: object) -> State:
         """What leads to one peer. Raises CniError 7 when it cannot be reached this way."""

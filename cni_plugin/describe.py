@@ -86,9 +86,10 @@ def _vxlan(verb: str, each: Vxlan) -> str:
     common = _words(("address", each.mac), ("mtu", each.mtu))
     if verb == "change":
         return f"ip link set {each.name}{common}"
+    bound = _words(("dev", each.underlay))
     return (
-        f"ip link add {each.name}{common} type vxlan id {each.vni} local {each.local} dev {each.underlay} "
-        f"dstport {each.port} nolearning"
+        f"ip link add {each.name}{common} type vxlan id {each.vni} local {each.local}{bound} dstport {each.port} "
+        "nolearning"
     )
 
 

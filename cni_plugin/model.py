@@ -15,7 +15,7 @@ object an empty string or a zero means "whatever the kernel has"; a bool always 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -32,6 +32,18 @@ MAIN_TABLE = 254
 """RT_TABLE_MAIN, include/uapi/linux/rtnetlink.h."""
 
 Key: TypeAlias = tuple[str, ...]
+
+
+class Way(NamedTuple):
+    """How this node's kernel sends to an address: by `dev`, from `source`, to the router `via`, "" without one.
+
+    `mtu` in bytes: that of the interface, or of the route where it is less. Not to be made, but what plans are made of.
+    """
+
+    dev: str
+    mtu: int
+    source: str = ""
+    via: str = ""
 
 
 class Object(msgspec.Struct, frozen=True, tag_field="object"):
@@ -88,14 +100,18 @@ class Veth(Object, frozen=True, tag="veth"):
 
 
 class Vxlan(Object, frozen=True, tag="vxlan"):
-    """A VXLAN device without learning: every neighbour and FDB entry is ours."""
+    """A VXLAN device without learning: every neighbour and FDB entry is ours.
+
+    Without an `underlay` its packets go by the routing table, each peer's by the interface that leads there; with one
+    all leave by that (`dev` of `ip link`; vxlan_xmit_one in drivers/net/vxlan/vxlan_core.c).
+    """
 
     FIXED: ClassVar[tuple[str, ...]] = ("vni", "port", "local", "underlay")
     name: str
     vni: int
     port: int
     local: str
-    underlay: str
+    underlay: str = ""
     mac: str = ""
     mtu: int = 0
     alias: str = ""

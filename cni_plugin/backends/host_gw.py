@@ -8,7 +8,6 @@ Where the peer has no IPv4 address, IPv4 pods are reached through its IPv6 one (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_network
 
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
@@ -35,10 +34,17 @@ def device(conf: Config) -> str:
     return ""
 
 
-def announce(me: Me, conf: Config) -> Mapping[str, str]:
+def announce(node: Node, conf: Config) -> Mapping[str, str]:
     """Nothing beyond address and subnets."""
-    del me, conf
+    del node, conf
     return {}
+
+
+def ends(me: Me, peer: Node, conf: Config) -> tuple[Address, ...]:
+    """The gateway of each family that has pods."""
+    del me, conf
+    found = {cidr.version: _end(peer, cidr.version) for cidr in peer.pod_cidrs}
+    return tuple(dict.fromkeys(each for each in found.values() if each is not None))
 
 
 def local(me: Me, conf: Config) -> State:
@@ -50,25 +56,25 @@ def local(me: Me, conf: Config) -> State:
 def peer(me: Me, peer: Node, conf: Config) -> State:
     """A route for each of the peer's subnets. Raises CniError 7 when the peer is not on this node's link."""
     del conf
+    gateways = {cidr: _gateway(me, peer, cidr.version) for cidr in peer.pod_cidrs}
     return state(
-        Route(dst=str(cidr), dev=me.uplink, via=str(_gateway(me, peer, cidr.version))) for cidr in peer.pod_cidrs
+        Route(dst=str(cidr), dev=me.link_to(gateway), via=str(gateway)) for cidr, gateway in gateways.items()
     )
 
 
-def on_link(me: Me, address: Address) -> bool:
-    """Whether this node reaches the address without a router."""
-    return any(address in network for network in map(ip_network, me.prefixes) if network.version == address.version)
+def _end(peer: Node, family: int) -> Address | None:
+    return peer.address(family) or (peer.address(6) if family == 4 else None)
 
 
 def _gateway(me: Me, peer: Node, family: int) -> Address:
-    gateway = peer.address(family) or (peer.address(6) if family == 4 else None)
+    gateway = _end(peer, family)
     if gateway is None:
         raise CniError(
             INVALID_CONFIG,
             f"cluster.nodes: {peer.name} has IPv6 pods but no IPv6 address to route them to: give it an ipv6Address, "
             "or use the vxlan backend",
         )
-    if not on_link(me, gateway):
+    if not me.link_to(gateway):
         raise CniError(
             INVALID_CONFIG,
             f"cluster.nodes: {peer.name}'s address {gateway} is not on the link of {me.uplink} "

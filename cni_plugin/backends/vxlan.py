@@ -1,5 +1,6 @@
 """VXLAN: pods' packets travel inside UDP between the nodes' addresses, over any network that routes those.
 
+The device is bound to no interface: each peer's packets leave by the one that leads there, as its MTU assumes.
 Nothing is learned and nothing is flooded. A VTEP's MAC is derived from its node's first pod subnet, so that a
 peer's entries follow from the node list alone; for each peer there are a route, a neighbour and an FDB entry:
 
@@ -18,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
 from cni_plugin.backend import Me
-from cni_plugin.backends import host_gw
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, state
@@ -64,16 +64,23 @@ def derived_mac(cidr: Network) -> str:
     return ":".join(f"{byte:02x}" for byte in (b"\x0a\x54" if cidr.version == 4 else b"\x0a\x36") + body)
 
 
-def announce(me: Me, conf: Config) -> Mapping[str, str]:
+def announce(node: Node, conf: Config) -> Mapping[str, str]:
     """The VTEP's MAC and VNI, which peers could also derive."""
-    return {"vtepMAC": derived_mac(me.node.pod_cidrs[0]), "vni": str(conf.vni)}
+    return {"vtepMAC": derived_mac(node.pod_cidrs[0]), "vni": str(conf.vni)}
+
+
+def ends(me: Me, peer: Node, conf: Config) -> tuple[Address, ...]:
+    """Its end of the tunnel, and with `directRouting` the addresses that plain routes could lead to."""
+    families = [me.underlay.version, *(cidr.version for cidr in peer.pod_cidrs if conf.direct_routing)]
+    found = (peer.address(each) for each in dict.fromkeys(families))
+    return tuple(each for each in found if each is not None)
 
 
 def local(me: Me, conf: Config) -> State:
     """The device, with the first address of each family's first subnet, from which this node itself speaks to pods."""
     if not me.node.pod_cidrs:
         raise CniError(INVALID_CONFIG, f"cluster.nodes: {me.node.name} has no podCIDRs, and VXLAN needs at least one")
-    underlay = me.node.addresses[0]
+    underlay = me.underlay
     name = device(conf)
     objects: list[AnyObject] = [
         Vxlan(
@@ -81,7 +88,6 @@ def local(me: Me, conf: Config) -> State:
             vni=conf.vni,
             port=conf.port,
             local=str(underlay),
-            underlay=me.uplink,
             mac=derived_mac(me.node.pod_cidrs[0]),
             mtu=conf.mtu or me.mtu - OVERHEAD[underlay.version],
             alias="tulle:vxlan",
@@ -101,11 +107,11 @@ def local(me: Me, conf: Config) -> State:
 
 def peer(me: Me, peer: Node, conf: Config) -> State:
     """Raises CniError 7 when the peer has no address of this node's family."""
-    remote = peer.address(me.node.addresses[0].version)
+    remote = peer.address(me.underlay.version)
     if remote is None:
         raise CniError(
             INVALID_CONFIG,
-            f"cluster.nodes: {peer.name} has no IPv{me.node.addresses[0].version} address, which {me.node.name}'s "
+            f"cluster.nodes: {peer.name} has no IPv{me.underlay.version} address, which {me.node.name}'s "
             "VXLAN device uses: give all nodes an address of one family",
         )
     return state(each for cidr in peer.pod_cidrs for each in _ways(me, peer, remote, cidr, conf))
@@ -113,8 +119,9 @@ def peer(me: Me, peer: Node, conf: Config) -> State:
 
 def _ways(me: Me, peer: Node, remote: Address, cidr: Network, conf: Config) -> Iterator[AnyObject]:
     direct = peer.address(cidr.version)
-    if conf.direct_routing and direct is not None and host_gw.on_link(me, direct):
-        yield Route(dst=str(cidr), dev=me.uplink, via=str(direct))
+    link = me.link_to(direct) if conf.direct_routing and direct is not None else ""
+    if link:
+        yield Route(dst=str(cidr), dev=link, via=str(direct))
         return
     mac, gateway = vtep_mac(peer), str(cidr.network_address)
     yield Fdb(device(conf), mac, str(remote))

@@ -6,12 +6,12 @@ memory for tests and dry runs. Only entry points choose one; all else is handed 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from cni_plugin.diff import Op
-from cni_plugin.model import AnyObject, State
+from cni_plugin.model import AnyObject, State, Way
 
 MOST_PORTS = 1023
 """What a Linux bridge holds: port numbers have ten bits and 0 is none (net/bridge/br_private.h, BR_PORT_BITS)."""
@@ -42,6 +42,9 @@ class Kernel(Protocol):
 
         Raises NetnsError, also for the node's own namespace unless that is allowed.
         """
+
+    def leave(self) -> None:
+        """Let go of the pod's namespace, if one was entered."""
 
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry the operations out in order. Deleting what is gone is success.
@@ -78,6 +81,28 @@ class Kernel(Protocol):
 
     def default_mtu(self) -> int:
         """The MTU in bytes of the interface that leads away from this node, 0 when none does."""
+
+    def interfaces(self) -> Mapping[str, tuple[str, ...]]:
+        """The links of the node that bear addresses, in the kernel's order, and those with prefix lengths.
+
+        Link-local ones are left out.
+        """
+
+    def advertise(self, where: Mapping[str, str]) -> Collection[str]:
+        """Tell every station on their links on which interfaces these addresses of the node are; those that it did."""
+
+    def ways(self, addresses: Iterable[str]) -> dict[str, Way]:
+        """The way to each of these addresses, at one message each.
+
+        One without a way, or of the node's own, is left out. What was only learned of a path's MTU, and will expire,
+        does not count.
+        """
+
+    def vni_holder(self, vni: int) -> str:
+        """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""
+
+    def port(self) -> int:
+        """The netlink port from which the node is changed: events bear the port of who caused them."""
 
     def owned(self, device: str) -> State:
         """All routes that bear our protocol number, and all entries of this VXLAN device. The one dump there is."""

@@ -232,7 +232,8 @@ def _vxlan(op: Op, each: Vxlan, place: Place) -> Iterator[bytearray]:
     if op.verb == "delete":
         yield _remove_link(each.name)
         return
-    attrs = _attrs(("IFLA_ADDRESS", each.mac), ("IFLA_MTU", each.mtu))
+    same = isinstance(op.was, Vxlan) and op.was.mac == each.mac  # to set it takes all neighbours (neigh_changeaddr)
+    attrs = _attrs(("IFLA_ADDRESS", "" if same else each.mac), ("IFLA_MTU", each.mtu))
     if op.verb == "change":
         yield _set(each.name, [*attrs, *_attrs(("IFLA_IFALIAS", each.alias))])
         return
@@ -242,7 +243,7 @@ def _vxlan(op: Op, each: Vxlan, place: Place) -> Iterator[bytearray]:
         ("IFLA_VXLAN_ID", each.vni),
         ("IFLA_VXLAN_PORT", each.port),
         (local, each.local),
-        ("IFLA_VXLAN_LINK", place.must(each.underlay)),
+        *_attrs(("IFLA_VXLAN_LINK", place.must(each.underlay) if each.underlay else 0)),
         ("IFLA_VXLAN_LEARNING", 0),
     )
     if not each.mac:
@@ -265,7 +266,8 @@ def _podlink(op: Op, each: PodLink, place: Place) -> Iterator[bytearray]:
     if op.verb == "delete":
         yield _remove_link(each.name)
     elif op.verb == "change":
-        yield _set(each.name, _attrs(("IFLA_ADDRESS", each.mac), ("IFLA_MTU", each.mtu)))
+        same = isinstance(op.was, PodLink) and op.was.mac == each.mac  # to set it takes all neighbours
+        yield _set(each.name, _attrs(("IFLA_ADDRESS", "" if same else each.mac), ("IFLA_MTU", each.mtu)))
     else:  # it came with its veth, or it cannot be made at all
         place.must(each.name)
 

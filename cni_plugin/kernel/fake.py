@@ -8,7 +8,9 @@ what (everything on a link, the pod's end with its veth), and it can be made to 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from types import TracebackType
 from typing import TypeVar
 
@@ -35,17 +37,22 @@ from cni_plugin.model import (
     Veth,
     Vlan,
     Vxlan,
+    Way,
     state,
 )
 
 _T = TypeVar("_T")
 _MAC = "02:00:00:00:00:01"
+_ROUTERS = {4: "192.0.2.254", 6: "fe80::fe"}
+"""Where the uplink's link ends, what lies beyond is reached by way of these."""
 
 
 class FakeKernel:
     """`door.Kernel` over a dict. `fail_at` counts operations from 0 over all calls of `apply`; that one is refused.
 
     `held` are addresses of the node beside those in `state`; `namespaces` the paths that `enter` finds (None: any).
+    `found_ways` are ways that differ from the uplink's (None: there is none); `asked` counts how often `ways`, `owned`
+    and `read` were asked for how many things.
     """
 
     def __init__(
@@ -61,8 +68,11 @@ class FakeKernel:
         self.fail_at = fail_at
         self.applied: list[Op] = []
         self.announced: list[tuple[str, str]] = []
+        self.advertised: list[dict[str, str]] = []
         self.pod = ""
-        self._uplink = uplink
+        self.found_ways: dict[str, Way | None] = {}
+        self.asked: Counter[str] = Counter()
+        self.uplink_there = uplink
         self._held = frozenset(held)
         self._namespaces = None if namespaces is None else frozenset(namespaces)
         self._tried = 0
@@ -86,6 +96,10 @@ class FakeKernel:
             raise NetnsError("gone", netns)
         self.pod = netns
 
+    def leave(self) -> None:
+        """Forget the path."""
+        self.pod = ""
+
     def apply(self, ops: Sequence[Op]) -> None:
         """Carry the operations out in order. Raises KernelError as a kernel would, or at operation `fail_at`."""
         done: list[Op] = []
@@ -100,6 +114,7 @@ class FakeKernel:
 
     def read(self, wanted: Iterable[AnyObject]) -> State:
         """What stands at the keys of these objects."""
+        self.asked["read"] += 1
         found = (self._find(each) for each in wanted)
         return state(each for each in found if each is not None)
 
@@ -137,14 +152,43 @@ class FakeKernel:
 
     def uplink(self, address: str) -> Uplink | None:
         """What the constructor was given, if the node holds this address."""
-        return self._uplink if address in self.locally_held() else None
+        return self.uplink_there if address in self.locally_held() else None
 
     def default_mtu(self) -> int:
         """The MTU of the uplink, 0 without one."""
-        return self._uplink.mtu if self._uplink else 0
+        return self.uplink_there.mtu if self.uplink_there else 0
+
+    def advertise(self, where: Mapping[str, str]) -> Collection[str]:
+        """Kept in `advertised`."""
+        self.advertised.append(dict(where))
+        return list(where)
+
+    def interfaces(self) -> Mapping[str, tuple[str, ...]]:
+        """Links with addresses; those that are `held` are the uplink's."""
+        names = dict.fromkeys(each.dev for each in self._all(Addr) if each.ns == HOST)
+        found = {name: self.addresses(name) for name in names}
+        if self.uplink_there is not None and self._held:
+            held = tuple(f"{each}/{64 if ':' in each else 24}" for each in sorted(self._held))
+            found[self.uplink_there.name] = (*held, *found.get(self.uplink_there.name, ()))
+        return found
+
+    def ways(self, addresses: Iterable[str]) -> dict[str, Way]:
+        """As `found_ways` says; else by the uplink, through a router to what is not on its link."""
+        found = {each: self.found_ways[each] if each in self.found_ways else self._way(each) for each in addresses}
+        self.asked["ways"] += len(found)
+        return {address: each for address, each in found.items() if each is not None}
+
+    def vni_holder(self, vni: int) -> str:
+        """The VXLAN device of this VNI."""
+        return next((each.name for each in self._all(Vxlan) if each.vni == vni), "")
+
+    def port(self) -> int:
+        """There is no netlink here."""
+        return 0
 
     def owned(self, device: str) -> State:
         """Routes with our protocol number on the node, and the entries of this device."""
+        self.asked["owned"] += 1
         routes = (each for each in self._all(Route) if each.ns == HOST and not _is_foreign(each))
         neighbours = (each for each in self._all(Neigh) if each.dev == device and not each.learned)
         remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
@@ -163,6 +207,13 @@ class FakeKernel:
     def locally_held(self) -> frozenset[str]:
         """`held`, and the addresses on the node's links."""
         return self._held | {each.address.split("/")[0] for each in self._all(Addr) if each.ns == HOST}
+
+    def _way(self, address: str) -> Way | None:
+        if self.uplink_there is None or address in self.locally_held():
+            return None
+        where = ip_address(address)
+        near = any(where in network for network in map(ip_network, self.uplink_there.prefixes))
+        return Way(self.uplink_there.name, self.uplink_there.mtu, via="" if near else _ROUTERS[where.version])
 
     def _all(self, kind: type[_T]) -> list[_T]:
         return [each for each in self.state.values() if isinstance(each, kind)]
@@ -201,7 +252,9 @@ class FakeKernel:
 
     def _exists(self, key: Key) -> bool:
         """Every namespace has a loopback, and links may stand that nobody here made: the node's uplink."""
-        return key in self.state or key[2] == "lo" or (self._uplink is not None and key[2] == self._uplink.name)
+        given = {self.uplink_there.name} if self.uplink_there else set()
+        ways = {each.dev for each in self.found_ways.values() if each is not None}
+        return key in self.state or key[2] == "lo" or key[2] in given | ways
 
     def _carry_out(self, op: Op) -> None:
         each = op.object
@@ -255,7 +308,7 @@ def _needs(each: AnyObject) -> list[Key]:
     """Links that must be there beside the holder."""
     if isinstance(each, Veth) and each.master:
         return [("link", HOST, each.master)]
-    return [("link", HOST, each.underlay)] if isinstance(each, Vxlan) else []
+    return [("link", HOST, each.underlay)] if isinstance(each, Vxlan) and each.underlay else []
 
 
 def _may_stand(each: AnyObject) -> bool:

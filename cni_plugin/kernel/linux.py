@@ -9,8 +9,8 @@ call to the next but the sockets: links come and go between two of them. It may 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import TracebackType
 
@@ -38,12 +38,14 @@ from cni_plugin.kernel.read import (
 )
 from cni_plugin.kernel.remover import Remover
 from cni_plugin.kernel.routes import Routes
+from cni_plugin.kernel.ways import ways
 from cni_plugin.meter import Meter
-from cni_plugin.model import HOST, AnyObject, Fdb, Neigh, Route, State, state
+from cni_plugin.model import HOST, AnyObject, Fdb, Neigh, Route, State, Way, state
 
 ALIAS_MARK = "tulle:"
 """What the ifalias of a link of ours begins with."""
 _SCOPE_LINK = 253
+_MAC_TEXT = 17
 _RTN_UNICAST = 1
 _ANYWHERE = ("192.0.0.8", "100::1")
 """The dummy address of RFC 7600 and one to be discarded (RFC 6666), which no network has: the way to them is the way
@@ -195,6 +197,47 @@ class LinuxKernel:
             if link := self._host.link_at(route.number("RTA_OIF")):
                 return link.number("IFLA_MTU")
         return 0
+
+    def interfaces(self) -> Mapping[str, tuple[str, ...]]:
+        """The links of the node that bear addresses, and those with prefix lengths, link-local ones left out."""
+        self._forget()
+        found: dict[int, list[str]] = {}
+        for each in self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0})):
+            if each.field("scope") != _SCOPE_LINK:
+                found.setdefault(each.field("index"), []).append(prefix_of(each))
+        return {self._host.name(index): tuple(found[index]) for index in sorted(found)}
+
+    def advertise(self, where: Mapping[str, str]) -> Collection[str]:
+        """As the door promises; where links have no Ethernet address nobody need be told; what is tentative is not."""
+        from cni_plugin.kernel.advertise import advertise  # of all who use this kernel only the agent ever needs it
+
+        told = []
+        for address, dev in where.items():
+            link = self._host.link(dev)
+            if link is None:
+                continue
+            mac = link.text("IFLA_ADDRESS")
+            with suppress(OSError), self._host.inside():
+                if len(mac) == _MAC_TEXT:
+                    advertise(address, dev, link.link, mac)
+                told.append(address)
+        return told
+
+    def ways(self, addresses: Iterable[str]) -> dict[str, Way]:
+        """The way to each of these addresses; one without a way, or of the node's own, is left out."""
+        with self._meter.step("netlink"):
+            return ways(self._host, addresses)
+
+    def vni_holder(self, vni: int) -> str:
+        """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""
+        path = ("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VXLAN_ID")
+        kind = ("IFLA_LINKINFO", "IFLA_INFO_KIND")
+        found = (each for each in self._host.links() if each.text(*kind) == "vxlan" and each.number(*path) == vni)
+        return next((each.text("IFLA_IFNAME") for each in found), "")
+
+    def port(self) -> int:
+        """The netlink port from which the node is changed."""
+        return self._host.netlink.port
 
     def owned(self, device: str) -> State:
         """All routes that bear our protocol number, and all permanent entries of this VXLAN device."""

@@ -15,10 +15,12 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
+from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import HEADER
 from cni_plugin.kernel.raw import (
     IFLA_ADDRESS,
@@ -36,8 +38,9 @@ from cni_plugin.kernel.raw import (
 from cni_plugin.model import ROUTE_PROTOCOL
 
 Changed: TypeAlias = int
-LINKS, ADDRESSES, ROUTES, NEIGHBOURS, RULES, KNOBS, UPLINKS = 1, 2, 4, 8, 16, 32, 64
-EVERYTHING: Changed = 127
+LINKS, ADDRESSES, ROUTES, NEIGHBOURS, RULES, KNOBS, UPLINKS, WAYS = 1, 2, 4, 8, 16, 32, 64, 128
+"""UPLINKS: links that are not ours to change; WAYS: others' routes that lead to peers."""
+EVERYTHING: Changed = 255
 
 _GROUPS = (1, 3, 5, 7, 9, 11, 24, 25)
 """RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF."""
@@ -52,6 +55,9 @@ _NETCONFA_IFINDEX, _NETCONFA_ALL = 1, b"\xff\xff\xff\xff"
 _IFINFO, _IFADDR, _RT, _ND = Struct("=BxHiII"), Struct("=BBBBI"), Struct("=BBBBBBBBI"), Struct("=BxxxiHBB")
 _NLM_F_REPLACE = 0x100
 _SCOPE_LINK = 253
+_AF_BRIDGE, _NDA_DST, _NDA_LLADDR, _RTA_DST, _RTM_F_CLONED = 7, 1, 2, 1, 0x200
+_LEADS_AWAY = (1, 6, 7, 8)
+"""RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT."""
 _NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
 _IFF_UP, _IFF_PROMISC = 0x1, 0x100
 _IFLA_BR_VLAN_FILTERING = 7
@@ -59,13 +65,33 @@ _NEWGEN = 10 << 8 | 15
 _GEN_PROC_PID, _GEN_PROC_NAME, _NFPROTO_INET, _TABLE_NAME = 2, 3, 1, 1
 _ENGINE = b"tulled\0"
 _OUR_TABLE = b"tulle\0"
+_BITS: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
 _MARK = b"tulle:"
 _POD_PORT = re.compile(rb"tl[0-9a-f]{11}\0")
+
+
+class Beyond(NamedTuple):
+    """What else matters to who follows a cluster: others' routes to these peers, and addresses of all links.
+
+    What the netlink port `port` did is no news, it is ours; but of tunnels' entries the kernel does not always say who
+    changed them. `entry` tells what there should be: of a MAC the VTEP behind it, of an address the MAC, "" for none.
+    `blocked`: a route of ours waits for somebody else's to go.
+    """
+
+    peers: tuple[str, ...] = ()
+    entry: Callable[[str], str] | None = None
+    port: int = 0
+    everywhere: bool = False
+    blocked: bool = False
+
+
+_NOTHING = Beyond()
 
 
 class _Event(NamedTuple):
     kind: int
     flags: int
+    port: int
     data: bytes
     body: int
     end: int
@@ -79,6 +105,8 @@ class Monitor:
         self._names: frozenset[bytes] = frozenset()
         self._tunnels: frozenset[int] = frozenset()
         self._uplinks: frozenset[int] = frozenset()
+        self._beyond = Beyond()
+        self._peers: dict[int, list[int]] = {}
         self._seen: dict[int, object] = {}
         self._rules_touched = False
         self._sockets: dict[int, tuple[socket.socket, Callable[[_Event], Changed]]] = {}
@@ -100,11 +128,16 @@ class Monitor:
         """What to wait for: readable when there is something to drain."""
         return tuple(self._sockets)
 
-    def watch(self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str]) -> None:
+    def watch(
+        self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str], beyond: Beyond = _NOTHING
+    ) -> None:
         """From now on these links matter (numbers by name, 0 for one that is missing).
 
         Of `tunnels` also the entries do; `uplinks` are those that are not ours to change.
         """
+        if beyond.peers != self._beyond.peers:
+            self._peers = _sorted(beyond.peers)
+        self._beyond = beyond
         self._links = frozenset(index for index in links.values() if index)
         self._names = frozenset(name.encode() + b"\0" for name in links)
         self._uplinks = frozenset(links[name] for name in uplinks if links.get(name))
@@ -136,19 +169,55 @@ class Monitor:
         if event.kind in (_NEWNEIGH, _DELNEIGH):
             return self._neighbour_event(event)
         if event.kind in (_NEWROUTE, _DELROUTE):
-            return _route_change(event)
+            return self._route_change(event)
         if event.kind in (_NEWADDR, _DELADDR):
             _, _, _, scope, index = _IFADDR.unpack_from(event.data, event.body)
-            return self._on(index, ADDRESSES) if index in self._links and scope != _SCOPE_LINK else 0
+            if scope == _SCOPE_LINK:
+                return 0
+            if index in self._links:
+                return self._on(index, ADDRESSES)
+            return UPLINKS | WAYS if self._beyond.everywhere else 0
         return self._knob_event(event) if event.kind == _NEWNETCONF else 0
 
     def _neighbour_event(self, event: _Event) -> Changed:
         """All that we make is permanent; one of ours that is deleted is "failed" before it goes."""
         _, index, state, _, _ = _ND.unpack_from(event.data, event.body)
-        if index not in self._tunnels or (state & _NUD_NOARP and not state & _NUD_PERMANENT):
+        if index not in self._tunnels or (state & _NUD_NOARP and not state & _NUD_PERMANENT) or self._is_mine(event):
             return 0
-        gone = event.kind == _DELNEIGH or state & _NUD_FAILED
+        gone = event.kind == _DELNEIGH or bool(state & _NUD_FAILED)
+        if self._beyond.entry is not None:
+            return NEIGHBOURS if self._entry_differs(event, self._beyond.entry, gone=gone) else 0
         return NEIGHBOURS if gone or state & _NUD_PERMANENT else 0
+
+    def _entry_differs(self, event: _Event, entry: Callable[[str], str], *, gone: bool) -> bool:
+        """vxlan_fdb_info in drivers/net/vxlan/vxlan_core.c tells no port, nor does neigh_cleanup_and_release."""
+        found = dict(attributes(event.data, event.body + _ND.size, event.end))
+        mac, address = found.get(_NDA_LLADDR, b"").hex(":"), _address(found.get(_NDA_DST, b""))
+        what, leads_to = (mac, address) if event.data[event.body] == _AF_BRIDGE else (address, mac)
+        return entry(what) != ("" if gone else leads_to)
+
+    def _route_change(self, event: _Event) -> Changed:
+        """Of our routes all; somebody else's in the place of another, which is told of theirs; or on a peer's way."""
+        family, bits, _, _, _, protocol, _, kind, flags = _RT.unpack_from(event.data, event.body)
+        if protocol == ROUTE_PROTOCOL:
+            return 0 if self._is_mine(event) else ROUTES
+        if kind not in _LEADS_AWAY or flags & _RTM_F_CLONED:
+            return 0
+        replaced = event.kind == _NEWROUTE and event.flags & _NLM_F_REPLACE
+        freed = event.kind == _DELROUTE and self._beyond.blocked
+        return (ROUTES if replaced or freed else 0) | (WAYS if self._leads_to_peer(family, bits, event) else 0)
+
+    def _leads_to_peer(self, family: int, bits: int, event: _Event) -> bool:
+        peers = self._peers.get(family)
+        if not peers:
+            return False
+        around = attributes(event.data, event.body + _RT.size, event.end)
+        first = int.from_bytes(next((value for kind, value in around if kind == _RTA_DST), b""), "big")
+        at = bisect_left(peers, first)
+        return at < len(peers) and peers[at] < first + (1 << (_BITS[family] - bits))
+
+    def _is_mine(self, event: _Event) -> bool:
+        return event.port != 0 and event.port == self._beyond.port
 
     def _knob_event(self, event: _Event) -> Changed:
         """net/ipv4/devinet.c: a value was written for one link, or for all of them."""
@@ -203,11 +272,15 @@ class Monitor:
         return 0
 
 
-def _route_change(event: _Event) -> Changed:
-    """Of our routes all; and somebody else's that was put in the place of another, which is told of theirs."""
-    _, _, _, _, _, protocol, _, _, _ = _RT.unpack_from(event.data, event.body)
-    replaced = event.kind == _NEWROUTE and event.flags & _NLM_F_REPLACE
-    return ROUTES if protocol == ROUTE_PROTOCOL or replaced else 0
+def _sorted(peers: Iterable[str]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for each in peers:
+        found.setdefault(family_of(each), []).append(int.from_bytes(packed(each), "big"))
+    return {family: sorted(each) for family, each in found.items()}
+
+
+def _address(wire: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(wire) == 4 else socket.AF_INET6, wire) if wire else ""
 
 
 def _subscribed(protocol: int, groups: int) -> socket.socket:
@@ -227,10 +300,10 @@ def _subscribed(protocol: int, groups: int) -> socket.socket:
 def _events(data: bytes) -> Iterator[_Event]:
     offset = 0
     while offset + HEADER.size <= len(data):
-        length, kind, flags, _, _ = HEADER.unpack_from(data, offset)
+        length, kind, flags, _, port = HEADER.unpack_from(data, offset)
         if length < HEADER.size:
             return
-        yield _Event(kind, flags, data, offset + HEADER.size, offset + length)
+        yield _Event(kind, flags, port, data, offset + HEADER.size, offset + length)
         offset += (length + 3) & ~3
 
 

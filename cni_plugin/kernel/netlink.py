@@ -66,6 +66,12 @@ class Netlink:
         """Close the socket; twice does no harm."""
         self._socket.close()
 
+    @property
+    def port(self) -> int:
+        """The socket's own number, which events bear that its requests cause."""
+        name: tuple[int, int] = self._socket.getsockname()
+        return name[0]
+
     def send(self, requests: Sequence[bytearray]) -> list[Outcome]:
         """Carry all of these out, also those after a refused one; their outcomes in the same order."""
         outcomes: list[Outcome] = []
@@ -86,6 +92,13 @@ class Netlink:
                 return None
             raise Refused(outcome)
         raise AssertionError("a socket has no end")
+
+    def ask_all(self, requests: Sequence[bytearray]) -> list[bytes]:
+        """The answers to many questions about one object each, whole messages in order; b"" for a refusal."""
+        answers: list[bytes] = []
+        while len(answers) < len(requests):
+            answers += self._questions(_chunk(requests, len(answers)))
+        return answers
 
     def dump(self, request: bytearray) -> list[Message]:
         """Everything that matches. A list that changed while it was read is read again. Raises Refused."""
@@ -141,6 +154,22 @@ class Netlink:
                 if frame.sequence == last:
                     break
         return outcomes
+
+    def _questions(self, chunk: Sequence[bytearray]) -> list[bytes]:
+        """Each is answered once, by a message or by an error."""
+        first = self._sequence + 1
+        for request in chunk:
+            self._number(request)
+        self._socket.send(b"".join(chunk))
+        answers: list[bytes | None] = [None] * len(chunk)
+        missing = len(chunk)
+        for frame in self._receive(first):
+            place = frame.sequence - first
+            missing -= answers[place] is None
+            answers[place] = b"" if frame.kind == _ERROR else frame.data[frame.offset : frame.offset + frame.length]
+            if not missing:
+                break
+        return [each or b"" for each in answers]
 
     def _read_dump(self) -> tuple[list[Message], bool]:
         messages: list[Message] = []

@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from struct import Struct
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
+IFLA_AF_SPEC, IFLA_EXT_MASK = 26, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 _HEADER = Struct("=HH")
 _TYPE = 0x3FFF
 """NLA_TYPE_MASK: the two upper bits say that it is nested, and that it is in network byte order."""
 
 
-def attributes(data: bytes | bytearray, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """The attributes between two offsets, each with its type and its bytes as they are."""
-    unpack = _HEADER.unpack_from
-    while start + 4 <= end:
+    unpack, last = _HEADER.unpack_from, end - 4
+    while start <= last:
         length, kind = unpack(data, start)
         if length < 4:
             return
-        yield kind & _TYPE, bytes(data[start + 4 : start + length])
+        yield kind & _TYPE, data[start + 4 : start + length]
         start += (length + 3) & ~3
 
 

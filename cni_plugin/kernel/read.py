@@ -264,7 +264,12 @@ class Reader:
 def addresses_on(space: Namespace, dev: str) -> list[Message]:
     """The addresses of a link, of both families; none without the link."""
     index = space.index(dev)
-    return space.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0, "index": index})) if index else []
+    try:
+        return space.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0, "index": index})) if index else []
+    except Refused as error:
+        if error.errno != errno.ENODEV:  # it went since its index was asked for
+            raise
+        return []
 
 
 def local_address(message: Message) -> str:

@@ -67,7 +67,7 @@ def test_it_is_deterministic(name: str, shape: Shape) -> None:
     one, other = planned(found, shape, range(2, 5)), planned(found, shape, range(2, 5))
     assert one == other
     assert list(one) == list(other)
-    assert found.announce(us(shape), found.configure({})) == found.announce(us(shape), found.configure({}))
+    assert found.announce(us(shape).node, found.configure({})) == found.announce(us(shape).node, found.configure({}))
 
 
 @names

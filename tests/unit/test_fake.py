@@ -25,6 +25,7 @@ from cni_plugin.model import (
     Up,
     Veth,
     Vxlan,
+    Way,
     state,
 )
 
@@ -163,6 +164,10 @@ def test_it_answers_about_addresses_and_marks_as_a_node_does() -> None:
     assert kernel.uplink("192.0.2.1") == uplink
     assert kernel.uplink("192.0.2.9") is None
     assert kernel.default_mtu() == 1450
+    assert kernel.interfaces() == {"ens3": ("192.0.2.1/24",), "tulle0": ("10.22.0.1/16",)}
+    assert kernel.ways(["192.0.2.9", "203.0.113.1", "192.0.2.1"]) == {
+        "192.0.2.9": Way("ens3", 1450), "203.0.113.1": Way("ens3", 1450, via="192.0.2.254"),
+    }
     assert kernel.own_links() == (OwnLink("tulle0", "tulle:net"),)
     assert kernel.link_mac("nowhere") == ""
 
