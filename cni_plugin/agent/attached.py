@@ -68,6 +68,18 @@ class Attachments:
             self.bridges = self._wanted()
         return changed
 
+    def behind(self, network: str, mtu: int) -> list[Attachment]:
+        """Those of a network with another MTU that nobody fixed in a configuration."""
+        return [
+            each.attachment
+            for each in self
+            if each.attachment.network == network and each.use[2] != mtu and self._follows(each)
+        ]
+
+    def _follows(self, each: Attached) -> bool:
+        conf = self._confs[each.use[3]]
+        return not conf.mtu and conf.cluster is not None
+
     def _folder(self, network: str, known: _Folder | None) -> _Folder:
         path = self._records.folder(network)
         try:

@@ -11,13 +11,12 @@ again is met less and less often (1 s, 2 s, ... 30 s), and it is said; attachmen
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from threading import Thread
 from time import monotonic, perf_counter
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -25,9 +24,9 @@ from cni_plugin.agent.attached import Attached, Attachments
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.settings import Settings
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel, OwnLink, open_kernel
 from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.inotify import Inotify
 from cni_plugin.kernel.monitor import (
     ADDRESSES,
     EVERYTHING,
@@ -37,19 +36,26 @@ from cni_plugin.kernel.monitor import (
     ROUTES,
     RULES,
     UPLINKS,
+    WAYS,
+    Beyond,
     Changed,
     Monitor,
 )
-from cni_plugin.model import Bridge, Route, State, Up, Vxlan
+from cni_plugin.model import Bridge, Up
 from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.plan.node import BRIDGE_ALIAS
 from cni_plugin.records import Record, Records
+from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead
-from cni_plugin.verbs.peers import all_facts, programmed
-from cni_plugin.verbs.repair import Repair, bridge, cluster, masquerade, ports
+from cni_plugin.verbs.peers import Facts, all_facts
+from cni_plugin.verbs.repair import Repair, bridge, cluster, masquerade, mtu, ports
 
 QUIET, LONGEST = 0.030, 0.150
 """Seconds without an event after which a pass is made, and seconds after the first event when it is made anyway."""
+
+LISTS: Changed = EVERYTHING + 1
+"""A file that a configuration names as its `cluster` changed, beside what the monitor tells."""
+_OF_CLUSTERS = LINKS | ADDRESSES | ROUTES | NEIGHBOURS | KNOBS | WAYS | LISTS
 
 COLLECTED = "attachments without a sandbox"
 """What collecting them is called where repairs are counted."""
@@ -77,24 +83,34 @@ class Events(Protocol):
     def drain(self, fd: int) -> Changed:
         """What may have changed."""
 
-    def watch(self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str]) -> None:
+    def watch(
+        self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str], beyond: Beyond
+    ) -> None:
         """What matters from now on."""
 
     def close(self) -> None:
         """Let go."""
 
 
-class _Links(NamedTuple):
-    mark: tuple[int, int, int]
-    tunnels: frozenset[str]
-    uplinks: frozenset[str]
+class Clusters(Protocol):
+    """Who keeps clusters that a source tells of: `agent.membership`. All calls come in a pass of the loop."""
+
+    def networks(self) -> Collection[str]:
+        """The networks that it keeps: nobody else looks at their part of the node."""
+
+    def look(self, changed: Changed, *, thorough: bool) -> Iterable[Repair]:
+        """Make true what the source said, and put right what may have changed."""
+
+    def watch(self) -> Watch:
+        """What to be told of from now on."""
 
 
 class Reconciler:
     """See above. All on one thread, but for what a foreign IPAM is told of collected attachments. Raises OSError."""
 
     def __init__(
-        self, kernel: Kernel, records: Records, journal: Told, settings: Settings, events: Events | None = None
+        self, kernel: Kernel, records: Records, journal: Told, settings: Settings, events: Events | None = None,
+        *, clusters: Clusters | None = None,
     ) -> None:
         self._kernel = kernel
         self._records = records
@@ -108,7 +124,9 @@ class Reconciler:
         self._dead: dict[Attached, float] = {}
         self._collected: deque[tuple[list[Record], list[str], float]] = deque()
         self._beside: Thread | None = None
-        self._clusters: dict[str, _Links] = {}
+        self._clusters = clusters
+        self._lists = _inotify()
+        self._awake = False
         self._numbers: dict[str, int] = {}
         self._own: dict[str, OwnLink] = {}
         self._changed: Changed = 0
@@ -124,20 +142,29 @@ class Reconciler:
 
     def filenos(self) -> tuple[int, ...]:
         """What to wait for."""
-        return self._events.filenos()
+        return (*self._events.filenos(), *(self._lists.filenos() if self._lists else ()))
 
     def readable(self, fd: int) -> None:
         """Read the events that are there, and note where to look."""
-        changed = self._events.drain(fd)
-        if changed & UPLINKS:
+        if self._lists is not None and fd in self._lists.filenos():
+            changed = LISTS if self._lists.drain() else 0
+        else:
+            changed = self._events.drain(fd)
+        if changed & (UPLINKS | LISTS):
             self._patience.forgive()
         if changed:
             self._last = monotonic()
             self._first = self._first if self._changed else self._last
             self._changed |= changed
 
+    def wake(self) -> None:
+        """Make a pass at once: the source said something."""
+        self._awake = True
+
     def due(self) -> float | None:
         """The time.monotonic() of the next pass."""
+        if self._awake:
+            return 0.0
         soon = min(self._last + QUIET, self._first + LONGEST) if self._changed else self._next
         return min(soon, self._next, self._patience.ends())
 
@@ -146,10 +173,10 @@ class Reconciler:
         now = monotonic()
         full = now >= self._next
         again = now >= self._patience.ends()
-        changed = EVERYTHING if full or again else self._changed
+        changed = EVERYTHING | LISTS if full or again else self._changed
         if full:
             self._next = now + self._settings.interval
-        self._changed = 0
+        self._changed, self._awake = 0, False
         self._patience.over(now)
         self.passes += 1
         self._guarded("records", lambda: self._look(changed, thorough=full or again))
@@ -162,24 +189,53 @@ class Reconciler:
     def close(self) -> None:
         """Let go of the sockets."""
         self._events.close()
+        if self._lists is not None:
+            self._lists.close()
 
     def _look(self, changed: Changed, *, thorough: bool) -> None:
         kernel, records = self._kernel, self._records
         self._attachments.refresh()
         if changed & (LINKS | ADDRESSES | KNOBS):
-            for name, want in self._attachments.bridges.items():
-                self._step(f"bridge {name}", partial(bridge, kernel, records, want, self._macs.get(name, "")))
-            self._remember_macs()
+            self._look_at_bridges()
         if thorough or (changed & LINKS and self._is_new_bridge()):
             self._own = {each.name: each for each in kernel.own_links()} if self._attachments.bridges else {}
             on = {each.attachment: each.bridge for each in self._attachments}
             self._step("ports of pods", partial(ports, kernel, records, on, self._own))
-        if changed & (LINKS | ADDRESSES | ROUTES | NEIGHBOURS | KNOBS):
-            for facts in all_facts(records):
-                self._step(f"cluster of {facts.network}", partial(cluster, facts, kernel, records))
+        self._look_at_clusters(changed, thorough=thorough)
+        if self._follow_mtu() and self._attachments.refresh():
+            self._look_at_bridges()
         if changed & RULES:
             self._step("masquerade", partial(masquerade, kernel, records))
         self._watch()
+
+    def _look_at_bridges(self) -> None:
+        for name, want in self._attachments.bridges.items():
+            look = partial(bridge, self._kernel, self._records, want, self._macs.get(name, ""))
+            self._step(f"bridge {name}", look)
+        self._remember_macs()
+
+    def _look_at_clusters(self, changed: Changed, *, thorough: bool) -> None:
+        kept: Collection[str] = ()
+        if self._clusters is not None:
+            start = perf_counter()
+            for found in self._clusters.look(changed, thorough=thorough):
+                self._tell(found, perf_counter() - start)
+            kept = self._clusters.networks()
+        if changed & _OF_CLUSTERS:
+            for facts in all_facts(self._records):
+                if facts.network not in kept:
+                    self._step(f"cluster of {facts.network}", partial(cluster, facts, self._kernel, self._records))
+
+    def _follow_mtu(self) -> bool:
+        """Pods that live get the MTU that the underlay leaves now; whether any did."""
+        followed = False
+        for facts in all_facts(self._records):
+            behind = self._attachments.behind(facts.network, facts.mtu)
+            if behind:
+                what = f"MTU of pods in {facts.network}"
+                self._step(what, partial(mtu, self._kernel, self._records, behind, facts))
+                followed = True
+        return followed
 
     def _step(self, what: str, look: Callable[[], Repair]) -> None:
         if self._patience.holds(what):
@@ -218,9 +274,11 @@ class Reconciler:
 
     def _remember_macs(self) -> None:
         """The MAC of each bridge of ours, which pods know: one that is made anew, or was changed, gets it back."""
-        names = self._attachments.bridges
+        names = self._attachments.bridges.keys()
+        # one without pods is asked again and again: the next pod on it may come without a pass that would tell
+        idle = {name for name in self._macs.keys() - names if self._kernel.link_index(name)}
         self._macs = {name: mac for name, mac in self._macs.items() if name in names}
-        for name in names.keys() - self._macs.keys():
+        for name in (names - self._macs.keys()) | idle:
             try:
                 found = list(self._kernel.read([Bridge(name)]).values())
             except KernelError:  # no bridge, and told by the look at it
@@ -232,29 +290,25 @@ class Reconciler:
     def _watch(self) -> None:
         wanted = (each for want in self._attachments.bridges.values() for each in want.values())
         bridges = {each.name for each in wanted if isinstance(each, Up)}
-        tunnels, uplinks = self._links_of_clusters()
+        more = self._clusters.watch() if self._clusters is not None else Watch()
+        facts = all_facts(self._records)
+        tunnels = {each.device for each in facts if each.device} | more.tunnels
+        uplinks = {name for each in facts for name in each.uplinks} | more.uplinks - tunnels
         # a bridge that the last pod has left is not wanted, but known, so that the next pod on it is no news
         names = bridges | tunnels | uplinks | self._numbers.keys()
         links = {name: self._kernel.link_index(name) for name in names}
         self._numbers = {name: index for name, index in links.items() if index}
-        self._events.watch(links, tunnels, uplinks - bridges)
+        everywhere = self._clusters is not None
+        beyond = Beyond(more.peers, more.entry, self._kernel.port(), everywhere=everywhere, blocked=more.blocked)
+        self._events.watch(links, tunnels, uplinks - bridges, beyond)
+        self._watch_lists(facts)
 
-    def _links_of_clusters(self) -> tuple[set[str], set[str]]:
-        """The devices that clusters made, and those that lead to peers. Read again only when they were written."""
-        tunnels: set[str] = set()
-        uplinks: set[str] = set()
-        known = self._clusters
-        self._clusters = {}
-        for network in files.names(f"{self._records.run_dir}/programmed"):
-            stamp = os.stat(f"{self._records.run_dir}/programmed/{network}")
-            mark = stamp.st_ino, stamp.st_mtime_ns, stamp.st_size
-            cached = known.get(network)
-            if cached is None or cached.mark != mark:
-                cached = _Links(mark, *_links_of(programmed(self._records, network)))
-            self._clusters[network] = cached
-            tunnels |= cached.tunnels
-            uplinks |= cached.uplinks
-        return tunnels, uplinks - tunnels
+    def _watch_lists(self, facts: Iterable[Facts]) -> None:
+        """The files of lists that people keep; an agent's own changes with what its source says."""
+        kept = self._clusters.networks() if self._clusters is not None else ()
+        sources = (msgspec.json.decode(each.source) for each in facts if each.network not in kept)
+        if self._lists is not None:
+            self._guarded("node lists", partial(self._lists.watch, {each for each in sources if isinstance(each, str)}))
 
     def _check(self) -> None:
         """Collect attachments of which neither wire nor sandbox is left, after a time of grace."""
@@ -293,7 +347,9 @@ class Reconciler:
             self._collect(due, kernel)
 
 
-def _links_of(state: State) -> tuple[frozenset[str], frozenset[str]]:
-    tunnels = frozenset(each.name for each in state.values() if isinstance(each, Vxlan))
-    uplinks = {each.underlay for each in state.values() if isinstance(each, Vxlan)}
-    return tunnels, frozenset(uplinks | {each.dev for each in state.values() if isinstance(each, Route)})
+def _inotify() -> Inotify | None:
+    """Without it lists are read again at the interval only (EMFILE: fs.inotify.max_user_instances)."""
+    try:
+        return Inotify()
+    except OSError:
+        return None

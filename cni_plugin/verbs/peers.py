@@ -10,29 +10,46 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from errno import EEXIST
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
-from cni_plugin.diff import Op
-from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.diff import Op, diff
+from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.model import Addr, AnyObject, Route, State, Up, Vxlan, state
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, Route, State, Up, Vxlan, Way, state
 from cni_plugin.netconf import NetConf
-from cni_plugin.plan.node import node_state
+from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.records import Records
-from cni_plugin.verbs.ensure import settle
+from cni_plugin.verbs.ensure import settle, undo
 
 VXLAN_ALIAS = "tulle:vxlan"
+CLUSTER_FILE = "cluster.json"
+"""The name in the run folder under which an agent keeps the list that it learned."""
+MIN_IPV6_MTU = 1280
+"""RFC 8200, section 5: a link with less cannot carry IPv6."""
+MOST_REFUSED = 20
+"""Objects of peers that the kernel may refuse before the whole is given up."""
+_TICK = 50_000_000
+"""Nanoseconds within which two writings of a file may bear the same time."""
+
+Stamp: TypeAlias = tuple[int, ...]
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What was programmed, and what wiring a pod needs to know of it. `mtu` in bytes."""
+    """What was programmed, and what wiring a pod needs to know of it. `mtu` in bytes.
+
+    `digest` is that of the list, `stamp` what its file looked like, () where that does not tell it from another.
+    """
 
     network: str
     digest: str
@@ -46,26 +63,43 @@ class Facts(msgspec.Struct, frozen=True):
     inside: tuple[str, ...]
     peers: int
     source: msgspec.Raw
+    uplinks: tuple[str, ...] = ()
+    stamp: Stamp = ()
 
 
 def ensure(conf: NetConf, kernel: Kernel, records: Records) -> Facts | None:
     """Make this node's part of the cluster true if it may not be; None for a network without a cluster.
 
-    Raises CniError 7 for a bad list, and KernelError.
+    Raises CniError 7 for a bad list, 11 for one that the agent has yet to learn, and KernelError.
     """
     if conf.cluster is None:
         return None
-    data = _data(conf.cluster)
-    known = load(records, conf.name)
-    if known is not None and known.digest == _digest(data) and _stands(known, kernel):
+    known, noted = _current(conf, kernel, records)
+    if known is not None and noted:
         return known
     with records.lock():
-        known = load(records, conf.name)
-        if known is not None and known.digest == _digest(data) and _stands(known, kernel):
+        known, noted = _current(conf, kernel, records)
+        if known is not None:
+            note(records, known)  # what the file looks like now spares the next one the reading
             return known
         ops = program(conf.name, conf.cluster, kernel, records)
         print(f"tulle: {conf.name}: the node list is new here: {len(ops)} changes", file=sys.stderr)
         return load(records, conf.name)
+
+
+def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[Facts | None, bool]:
+    """What came of the list as it is now, unless somebody took the device away; whether just that is noted."""
+    assert conf.cluster is not None
+    known = load(records, conf.name)
+    if known is None:
+        return None, False
+    stamp = stamp_of(conf.cluster)
+    same = known.stamp == stamp
+    if not (stamp and same) and known.digest != digest_of(_data(conf.cluster, records)):
+        return None, False
+    if not _stands(known, kernel):
+        return None, False
+    return msgspec.structs.replace(known, stamp=stamp), same
 
 
 class Survey(NamedTuple):
@@ -77,29 +111,21 @@ class Survey(NamedTuple):
 
 
 def survey(network: str, source: str | Mapping[str, object], kernel: Kernel, records: Records) -> Survey:
-    """Look at everything and touch nothing. Raises CniError 7 for a bad list."""
-    data = _data(source)
+    """Look at everything and touch nothing.
+
+    Raises CniError 7 for a bad list, also for a single peer that cannot be reached, unless an agent keeps the list:
+    then that one is left out.
+    """
+    stamp = stamp_of(source)
+    data = _data(source, records)
     cluster = clusters.parse(_decoded(source, data))
-    backend = backends.find(cluster.backend)
-    options = backend.configure(cluster.options)
-    me = _me(cluster, kernel)
-    want = node_state(me, (each for each in cluster.nodes if each != me.node), backend, options)
-    device = backend.device(options)
-    facts = Facts(
-        network=network,
-        digest=_digest(data),
-        boot=files.boot_id(),
-        device=device,
-        index=0,
-        mtu=_device_mtu(want, device) or me.mtu - backend.OVERHEAD[me.node.addresses[0].version],
-        node=me.node.name,
-        backend=cluster.backend,
-        pod_cidrs=tuple(map(str, me.node.pod_cidrs)),
-        inside=clusters.pod_networks(cluster, cluster.nodes),
-        peers=len(cluster.nodes) - 1,
-        source=msgspec.Raw(msgspec.json.encode(source)),
-    )
-    return Survey(facts, want, _have(kernel, want, _programmed(records, network), device))
+    made = planned(cluster, kernel)
+    if made.refused and source != cluster_file(records):
+        raise made.refused[0]
+    facts = facts_of(network, cluster, made, source)
+    facts = msgspec.structs.replace(facts, digest=digest_of(data), stamp=stamp)
+    have = standing(kernel, made.want, others(records, network), facts.device)
+    return Survey(facts, made.want, have)
 
 
 def program(network: str, source: str | Mapping[str, object], kernel: Kernel, records: Records) -> list[Op]:
@@ -109,11 +135,124 @@ def program(network: str, source: str | Mapping[str, object], kernel: Kernel, re
     bad list, and KernelError.
     """
     facts, want, have = survey(network, source, kernel, records)
-    ops = settle(kernel, want, have)
+    lenient = source == cluster_file(records)
+    with naming_rivals(kernel):
+        ops = settle_most(kernel, want, have)[0] if lenient else settle(kernel, want, have)
     facts = msgspec.structs.replace(facts, index=kernel.link_index(facts.device) if facts.device else 0)
-    if ops or not _is_noted(records, facts):
-        _save(records, facts, want)
+    if ops or load(records, network) != facts:
+        save(records, facts, want)
     return ops
+
+
+def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tuple[str, ...]]:
+    """Make `want` of `have`, but for what the kernel refuses of peers: the operations that it took, and why others not.
+
+    Raises KernelError for anything else that is refused, and for too many, after what was done is taken back.
+    """
+    left, done = diff(want, have), list[Op]()
+    refused: list[str] = []
+    while left:
+        try:
+            kernel.apply(left)
+        except KernelError as error:
+            if not isinstance(error.op.object, Route | Neigh | Fdb) or len(refused) == MOST_REFUSED:
+                undo(kernel, [*done, *error.done])
+                raise
+            refused.append(str(error))
+            done += error.done
+            over = {id(error.op), *map(id, error.done)}
+            left = [op for op in left if id(op) not in over]
+        else:
+            return [*done, *left], tuple(refused)
+    return done, tuple(refused)
+
+
+@contextmanager
+def naming_rivals(kernel: Kernel) -> Iterator[None]:
+    """Of a device whose VNI another one has, the kernel's refusal is told with that one's name."""
+    try:
+        yield
+    except KernelError as error:
+        device = error.op.object
+        rival = kernel.vni_holder(device.vni) if error.errno == EEXIST and isinstance(device, Vxlan) else ""
+        if not rival or not isinstance(device, Vxlan):
+            raise
+        remedy = f"that is {rival}: remove it (ip link delete {rival}), or give the cluster another backend.vni"
+        raise KernelError(error.op, error.errno, error.done, f"{error.reason}; {remedy}") from error
+
+
+def planned(cluster: clusters.Cluster, kernel: Kernel, before: Plan | None = None) -> Plan:
+    """What a cluster asks of this node. The kernel is asked for its address and for the ways to all peers.
+
+    Raises CniError 7.
+    """
+    backend = backends.find(cluster.backend)
+    conf = backend.configure(cluster.options)
+    me = locate(cluster, kernel)
+    peers = [each for each in cluster.nodes if each.name != me.node.name]
+    ways = kernel.ways({each for peer in peers for each in ends(me, backend, conf, peer)})
+    return plan(Terms(with_ways(me, ways, backend), backend, conf), peers, before)
+
+
+def locate(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
+    """Which node of the cluster this is, and by which interface. Raises CniError 7."""
+    held = frozenset() if cluster.node else kernel.locally_held()
+    node = cluster.me(held, os.uname().nodename)
+    address = cluster.local or node.addresses[0]
+    uplink = kernel.uplink(str(address))
+    if uplink is None:
+        raise CniError(
+            INVALID_CONFIG,
+            f"cluster.nodes: {node.name}'s address {address} is on no interface of this machine: "
+            "correct the address, or cluster.node if this is another node",
+        )
+    return backends.Me(node, uplink.name, uplink.mtu, uplink.prefixes, cluster.local)
+
+
+def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backend) -> backends.Me:
+    """This node with the smallest MTU over the interfaces that lead to peers (`me.mtu` is that of its own uplink).
+
+    Raises CniError 7 when that leaves too little for IPv6 pods.
+    """
+    mtu = min((each.mtu for each in ways.values()), default=me.mtu)
+    mtu = min(mtu, me.mtu)
+    left = mtu - backend.OVERHEAD[me.underlay.version]
+    if left < MIN_IPV6_MTU and any(each.version == 6 for each in me.node.pod_cidrs):
+        narrow = next((each.dev for each in ways.values() if each.mtu == mtu), me.uplink)
+        raise CniError(
+            INVALID_CONFIG,
+            f"the MTU of {mtu} bytes on the way to peers by {narrow} leaves {left} for pods, and IPv6 needs "
+            f"{MIN_IPV6_MTU} (RFC 8200): raise it to at least {MIN_IPV6_MTU + mtu - left}",
+        )
+    return me._replace(mtu=mtu, ways=ways)
+
+
+def facts_of(
+    network: str, cluster: clusters.Cluster, made: Plan, source: str | Mapping[str, object]
+) -> Facts:
+    """What is to be noted of a plan, but for what the list's file is and the number of the device."""
+    me, backend, conf = made.terms
+    device = backend.device(conf)
+    return Facts(
+        network=network,
+        digest="",
+        boot=files.boot_id(),
+        device=device,
+        index=0,
+        mtu=_device_mtu(made.local, device) or me.mtu - backend.OVERHEAD[me.underlay.version],
+        node=me.node.name,
+        backend=cluster.backend,
+        pod_cidrs=tuple(map(str, me.node.pod_cidrs)),
+        inside=clusters.pod_networks(cluster, cluster.nodes),
+        peers=len(cluster.nodes) - 1,
+        source=msgspec.Raw(msgspec.json.encode(source)),
+        uplinks=tuple(sorted({me.uplink, *(each.dev for each in me.ways.values())})),
+    )
+
+
+def cluster_file(records: Records) -> str:
+    """Where an agent keeps the list that it learned."""
+    return f"{records.run_dir}/{CLUSTER_FILE}"
 
 
 def load(records: Records, network: str) -> Facts | None:
@@ -147,15 +286,42 @@ def forget(records: Records, network: str) -> None:
     files.remove(f"{records.run_dir}/programmed/{network}")
 
 
-def _data(source: str | Mapping[str, object]) -> bytes:
+def _data(source: str | Mapping[str, object], records: Records) -> bytes:
     if not isinstance(source, str):
         return msgspec.json.encode(source)
     try:
         return files.follow(source)
+    except FileNotFoundError as error:
+        if source == cluster_file(records):
+            raise CniError(
+                TRY_AGAIN_LATER,
+                f"the agent has not learned the cluster yet: there is no {source}; its log says what it waits for "
+                "(journalctl -u tulled, or kubectl logs)",
+            ) from None
+        raise _unreadable(source, error) from error
     except OSError as error:
-        raise CniError(
-            INVALID_CONFIG, f"invalid cluster {source!r}: {error.strerror}; name a JSON file that can be read"
-        ) from error
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: OSError) -> CniError:
+    return CniError(INVALID_CONFIG, f"invalid cluster {source!r}: {error.strerror}; name a JSON file that can be read")
+
+
+def stamp_of(source: str | Mapping[str, object], *, replaced: bool = False) -> Stamp:
+    """What tells a file from another one at its place without reading it, () where nothing does.
+
+    Of one that was written just now a second writing might bear the same time (a jiffy, before Linux 6.13), unless it
+    is only ever `replaced` by a rename.
+    """
+    if not isinstance(source, str):
+        return ()
+    try:
+        found = os.stat(source)
+    except OSError:
+        return ()
+    if not replaced and abs(time.time_ns() - found.st_mtime_ns) < _TICK:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _decoded(source: str | Mapping[str, object], data: bytes) -> object:
@@ -167,7 +333,8 @@ def _decoded(source: str | Mapping[str, object], data: bytes) -> object:
         raise CniError(INVALID_CONFIG, f"invalid cluster {source!r}: the file is not valid JSON: {error}") from error
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """What tells a list from every other."""
     return sha256(data).hexdigest()
 
 
@@ -176,19 +343,7 @@ def _stands(facts: Facts, kernel: Kernel) -> bool:
     return not facts.device or kernel.link_index(facts.device) == facts.index
 
 
-def _me(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
-    node = cluster.me(kernel.locally_held(), os.uname().nodename)
-    uplink = kernel.uplink(str(node.addresses[0]))
-    if uplink is None:
-        raise CniError(
-            INVALID_CONFIG,
-            f"cluster.nodes: {node.name}'s address {node.addresses[0]} is on no interface of this machine: "
-            "correct the address, or cluster.node if this is another node",
-        )
-    return backends.Me(node, uplink.name, uplink.mtu, uplink.prefixes)
-
-
-def _have(kernel: Kernel, want: State, others: State, device: str) -> State:
+def standing(kernel: Kernel, want: State, others: State, device: str) -> State:
     """What bears our mark and is not another cluster's, with what stands at the places that we want."""
     # Routes and entries come from the one dump; an entry by entry look would cost a message a peer.
     on_device = state(Addr(device, each) for each in kernel.addresses(device)) if device else {}
@@ -205,7 +360,7 @@ def _have(kernel: Kernel, want: State, others: State, device: str) -> State:
     return {**ours, **{key: each for key, each in found.items() if key in wanted or isinstance(each, Vxlan)}}
 
 
-def _programmed(records: Records, but: str) -> State:
+def others(records: Records, but: str) -> State:
     """What other clusters' networks had programmed."""
     found: State = {}
     for name in files.names(f"{records.run_dir}/programmed"):
@@ -214,17 +369,18 @@ def _programmed(records: Records, but: str) -> State:
     return found
 
 
-def _is_noted(records: Records, facts: Facts) -> bool:
-    known = load(records, facts.network)
-    return known is not None and msgspec.json.encode(known) == msgspec.json.encode(facts)
-
-
 def _device_mtu(want: State, device: str) -> int:
     return next((each.mtu for each in want.values() if isinstance(each, Vxlan) and each.name == device), 0)
 
 
-def _save(records: Records, facts: Facts, want: State) -> None:
-    for folder in ("clusters", "programmed"):
-        files.make_folder(f"{records.run_dir}/{folder}")
+def save(records: Records, facts: Facts, want: State) -> None:
+    """Note what was programmed. Facts come last: by them the rest is believed. The caller holds the lock."""
+    files.make_folder(f"{records.run_dir}/programmed")
     files.write(f"{records.run_dir}/programmed/{facts.network}", msgspec.json.encode(tuple(want.values())))
+    note(records, facts)
+
+
+def note(records: Records, facts: Facts) -> None:
+    """Write facts alone. The caller holds the lock."""
+    files.make_folder(f"{records.run_dir}/clusters")
     files.write(f"{records.run_dir}/clusters/{facts.network}", msgspec.json.encode(facts))

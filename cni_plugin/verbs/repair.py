@@ -25,6 +25,7 @@ from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
 from cni_plugin.plan.pod import Attachment, gateway_device, lasting
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.ensure import apply
+from cni_plugin.verbs.mtu import follow
 from cni_plugin.verbs.peers import Facts, all_facts, program, survey
 
 
@@ -51,6 +52,10 @@ def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterat
     attachments = list(records.all())
     for facts in all_facts(records):
         yield cluster(facts, kernel, records, dry_run=dry_run)
+    for facts in all_facts(records):
+        behind = [each.attachment for each in attachments if _is_behind(each, facts)]
+        yield mtu(kernel, records, behind, facts, dry_run=dry_run)
+    attachments = list(records.all())
     uses = (Use(each.created, each.bridge, each.gateways, each.mtu, _conf(each)) for each in attachments)
     for want in bridges(uses).values():
         yield bridge(kernel, records, want, dry_run=dry_run)
@@ -66,6 +71,14 @@ def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterat
 def cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
     """This node's part of a cluster. Where all is right no file is written."""
     return _attempt(f"cluster of {facts.network}", partial(_cluster, facts, kernel, records, dry_run=dry_run))
+
+
+def mtu(
+    kernel: Kernel, records: Records, behind: Iterable[Attachment], facts: Facts, *, dry_run: bool = False
+) -> Repair:
+    """The MTU of attachments that have another one than their cluster leaves; a sandbox that is gone is let be."""
+    step = partial(_follow, kernel, records, behind, facts.mtu, dry_run=dry_run)
+    return _attempt(f"MTU of pods in {facts.network}", step)
 
 
 def bridges(uses: Iterable[Use]) -> dict[str, State]:
@@ -130,6 +143,20 @@ def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -
         return diff(want, have)
     with records.lock():
         return program(facts.network, source, kernel, records)
+
+
+def _is_behind(record: Record, facts: Facts) -> bool:
+    """Whether an attachment has another MTU than its cluster leaves, and nobody fixed it."""
+    if record.network != facts.network or record.mtu == facts.mtu:
+        return False
+    conf = _conf(record)
+    return not conf.mtu and conf.cluster is not None
+
+
+def _follow(
+    kernel: Kernel, records: Records, behind: Iterable[Attachment], mtu: int, *, dry_run: bool
+) -> list[Op]:
+    return [op for each in behind for op in follow(kernel, records, each, mtu, dry_run=dry_run)]
 
 
 def _joined(known: State, use: Use) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
+from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.verbs.context import Context
@@ -20,7 +20,7 @@ def status(context: Context) -> bytes:
     try:
         facts = ensure(context.conf, context.kernel, context.records)
     except CniError as error:
-        if error.code != INVALID_CONFIG:
+        if error.code not in (INVALID_CONFIG, TRY_AGAIN_LATER):
             raise
         raise CniError(NOT_AVAILABLE, error.msg, error.details) from error
     if context.kernel.ports(context.bridge) >= MOST_PORTS:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 
 import pytest
+from msgspec import structs
 
 from cni_plugin.agent import loop
 from cni_plugin.agent.attached import Attachments
-from cni_plugin.agent.loop import COLLECTED, LONGEST, QUIET, Reconciler
+from cni_plugin.agent.loop import COLLECTED, LISTS, LONGEST, QUIET, Clusters, Reconciler
 from cni_plugin.agent.patience import FREE, Patience
 from cni_plugin.agent.settings import Settings
 from cni_plugin.diff import Op
-from cni_plugin.kernel.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Changed
-from cni_plugin.model import Addr, AnyObject, Bridge, Key, Route, Veth
+from cni_plugin.kernel.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Beyond, Changed
+from cni_plugin.model import Addr, AnyObject, Bridge, Key, PodLink, Route, Veth, Vxlan, Way
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs import gc
+from cni_plugin.verbs.convergence import Watch
+from cni_plugin.verbs.repair import Repair
 from tests.unit.support import Json, Node, executable
 
 CLUSTER: Json = {
@@ -51,6 +55,7 @@ class Events:
         self.links: set[str] = set()
         self.tunnels: set[str] = set()
         self.uplinks: set[str] = set()
+        self.beyond = Beyond()
         self.next: Changed = 0
 
     def filenos(self) -> tuple[int, ...]:
@@ -60,7 +65,10 @@ class Events:
         assert fd == 7
         return self.next
 
-    def watch(self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str]) -> None:
+    def watch(
+        self, links: Mapping[str, int], tunnels: Collection[str], uplinks: Collection[str], beyond: Beyond
+    ) -> None:
+        self.beyond = beyond
         self.links, self.tunnels, self.uplinks = set(links), set(tunnels), set(uplinks)
 
     def close(self) -> None:
@@ -70,13 +78,13 @@ class Events:
 class World:
     """A node with a loop that has made its first pass."""
 
-    def __init__(self, node: Node, clock: Clock, settings: Settings) -> None:
+    def __init__(self, node: Node, clock: Clock, settings: Settings, clusters: Clusters | None = None) -> None:
         self.node = node
         self.clock = clock
         self.events = Events()
         self.told: list[tuple[str, int, str]] = []
         self.said: list[tuple[object, ...]] = []
-        self.loop = Reconciler(node.kernel, node.records, self, settings, self.events)
+        self.loop = Reconciler(node.kernel, node.records, self, settings, self.events, clusters=clusters)
         self.loop.run()
 
     def repaired(self, what: str, operations: int, seconds: float, problem: str = "") -> None:
@@ -202,6 +210,23 @@ def test_pods_are_put_on_a_bridge_that_was_made_anew(world: World) -> None:
     found = world.node.kernel.state["link", "", port]
     assert isinstance(found, Veth) and found.master == "tulle0"
     assert [each for each, *_ in world.told] == ["bridge tulle0", "ports of pods"]
+
+
+def test_a_bridge_whose_pods_all_came_without_a_pass_gets_back_its_mac(world: World) -> None:
+    """It outlives its last pod, and the next one learns its MAC; a look at it may not come before it breaks."""
+    key: Key = ("link", "", "tulle0")
+    before = world.node.kernel.state[key]
+    assert isinstance(before, Bridge)
+    world.node.kernel.state[key] = before = structs.replace(before, mac="02:00:00:00:00:77")
+    world.happens(LINKS)
+    world.goes_on(QUIET)
+    assert world.node.call("DEL").exit == 0
+    world.happens(LINKS)
+    world.goes_on(QUIET)
+    assert world.node.call("ADD").exit == 0
+    world.breaks(key, LINKS)
+    after = world.node.kernel.state[key]
+    assert isinstance(after, Bridge) and after.mac == before.mac
 
 
 def test_the_links_of_bridges_and_clusters_are_watched(world: World) -> None:
@@ -444,3 +469,121 @@ def test_a_cluster_that_is_right_is_not_written_again(world: World) -> None:
     assert path.stat().st_mtime_ns == before
     world.breaks(ROUTE, ROUTES)
     assert path.stat().st_mtime_ns != before
+
+
+# Clusters that a source tells of
+
+
+class Kept:
+    """`loop.Clusters`: what it was asked, and what it says then."""
+
+    def __init__(self, *networks: str) -> None:
+        self.kept = networks
+        self.asked: list[tuple[Changed, bool]] = []
+        self.says: list[Repair] = []
+
+    def networks(self) -> Collection[str]:
+        return self.kept
+
+    def look(self, changed: Changed, *, thorough: bool) -> list[Repair]:
+        self.asked.append((changed, thorough))
+        return self.says
+
+    def watch(self) -> Watch:
+        return Watch(frozenset({"tulle.9"}), frozenset({"eth9"}), ("192.0.2.9",), {"02:00": "192.0.2.9"}.__getitem__)
+
+
+@pytest.fixture
+def kept(node: Node, clock: Clock) -> tuple[World, Kept]:
+    """The same pod and cluster, which somebody else keeps."""
+    there = node.configured(cluster=CLUSTER)
+    assert there.call("ADD").exit == 0
+    clusters = Kept("pods")
+    return World(there, clock, Settings(interval=60, grace=300), clusters), clusters
+
+
+def test_who_keeps_clusters_is_asked_in_each_pass_and_nobody_else_looks_at_its_networks(
+    kept: tuple[World, Kept]
+) -> None:
+    world, clusters = kept
+    assert clusters.asked == [(EVERYTHING | LISTS, True)]
+    world.breaks(ROUTE, ROUTES)
+    assert clusters.asked[1:] == [(ROUTES, False)]
+    assert not world.stands(ROUTE)
+    clusters.kept = ()
+    world.happens(ROUTES)
+    world.goes_on(QUIET)
+    assert world.stands(ROUTE)
+
+
+def test_what_it_put_right_and_what_it_could_not_is_told(kept: tuple[World, Kept]) -> None:
+    world, clusters = kept
+    done = Op("create", Route("10.22.2.0/24", "eth0"))
+    clusters.says = [Repair("cluster of pods", (done,)), Repair("x", problem="no")]
+    world.happens(UPLINKS)
+    world.goes_on(QUIET)
+    assert world.told == [("cluster of pods", 1, ""), ("x", 0, "no")]
+    assert world.loop.problem == "x: no"
+
+
+def test_a_source_that_spoke_makes_a_pass_at_once(kept: tuple[World, Kept]) -> None:
+    world, clusters = kept
+    world.loop.wake()
+    assert world.due() <= 0
+    world.loop.run()
+    assert clusters.asked[1:] == [(0, False)]
+    assert world.due() == 60
+
+
+def test_the_monitor_is_told_what_matters_to_it(kept: tuple[World, Kept]) -> None:
+    world, _ = kept
+    beyond = world.events.beyond
+    assert (world.events.tunnels, world.events.uplinks) == ({"tulle.1", "tulle.9"}, {"eth0", "eth9"})
+    assert (beyond.peers, beyond.everywhere) == (("192.0.2.9",), True)
+    assert beyond.entry is not None
+    assert beyond.entry("02:00") == "192.0.2.9"
+
+
+def test_without_it_only_what_hangs_on_known_links_matters(world: World) -> None:
+    assert world.events.beyond == Beyond((), None, 0, everywhere=False)
+
+
+# Lists in files, and the MTU that they leave
+
+
+def test_a_list_that_changes_in_its_file_is_followed_at_once(node: Node, clock: Clock) -> None:
+    path = node.home / "cluster.json"
+    path.write_text(json.dumps({**CLUSTER, "nodes": CLUSTER["nodes"][:1]}))  # type: ignore[index]
+    there = node.configured(cluster=str(path))
+    assert there.call("ADD").exit == 0
+    world = World(there, clock, Settings())
+    assert not world.stands(ROUTE)
+    path.write_text(json.dumps(CLUSTER))
+    (inotify,) = set(world.loop.filenos()) - {7}
+    world.loop.readable(inotify)
+    assert world.due() == QUIET
+    world.goes_on(QUIET)
+    assert world.stands(ROUTE)
+    path.write_text("{")
+    world.loop.readable(inotify)
+    world.goes_on(QUIET)
+    assert world.stands(ROUTE), "of a broken list the last good one stays"
+    assert "not valid JSON" in world.loop.problem
+    world.loop.close()
+
+
+def test_pods_follow_the_mtu_that_their_cluster_leaves(world: World) -> None:
+    def mtus() -> set[int]:
+        links = (Bridge, Veth, PodLink, Vxlan)
+        return {each.mtu for each in world.node.kernel.state.values() if isinstance(each, links)}
+
+    assert mtus() == {1450}
+    world.node.kernel.found_ways["192.0.2.2"] = Way("eth0", 1400)
+    world.happens(LINKS | UPLINKS)
+    world.goes_on(QUIET)
+    assert mtus() == {1350}
+    assert [(what, problem) for what, _, problem in world.told] == [
+        ("cluster of pods", ""), ("MTU of pods in pods", ""), ("bridge tulle0", ""),
+    ]
+    world.goes_on(600)
+    assert len(world.told) == 3

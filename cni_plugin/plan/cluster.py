@@ -1,0 +1,116 @@
+"""A whole cluster as one node plans it, kept by peer, so that a change of one peer is planned and compared alone.
+
+Pure: `plan` is given what the kernel said of the ways, and the plan before if there is one. Promise: a plan made from
+an earlier one is the plan that is made from nothing, whatever changed; only what differs between two plans goes into
+`delta`, and where the parts of two peers cannot be told apart (both announced one MAC) that is everything.
+
+    before = plan(terms, nodes);  after = plan(terms, nodes[:-1], before);  delta(after, before)  ->  want, have
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from cni_plugin.backend import Backend, Me
+from cni_plugin.cluster import Node
+from cni_plugin.errors import CniError
+from cni_plugin.model import State, Sysctl, Way
+from cni_plugin.plan.node import forwarding
+
+
+class Terms(NamedTuple):
+    """What the ways to all peers depend on; `me` with the ways that there are now."""
+
+    me: Me
+    backend: Backend
+    conf: object
+
+    def same_as(self, other: Terms) -> bool:
+        """Whether a peer that did not change, nor the way to it, is reached as before."""
+        return self._replace(me=self.me._replace(ways={})) == other._replace(me=other.me._replace(ways={}))
+
+
+    def reaches_as(self, other: Terms) -> bool:
+        """Whether the same addresses of a peer count."""
+        mine, theirs = self.me.underlay.version, other.me.underlay.version
+        return (self.backend, self.conf, mine) == (other.backend, other.conf, theirs)
+
+
+class Part(NamedTuple):
+    """One peer: where packets for its pods are sent, the ways to there, and what that takes; or why it cannot be."""
+
+    node: Node
+    ends: tuple[str, ...]
+    ways: tuple[Way | None, ...]
+    state: State
+    refused: CniError | None = None
+
+
+class Plan(NamedTuple):
+    """This node's part of a cluster: `want` is all of it, `local` what is there without peers, `parts` by peer."""
+
+    terms: Terms
+    local: State
+    parts: Mapping[str, Part]
+    want: State
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no two parts hold one and the same object."""
+        return len(self.want) == len(self.local) + sum(len(each.state) for each in self.parts.values())
+
+    @property
+    def refused(self) -> tuple[CniError, ...]:
+        """Why peers are left out."""
+        return tuple(each.refused for each in self.parts.values() if each.refused is not None)
+
+
+def ends(me: Me, backend: Backend, conf: object, peer: Node) -> tuple[str, ...]:
+    """The addresses of a peer that packets for its pods are sent to."""
+    return tuple(map(str, backend.ends(me, peer, conf)))
+
+
+def plan(terms: Terms, peers: Iterable[Node], before: Plan | None = None) -> Plan:
+    """Raises CniError 7 where the node itself cannot take part; a peer that cannot is left out."""
+    me, backend, conf = terms
+    known = before.parts if before is not None and before.terms.same_as(terms) else {}
+    local = {**forwarding({cidr.version for cidr in me.node.pod_cidrs}), **backend.local(me, conf)}
+    parts = {each.name: _part(terms, each, known.get(each.name)) for each in peers}
+    want = dict(local)
+    for each in parts.values():
+        want.update(each.state)
+    return Plan(terms, local, parts, want)
+
+
+def delta(after: Plan, before: Plan) -> tuple[State, State]:
+    """What to compare so that the second plan, which stands, becomes the first; sysctls of the whole node never go."""
+    if not (after.terms.same_as(before.terms) and after.distinct and before.distinct):
+        return after.want, {key: each for key, each in before.want.items() if key in after.want or not _is_shared(each)}
+    gone = {name: part for name, part in before.parts.items() if after.parts.get(name) is not part}
+    new = {name: part for name, part in after.parts.items() if before.parts.get(name) is not part}
+    return _joined(new), _joined(gone)
+
+
+def _part(terms: Terms, peer: Node, known: Part | None) -> Part:
+    me, backend, conf = terms
+    same = known is not None and (known.node is peer or known.node == peer)
+    to = known.ends if known is not None and same else ends(me, backend, conf, peer)
+    ways = tuple(map(me.ways.get, to))
+    if known is not None and same and known.ways == ways:
+        return known
+    try:
+        return Part(peer, to, ways, backend.peer(me, peer, conf))
+    except CniError as error:
+        return Part(peer, to, ways, {}, error)
+
+
+def _joined(parts: Mapping[str, Part]) -> State:
+    joined: State = {}
+    for each in parts.values():
+        joined.update(each.state)
+    return joined
+
+
+def _is_shared(each: object) -> bool:
+    return isinstance(each, Sysctl) and not each.dev

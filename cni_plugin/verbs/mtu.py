@@ -1,0 +1,69 @@
+"""The MTU of pods that live, made what the underlay leaves now (failure 14): both ends of the pair, and the record.
+
+A pod keeps the MTU that its ADD gave it until the way to some peer gets narrower or wider; then packets that are too
+large vanish somewhere in between, or room is wasted. Whoever fixed an MTU in the configuration keeps it, and so does
+who changed the pod's link since. The record comes last, so that what a kill leaves half done is found and done again.
+
+    follow(kernel, records, attachment, 1400)  ->  [change Veth tl4f0c9d2a81b, change PodLink eth0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from cni_plugin.diff import Op, diff
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.model import AnyObject, PodLink, Veth
+from cni_plugin.plan.pod import Attachment
+from cni_plugin.records import Record, Records
+
+
+def follow(
+    kernel: Kernel, records: Records, attachment: Attachment, mtu: int, *, dry_run: bool = False
+) -> list[Op]:
+    """Give an attachment this MTU, in bytes; the operations that it took, none if it is gone.
+
+    One whose namespace cannot be entered is let be as long as its wire is there: the end that sends comes first or not
+    at all. Raises KernelError, OSError.
+    """
+    record = records.find(attachment)
+    if record is None or record.mtu == mtu:
+        return []
+    try:
+        kernel.enter(record.netns, allow_own=True)
+        ops = _changes(kernel, record, mtu)
+        if not dry_run:
+            kernel.apply(ops)
+    except NetnsError:
+        if kernel.link_index(attachment.host_dev):
+            return []
+        ops = []
+    finally:
+        kernel.leave()
+    if dry_run:
+        return ops
+    with records.lock():
+        now = records.find(attachment)
+        if now is not None and now.created == record.created:
+            records.put(msgspec.structs.replace(now, mtu=mtu, objects=tuple(_resized(now, mtu))))
+    return ops
+
+
+def _changes(kernel: Kernel, record: Record, mtu: int) -> list[Op]:
+    """The end that sends gets less before the other, and more after it."""
+    ends = [each for each in record.objects if isinstance(each, Veth | PodLink) and each.mtu == record.mtu]
+    have = {key: each for key, each in kernel.read(ends).items() if getattr(each, "mtu", 0) == record.mtu}
+    want = {key: msgspec.structs.replace(each, mtu=mtu) for key, each in have.items()}
+    ops = diff(want, have)
+    return sorted(ops, key=lambda op: isinstance(op.object, PodLink), reverse=mtu < record.mtu)
+
+
+def _resized(record: Record, mtu: int) -> Iterator[AnyObject]:
+    for each in record.objects:
+        if isinstance(each, Veth | PodLink) and each.mtu == record.mtu:
+            yield msgspec.structs.replace(each, mtu=mtu)
+        else:
+            yield each
