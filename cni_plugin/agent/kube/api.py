@@ -1,0 +1,290 @@
+"""The Kubernetes API, as much of it as we use: list in pages, watch, and patch the status of a Node.
+
+lightkube knows where the API is, who we are there and how to prove it (service account or kubeconfig, TLS, tokens that
+are read anew once they are refused); it builds the requests. What it would decode whole, we read as raw JSON: a Node
+object is 10 kB, of which we want a few words. Its own watch waits for ever on a peer that died without a word, goes on
+at once after each failure, and splits lines where Go does not; so lines are split here, and `follow` has the patience.
+
+    api = Api("/etc/kubernetes/kubelet.conf", patience=15)
+    for page in api.pages(NODES, 250): ...
+    for event in api.watch(NODES, page.version, 300, grace=10): ...
+
+Promises: no answer is larger in memory than `MOST_BYTES`; a peer that is gone is noticed within 20 s (TCP
+keepalive), one that is alive but silent when its time is over; no error text has a token in it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from typing import NamedTuple
+
+import httpx2
+import msgspec
+from lightkube import ConfigError, KubeConfig
+from lightkube.config.client_adapter import ConnectionParams, user_auth, verify_cluster
+from lightkube.config.kubeconfig import SERVICE_ACCOUNT, SingleConfig
+from lightkube.config.models import User
+from lightkube.core.generic_client import BasicRequest, GenericSyncClient
+from lightkube.resources import core_v1
+from lightkube.types import PatchType
+
+MOST_BYTES = 64 << 20
+_LONGEST_MESSAGE = 300
+_GONE = 410
+_CONNECT = 5.0
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),
+)
+"""tcp(7): 10 s without a byte, then three probes 3 s apart; what we sent must be acknowledged within 15 s."""
+
+
+class ApiError(Exception):
+    """The API could not be asked, or did not do what it was asked; the text is for people."""
+
+
+class Gone(ApiError):
+    """The version to go on from is forgotten there (410): all must be listed again."""
+
+
+class Kind(NamedTuple):
+    """Which objects: lightkube's class, the namespace if they have one, and the only name that is wanted."""
+
+    resource: type[core_v1.Node] | type[core_v1.ConfigMap]
+    namespace: str | None = None
+    name: str = ""
+
+
+NODES = Kind(core_v1.Node)
+
+
+def config_map(namespace: str, name: str) -> Kind:
+    """One ConfigMap. RBAC's `resourceNames` match a list or watch that selects this name."""
+    return Kind(core_v1.ConfigMap, namespace, name)
+
+
+class Page(NamedTuple):
+    """A part of a list, by name; the version is that of the whole."""
+
+    items: tuple[tuple[str, msgspec.Raw], ...]
+    version: str
+
+
+class Event(NamedTuple):
+    """A change: `what` is ADDED, MODIFIED, DELETED or BOOKMARK, and the object's name and version."""
+
+    what: str
+    name: str
+    version: str
+    object: msgspec.Raw
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    name: str = ""
+    version: str = msgspec.field(default="", name="resourceVersion")
+    rest: str = msgspec.field(default="", name="continue")
+
+
+class _List(msgspec.Struct, frozen=True):
+    meta: _Meta = msgspec.field(name="metadata")
+    items: tuple[msgspec.Raw, ...] | None = None
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class _Object(msgspec.Struct, frozen=True):
+    """An object's name and version; or a Status, which says what went wrong."""
+
+    meta: _Meta = msgspec.field(default=_Meta(), name="metadata")
+    code: int = 0
+    message: str = ""
+
+
+def _connection(config: SingleConfig, conn_parameters: ConnectionParams) -> httpx2.Client:
+    """lightkube's own would be without keepalive, and make a TLS context twice, 0.1 s each where there is no CA."""
+    if config.cluster.server.startswith("https:"):
+        tls = verify_cluster(config.cluster, config.user or User(), config.abs_file, trust_env=False)
+    else:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    transport = httpx2.HTTPTransport(verify=tls, trust_env=False, socket_options=_KEEPALIVE)
+    auth = user_auth(config.user) if config.user else None
+    return httpx2.Client(
+        base_url=config.cluster.server, auth=auth, transport=transport, timeout=conn_parameters.timeout, trust_env=False
+    )
+
+
+class _Client(GenericSyncClient):
+    AdapterClient = staticmethod(_connection)
+
+
+class Api:
+    """One connection, for one thread; only `stop` may be called by others. Raises ApiError from all else."""
+
+    def __init__(self, kubeconfig: str, patience: float) -> None:
+        """`patience`: the seconds that an answer may take."""
+        config = _config(kubeconfig)
+        self.server = _host(config)
+        self._patience = patience
+        self._response: httpx2.Response | None = None
+        params = ConnectionParams(timeout=httpx2.Timeout(patience, connect=min(patience, _CONNECT)), trust_env=False)
+        self._client = _Client(params, config, field_manager="tulle")
+
+    def pages(self, kind: Kind, size: int) -> Iterator[Page]:
+        """All objects, so many at a time, all as of one moment. Raises Gone when that took too long."""
+        rest = ""
+        while True:
+            request = self._list(kind, {"limit": str(size), "continue": rest or None})
+            answer = msgspec.json.decode(self._ask(request), type=_List)
+            yield Page(tuple((_about(each).meta.name, each) for each in answer.items or ()), answer.meta.version)
+            rest = answer.meta.rest
+            if not rest:
+                return
+
+    def watch(self, kind: Kind, version: str, seconds: int, grace: float) -> Iterator[Event | None]:
+        """Changes since that version for about so many seconds; the first is None: the server has agreed.
+
+        A server that says nothing until `grace` seconds after that is given up. Raises Gone.
+        """
+        times = {"timeoutSeconds": str(seconds), "allowWatchBookmarks": "true"}
+        request = self._list(kind, {"resourceVersion": version, **times}, watch=True)
+        request.timeout = httpx2.Timeout(self._patience, connect=min(self._patience, _CONNECT), read=seconds + grace)
+        with closing(self._send(request)) as response:
+            yield None
+            for line in _lines(response.iter_bytes()):
+                yield _event(line)
+
+    def patch(self, node: str, patch: Mapping[str, object]) -> None:
+        """A strategic merge patch of a Node through its status: annotations and conditions go there, its spec not."""
+        headers = {"Content-Type": PatchType.STRATEGIC.value}
+        self._ask(self._client.prepare_request("patch", core_v1.NodeStatus, patch, node, headers=headers))
+
+    def stop(self) -> None:
+        """Wake up the thread that waits for the server, with an error."""
+        response = self._response
+        stream = response.extensions.get("network_stream") if response is not None else None
+        found = stream.get_extra_info("socket") if stream is not None else None
+        if isinstance(found, socket.socket):
+            with suppress(OSError):
+                socket.socket.shutdown(found, socket.SHUT_RDWR)  # not TLS's, which would touch the reader's state
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()  # type: ignore[no-untyped-call]
+
+    def _list(self, kind: Kind, params: dict[str, str | None], *, watch: bool = False) -> BasicRequest:
+        selector = {"fieldSelector": f"metadata.name={kind.name}"} if kind.name else {}
+        return self._client.prepare_request(
+            "list", kind.resource, namespace=kind.namespace, watch=watch, params={**params, **selector}
+        )
+
+    def _ask(self, request: BasicRequest) -> bytes:
+        with closing(self._send(request)) as response:
+            return _whole(response)
+
+    def _send(self, request: BasicRequest) -> httpx2.Response:
+        """The response, whose body is still to be read."""
+        response: httpx2.Response = self._client.send(self._client.build_adapter_request(request), stream=True)
+        self._response = response
+        if response.is_success:
+            return response
+        with closing(response):
+            raise _refusal(request, response)
+
+
+def worded(error: Exception) -> str:
+    """What happened, for people. Only texts that are known to hold no secret are passed on."""
+    if isinstance(error, ApiError | ConfigError | httpx2.TransportError | OSError | msgspec.MsgspecError):
+        text = "" if isinstance(error, httpx2.LocalProtocolError) else str(error)
+        return f"{text or type(error).__name__}"[:_LONGEST_MESSAGE]
+    return type(error).__name__
+
+
+def _config(kubeconfig: str) -> SingleConfig:
+    """From the file, else from the service account that Kubernetes gives to each pod."""
+    try:
+        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account(SERVICE_ACCOUNT)
+        config = found.get()
+    except KeyError as error:
+        raise ApiError(f"{kubeconfig or 'the environment'} does not say {error}") from error
+    if config is None or config.user is None:
+        raise ApiError(f"{kubeconfig} names no user for its current context")
+    return config
+
+
+def _host(config: SingleConfig) -> str:
+    """The server's address, without what might be secret in it."""
+    return str(httpx2.URL(config.cluster.server).copy_with(username=None, password=None, query=None))
+
+
+def _about(data: bytes | msgspec.Raw) -> _Object:
+    return msgspec.json.decode(data, type=_Object)
+
+
+def _event(line: bytes) -> Event:
+    found = msgspec.json.decode(line, type=_Event)
+    about = _about(found.object)
+    if found.type != "ERROR":
+        return Event(found.type, about.meta.name, about.meta.version, found.object)
+    if about.code == _GONE:
+        raise Gone(about.message)
+    raise ApiError(f"the API server broke off: {about.message} ({about.code})"[:_LONGEST_MESSAGE])
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines; the beginning of one that is never ended is not told."""
+    begun = bytearray()
+    for chunk in chunks:
+        begun += chunk
+        if b"\n" in chunk:
+            *whole, rest = bytes(begun).split(b"\n")
+            begun = bytearray(rest)
+            yield from filter(None, whole)
+        elif len(begun) > MOST_BYTES:
+            raise ApiError(f"the API server sent a line of more than {MOST_BYTES >> 20} MiB")
+
+
+def _whole(response: httpx2.Response) -> bytes:
+    chunks, size = [], 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MOST_BYTES:
+            raise ApiError(f"the API server answered with more than {MOST_BYTES >> 20} MiB")
+    return b"".join(chunks)
+
+
+def _refusal(request: BasicRequest, response: httpx2.Response) -> ApiError:
+    """What the server says why, and what to do about it."""
+    said = b"".join(_first(response.iter_bytes(), 64 << 10))
+    try:
+        message = _about(said).message
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        message = ""
+    if response.status_code == _GONE:
+        return Gone(message)
+    remedy = {
+        401: ": the token or certificate is not accepted",
+        403: ": apply the RBAC rules of conf/kubernetes/tulle.yaml",
+    }.get(response.status_code, "")
+    told = f"{request.method} {request.url} is answered with {response.status_code} {message}"[
+        :_LONGEST_MESSAGE
+    ].strip()
+    return ApiError(f"{told}{remedy}")
+
+
+def _first(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        yield chunk
+        size += len(chunk)
+        if size > most:
+            return

@@ -1,0 +1,299 @@
+"""What Kubernetes' objects say about the network: a Node object becomes a cluster's `Node`, a ConfigMap its conf.
+
+    {"metadata": {"name": "n1", "annotations": {"tulle.network/address": "192.0.2.1", ...}},
+     "spec": {"podCIDRs": ["10.244.1.0/24"]},
+     "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}
+
+Pure: bytes in, small frozen values out. Of an object of 10 kB only these fields are decoded, so what newer releases of
+Kubernetes add does no harm. Rubbish in an annotation is ignored, rubbish elsewhere in a node leaves out that node;
+both are told with the node, the key, the value and a remedy, and neither concerns anybody else.
+
+A node's address is, for each family, the first of these that there is: the one that an operator overwrites it with,
+the one that the node's agent announced, or flannel for it, the kubelet's InternalIP. IPv4 goes before IPv6, whatever
+the order of the pod CIDRs: tunnels use the first, and so all nodes choose the same family without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import msgspec
+
+from cni_plugin import network
+from cni_plugin.cluster import Node
+from cni_plugin.errors import CniError
+from cni_plugin.netconf import decode
+from cni_plugin.network import Address, Network, NetworkConf
+
+OURS = "tulle.network/"
+"""The prefix of our annotations: `address`, `ipv6-address`, `backend`, `backend-data`; and of the operators' two."""
+FLANNELS = "flannel.alpha.coreos.com/"
+"""The prefix of flannel's (pkg/subnet/kube/annotations.go)."""
+ADDRESSES = {4: "address", 6: "ipv6-address"}
+PUBLIC = {4: "public-ip", 6: "public-ipv6"}
+"""What flannel calls the addresses. Ours and flannel's overwriting keys are these with `-overwrite`."""
+MANAGED = f"{FLANNELS}kube-subnet-manager"
+NETWORK, CNI = "net-conf.json", "cni-conf.json"
+"""The keys of the ConfigMap."""
+
+_LONGEST_DATA = 4096
+_LONGEST_QUOTE = 80
+_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+"""A unicast one: the lowest bit of the first byte is clear."""
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    name: str = ""
+    version: str = msgspec.field(default="", name="resourceVersion")
+    created: datetime | None = msgspec.field(default=None, name="creationTimestamp")
+    annotations: dict[str, str] | None = None
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    first: str = msgspec.field(default="", name="podCIDR")
+    pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+
+
+class _NodeAddress(msgspec.Struct, frozen=True):
+    type: str = ""
+    address: str = ""
+
+
+class _Condition(msgspec.Struct, frozen=True):
+    type: str = ""
+    status: str = ""
+
+
+class _Status(msgspec.Struct, frozen=True):
+    addresses: list[_NodeAddress] | None = None
+    conditions: list[_Condition] | None = None
+
+
+class _NodeObject(msgspec.Struct, frozen=True):
+    meta: _Meta = msgspec.field(name="metadata")
+    spec: _Spec = _Spec()
+    status: _Status = _Status()
+
+
+class _NameOnly(msgspec.Struct, frozen=True):
+    meta: _Meta = msgspec.field(name="metadata")
+
+
+class _ConfigObject(msgspec.Struct, frozen=True):
+    data: dict[str, str] | None = None
+
+
+class Own(msgspec.Struct, frozen=True):
+    """The Node object of this very node: its subnets, all addresses that it is known by, and what was announced.
+
+    `overwritten` are those that an operator set, which go before what the node says itself. `notes` are the
+    annotations under our prefix and flannel's. `unavailable` is the status of its condition NetworkUnavailable, ""
+    where it has none. `version` makes two readings differ, for what we put right may be undone between them.
+    """
+
+    node: Node
+    overwritten: tuple[Address, ...]
+    notes: Mapping[str, str]
+    unavailable: str = ""
+    version: str = ""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What is kept of a Node object. `node` is None when it has no subnet yet, or cannot be reached and why.
+
+    `backend` is the one that it announced; `flannels` says that flannel announced it, and nobody else.
+    """
+
+    name: str
+    node: Node | None = None
+    backend: str = ""
+    flannels: bool = False
+    problems: tuple[str, ...] = ()
+    own: Own | None = None
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """The network configuration as the ConfigMap has it, or last had it."""
+
+    conf: NetworkConf | None = None
+    cni: Mapping[str, object] | None = None
+    problems: tuple[str, ...] = ()
+
+
+def read_node(data: bytes | msgspec.Raw, this_node: str) -> Seen:
+    """What a Node object says. Raises msgspec.MsgspecError for what is no object with a name."""
+    try:
+        found = msgspec.json.decode(data, type=_NodeObject)
+    except msgspec.ValidationError as error:
+        name = msgspec.json.decode(data, type=_NameOnly).meta.name
+        return Seen(name, problems=(f"node {name} is left out: its object in the API cannot be understood: {error}",))
+    return _seen(found, this_node)
+
+
+def read_config(data: bytes | msgspec.Raw, before: Configured) -> Configured:
+    """What the ConfigMap says; of a key that is broken, what it said before. Raises msgspec.MsgspecError."""
+    keys = msgspec.json.decode(data, type=_ConfigObject).data or {}
+    problems: list[str] = []
+    conf, cni = before.conf, None
+    try:
+        conf = network.parse(_decoded(keys, NETWORK))
+    except CniError as error:
+        remains = "the one before stays in force" if conf else "there is no network until it is right"
+        problems.append(f"{error.msg}; {remains}")
+    try:
+        cni = _decoded(keys, CNI) if keys.get(CNI, "").strip() else None
+    except CniError as error:
+        cni = before.cni
+        problems.append(f"{error.msg}; {'the one before stays in force' if cni else 'it is not used'}")
+    return Configured(conf, cni, tuple(problems))
+
+
+def _decoded(keys: Mapping[str, str], key: str) -> Mapping[str, object]:
+    return decode(keys.get(key, "").encode(), f"in {key} of the ConfigMap")
+
+
+def _seen(found: _NodeObject, this_node: str) -> Seen:
+    name = found.meta.name
+    reader = _Reader(name, found.meta.annotations or {})
+    subnets = tuple(reader.subnets(found.spec))
+    internal = tuple(reader.internal(found.status))
+    addresses = reader.addresses(internal)
+    since = found.meta.created.timestamp() if found.meta.created else 0.0
+    own = None
+    if name == this_node:
+        overwritten = tuple(reader.overwritten().values())
+        own = _own(found, Node(name, (*overwritten, *internal), subnets, since=since), overwritten)
+    if subnets and not addresses:
+        reader.complain(
+            f"node {name} is left out: it has no InternalIP in status.addresses and no annotation {OURS}address: "
+            "give its kubelet --node-ip, or wait for its cloud provider"
+        )
+    node = Node(name, addresses, subnets, reader.data(), since) if subnets and addresses and reader.usable else None
+    return Seen(name, node, reader.backend(), reader.prefix == FLANNELS, tuple(reader.problems), own)
+
+
+def _own(found: _NodeObject, node: Node, overwritten: tuple[Address, ...]) -> Own:
+    notes = {key: each for key, each in (found.meta.annotations or {}).items() if key.startswith((OURS, FLANNELS))}
+    status = (each.status for each in found.status.conditions or () if each.type == "NetworkUnavailable")
+    return Own(node, overwritten, notes, next(status, ""), found.meta.version)
+
+
+class _Reader:
+    """Reads one node's annotations, and keeps what there is to complain about."""
+
+    def __init__(self, name: str, notes: Mapping[str, str]) -> None:
+        self._name = name
+        self._notes = notes
+        self.usable = True
+        self.problems: list[str] = []
+        self.prefix = ""
+        if any(f"{OURS}{key}" in notes for key in (*ADDRESSES.values(), "backend", "backend-data")):
+            self.prefix = OURS
+        elif notes.get(MANAGED) == "true":
+            self.prefix = FLANNELS
+
+    def complain(self, problem: str) -> None:
+        """Once, however often the same is looked at."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def subnets(self, spec: _Spec) -> Iterator[Network]:
+        """The pod CIDRs."""
+        for text in spec.pod_cidrs or ([spec.first] if spec.first else ()):
+            try:
+                yield network.network_of("podCIDRs", text)
+            except CniError:
+                self.usable = False
+                self.complain(
+                    f"node {self._name} is left out: spec.podCIDRs has {_quoted(text)}, which is no network: "
+                    "see what allocates the cluster's pod CIDRs"
+                )
+
+    def internal(self, status: _Status) -> Iterator[Address]:
+        """The kubelet's InternalIPs, in its order."""
+        for each in status.addresses or ():
+            if each.type == "InternalIP":
+                address = self._address("status.addresses", each.address, None)
+                if address is not None:
+                    yield address
+
+    def addresses(self, internal: tuple[Address, ...]) -> tuple[Address, ...]:
+        """Where the node is reached, at most one address a family, IPv4 first."""
+        told = self._told()
+        first = told or {each.version: each for each in reversed(internal)}
+        chosen = {**first, **self.overwritten()}
+        return tuple(chosen[family] for family in sorted(chosen))
+
+    def overwritten(self) -> dict[int, Address]:
+        """What an operator says instead; our key goes before flannel's."""
+        keys = [(family, f"{prefix}{name}-overwrite") for prefix in (FLANNELS, OURS) for family, name in PUBLIC.items()]
+        return dict(self._addresses(keys))
+
+    def backend(self) -> str:
+        """The announced backend's name."""
+        key = {OURS: "backend", FLANNELS: "backend-type"}.get(self.prefix, "")
+        return self._notes.get(f"{self.prefix}{key}", "") if key else ""
+
+    def data(self) -> Mapping[str, str]:
+        """What the backend announced, keys in lower case. flannel says "null" where there is nothing to say."""
+        if not self.prefix:
+            return {}
+        found: dict[str, str] = {}
+        for name in ("backend-v6-data", "backend-data") if self.prefix == FLANNELS else ("backend-data",):
+            key = f"{self.prefix}{name}"
+            found.update(self._object(key, self._notes.get(key, "") or "null"))
+        mac = found.get("vtepmac")
+        if mac is not None and not _MAC.fullmatch(mac.lower()):
+            del found["vtepmac"]
+            self._ignore(f"{self.prefix}backend-data", mac, "a VTEP's MAC is a unicast one such as 0a:54:0a:f4:01:00")
+        return found
+
+    def _told(self) -> dict[int, Address]:
+        if not self.prefix:
+            return {}
+        if self.prefix == FLANNELS:
+            return dict(self._addresses((family, f"{FLANNELS}{name}") for family, name in PUBLIC.items()))
+        first = self._address(f"{OURS}address", self._notes.get(f"{OURS}address", ""), None)
+        second = self._address(f"{OURS}ipv6-address", self._notes.get(f"{OURS}ipv6-address", ""), 6)
+        return {each.version: each for each in (second, first) if each is not None}
+
+    def _addresses(self, keys: Iterator[tuple[int, str]] | list[tuple[int, str]]) -> Iterator[tuple[int, Address]]:
+        for family, key in keys:
+            address = self._address(key, self._notes.get(key, ""), family)
+            if address is not None:
+                yield family, address
+
+    def _address(self, key: str, text: str, family: int | None) -> Address | None:
+        """None when there is none, or none that a packet could be sent to."""
+        if not text:
+            return None
+        try:
+            address = network.address_of(key, text, family)
+        except CniError:
+            self._ignore(key, text, f"it must be an {f'IPv{family} ' if family else ''}address")
+            return None
+        if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
+            self._ignore(key, text, "it must be an address that the other nodes can send to")
+            return None
+        return address
+
+    def _object(self, key: str, text: str) -> Mapping[str, str]:
+        try:
+            found = msgspec.json.decode(text[: _LONGEST_DATA + 1], type=dict[str, object] | None) or {}
+        except (msgspec.MsgspecError, UnicodeEncodeError):
+            self._ignore(key, text, f"it must be a JSON object of at most {_LONGEST_DATA} bytes")
+            return {}
+        return {
+            name.lower(): each if isinstance(each, str) else msgspec.json.encode(each).decode()
+            for name, each in found.items()
+        }
+
+    def _ignore(self, key: str, value: str, remedy: str) -> None:
+        where = "annotation " if "/" in key else ""
+        self.complain(f"node {self._name}: {where}{key} is {_quoted(value)} and is ignored: {remedy}")
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 3]}...")

@@ -1,0 +1,151 @@
+"""What the followers have learned of the cluster, put together into the snapshots that the agent is given.
+
+Followers change it from their threads; each change that matters rings. One thread answers by `tell`: a single change
+goes on at once, a storm of them as at most 20 snapshots a second, fewer when putting one together takes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Event as Flag
+from threading import Lock
+from typing import NamedTuple
+
+import msgspec
+
+from cni_plugin.agent.kube.objects import Configured, Own, Seen
+from cni_plugin.agent.source import Snapshot
+from cni_plugin.cluster import Node, settled
+
+MOST_PROBLEMS = 50
+
+
+class Known(NamedTuple):
+    """All that is known; `configured` is None as long as nobody has asked, `seen` likewise."""
+
+    seen: tuple[Seen, ...] | None
+    configured: Configured | None
+    troubles: tuple[str, ...]
+    unpublished: str
+
+
+class View:
+    """Shared by the threads of a source. `rung` is set when there is something new."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._nodes: dict[str, Seen] | None = None
+        self._configured: Configured | None = None
+        self._troubles: dict[str, str] = {}
+        self._unpublished = ""
+        self.rung = Flag()
+
+    def known(self) -> Known:
+        """All that is known at this moment."""
+        with self._lock:
+            return Known(
+                None if self._nodes is None else tuple(self._nodes.values()),
+                self._configured,
+                tuple(dict.fromkeys(filter(None, self._troubles.values()))),
+                self._unpublished,
+            )
+
+    def nodes(self, known: Mapping[str, Seen]) -> None:
+        """These are all nodes."""
+        with self._lock:
+            changed, self._nodes = known != self._nodes, dict(known)
+        self._ring(changed)
+
+    def node(self, name: str, seen: Seen | None) -> None:
+        """This node is new, another, or gone."""
+        with self._lock:
+            nodes = {} if self._nodes is None else self._nodes
+            changed = nodes.get(name) != seen
+            if seen is None:
+                nodes.pop(name, None)
+            else:
+                nodes[name] = seen
+        self._ring(changed)
+
+    def configured(self) -> Configured:
+        """The network configuration as it is or was; what the next one is compared with."""
+        with self._lock:
+            return self._configured or Configured()
+
+    def configure(self, configured: Configured) -> None:
+        """This is the network configuration."""
+        with self._lock:
+            changed, self._configured = configured != self._configured, configured
+        self._ring(changed)
+
+    def trouble(self, about: str, why: str) -> None:
+        """These cannot be followed now, and why; "" when they can."""
+        with self._lock:
+            changed, self._troubles[about] = self._troubles.get(about, "") != why, why
+        self._ring(changed)
+
+    def unpublished(self, why: str) -> None:
+        """Why the API does not show yet what this node announces, "" when it does."""
+        with self._lock:
+            changed, self._unpublished = self._unpublished != why, why
+        self._ring(changed)
+
+    def _ring(self, changed: bool) -> None:
+        if changed:
+            self.rung.set()
+
+
+def snapshot(known: Known, this_node: str) -> Snapshot | None:
+    """What the agent is told; None until both the nodes and the configuration were asked for. Pure."""
+    if known.seen is None or known.configured is None:
+        return None
+    conf, own = known.configured.conf, own_of(known.seen, this_node)
+    backend = conf.backend if conf else ""
+    nodes, conflicts = settled(_reached(known.seen, backend), conf.networks if conf else ())
+    problems = (
+        *known.configured.problems,
+        *([] if own else [_absent(this_node)]),
+        *([known.unpublished] if known.unpublished else []),
+        *conflicts,
+        *_problems(known.seen, backend, this_node),
+    )
+    return Snapshot(conf, nodes, own.node if own else None, known.configured.cni, _some(problems))
+
+
+def _reached(seen: Sequence[Seen], backend: str) -> Iterator[Node]:
+    """The nodes that can be reached. What one announced for another backend means nothing to this one."""
+    for each in seen:
+        if each.node is not None:
+            yield msgspec.structs.replace(each.node, data={}) if _is_foreign(each, backend) else each.node
+
+
+def _absent(this_node: str) -> str:
+    return f"this node, {this_node}, is not in the API: start its kubelet, or set node to its name there"
+
+
+def _problems(seen: Sequence[Seen], backend: str, this_node: str) -> Iterator[str]:
+    """What there is to say of each node, by name. That this one's own announcement is an old one is no news to it."""
+    worth = [each for each in seen if each.problems or _is_foreign(each, backend)]
+    for each in sorted(worth, key=lambda each: each.name):
+        yield from each.problems
+        if each.node is not None and each.name != this_node and _is_foreign(each, backend):
+            yield f"node {each.name} announces the backend {each.backend}, but the network's is {backend}: update it"
+
+
+def _is_foreign(seen: Seen, backend: str) -> bool:
+    return bool(seen.backend and backend) and seen.backend != backend
+
+
+def _some(problems: Sequence[str]) -> tuple[str, ...]:
+    rest = len(problems) - MOST_PROBLEMS
+    return (*problems[:MOST_PROBLEMS], *([f"and {rest} more"] if rest > 0 else []))
+
+
+def own_of(seen: Sequence[Seen], this_node: str) -> Own | None:
+    """This node's own object."""
+    return next((each.own for each in seen if each.name == this_node), None)
+
+
+def has_flannel(seen: Sequence[Seen], this_node: str) -> bool:
+    """Whether some other node is still flannel's."""
+    return any(each.flannels for each in seen if each.name != this_node)

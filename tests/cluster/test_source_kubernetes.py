@@ -1,0 +1,352 @@
+"""The Kubernetes source and a real kube-apiserver: what happens there is known here in less than a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from cni_plugin.agent.kube import api
+from cni_plugin.agent.kube.follow import Pace
+from cni_plugin.agent.source import Announcement
+from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
+from tests.cluster.control_plane import ControlPlane, missing
+from tests.conformance.nodes import Json
+from tests.unit.kube_objects import Object, big_node, node
+from tests.unit.told import Told
+
+REPO = Path(__file__).resolve().parents[2]
+MANIFEST = REPO / "conf" / "kubernetes" / "tulle.yaml"
+MAC = "0a:54:0a:f4:01:00"
+CONFIG_MAPS = "/api/v1/namespaces/kube-tulle/configmaps"
+PATHS = {
+    "Namespace": "/api/v1/namespaces",
+    "ServiceAccount": "/api/v1/namespaces/kube-tulle/serviceaccounts",
+    "ConfigMap": CONFIG_MAPS,
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-tulle/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-tulle/rolebindings",
+}
+"""Where the kinds of the manifest are created; its DaemonSet is not wanted here."""
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(bool(missing()), reason=f"no Kubernetes API server: {missing()}"),
+]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server with the objects of our manifest."""
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as plane:
+        with plane.inside():
+            for each in yaml.safe_load_all(MANIFEST.read_text()):
+                if each["kind"] in PATHS:
+                    plane.request("POST", PATHS[each["kind"]], each)
+        yield plane
+
+
+@pytest.fixture
+def plane(running: ControlPlane) -> Iterator[ControlPlane]:
+    """It, with this thread in its network, a plain configuration, and the node n1 alone."""
+    with running.inside():
+        configure(running, {"Network": "10.0.0.0/8"})
+        running.request("DELETE", "/api/v1/nodes")
+        create(running, node("n1", "10.244.1.0/24", "192.0.2.1"))
+        yield running
+
+
+Follow: TypeAlias = Callable[..., tuple[KubernetesSource, Told]]
+
+
+@pytest.fixture
+def follow(plane: ControlPlane) -> Iterator[Follow]:
+    """Starts a source as node n1."""
+    started: list[tuple[KubernetesSource, Told]] = []
+
+    def start(conf: Config | None = None, **pace: object) -> tuple[KubernetesSource, Told]:
+        told = Told()
+        settings = conf or Config(kubeconfig=str(plane.kubeconfig))
+        source = KubernetesSource(settings, "n1", told.mailbox, Pace(**pace))  # type: ignore[arg-type]
+        started.append((source, told))
+        return source, told
+
+    yield start
+    for source, told in started:
+        source.close()
+        told.mailbox.close()
+
+
+@pytest.fixture
+def following(follow: Follow) -> tuple[KubernetesSource, Told]:
+    """A source that has told its first snapshot."""
+    source, told = follow()
+    told.wait(lambda: told.names() == ["n1"])
+    return source, told
+
+
+def create(plane: ControlPlane, found: Object) -> None:
+    plane.request("POST", "/api/v1/nodes", found)
+
+
+def status(plane: ControlPlane, body: Json) -> None:
+    plane.request("PATCH", "/api/v1/nodes/n1/status", {"status": body})
+
+
+def configure(plane: ControlPlane, conf: object) -> None:
+    text = conf if isinstance(conf, str) else json.dumps(conf)
+    plane.request("PATCH", f"{CONFIG_MAPS}/tulle-config", {"data": {"net-conf.json": text}})
+
+
+def said(address: str = "192.0.2.1") -> Announcement:
+    return Announcement((ip_address(address),), "vxlan", lambda _: {"vtepMAC": MAC, "vni": "1"})
+
+
+def own(plane: ControlPlane) -> Object:
+    return cast(Object, plane.request("GET", "/api/v1/nodes/n1"))
+
+
+def wait(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def conditions(plane: ControlPlane) -> dict[str, Object]:
+    return {each["type"]: each for each in own(plane)["status"].get("conditions", [])}
+
+
+def test_nodes_that_come_change_and_go_are_known_within_a_second(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    _, told = following
+    begun = time.monotonic()
+    create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
+    told.wait(lambda: told.names() == ["n1", "n2"], 1.0)
+    came = time.monotonic() - begun
+    status(plane, {"addresses": [{"type": "InternalIP", "address": "192.0.2.77"}]})
+    changed = told.until(lambda found: str(found.nodes[0].addresses[0]) == "192.0.2.77", 1.0)
+    assert changed.me is not None and str(changed.me.addresses[0]) == "192.0.2.77"
+    plane.request("DELETE", "/api/v1/nodes/n2")
+    told.wait(lambda: told.names() == ["n1"], 1.0)
+    print(f"created to told: {came * 1e3:.0f} ms, with the request")
+
+
+def test_the_subnet_that_the_controller_manager_gives_to_a_node_is_its_own(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    _, told = following
+    create(plane, node("n2", "", "192.0.2.2"))
+    told.read_for(0.3)
+    assert told.names() == ["n1"]
+    plane.start("kube-controller-manager")
+    try:
+        told.wait(lambda: told.names() == ["n1", "n2"], 60.0)
+    finally:
+        plane.kill("kube-controller-manager")
+    found = {each.name: each for each in told.snapshot.nodes} if told.snapshot else {}
+    given, mine = found["n2"].pod_cidrs[0], found["n1"].pod_cidrs[0]
+    assert given.prefixlen == 24 and not given.overlaps(mine)
+
+
+def test_an_api_server_that_is_killed_changes_nothing_and_is_followed_on_when_it_is_back(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    source, told = following
+    plane.kill("kube-apiserver")
+    told.wait(lambda: "127.0.0.1" in told.trouble and "refused" in told.trouble, 2.0)
+    source.publish(said())
+    assert told.names() == ["n1"]
+    plane.start("kube-apiserver")
+    plane.wait_ready()
+    create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
+    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 15.0)
+    wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}), 15.0)
+
+
+def test_an_api_server_that_freezes_is_noticed_and_followed_on_when_it_thaws(
+    plane: ControlPlane, follow: Follow
+) -> None:
+    _, told = follow(watch=(2.0, 2.0), grace=0.5, answer=1.0, longest=1.0)
+    told.wait(lambda: told.names() == ["n1"])
+    plane.pause("kube-apiserver")
+    try:
+        told.wait(lambda: told.trouble != "", 8.0)
+        assert told.names() == ["n1"]
+    finally:
+        plane.go_on("kube-apiserver")
+    create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
+    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 10.0)
+
+
+def test_a_connection_that_dies_without_a_word_is_replaced_within_25_seconds(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    _, told = following
+    with plane.severed():
+        begun = time.monotonic()
+        create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
+        told.wait(lambda: told.names() == ["n1", "n2"], 25.0)
+        print(f"silent death noticed after {time.monotonic() - begun:.1f} s")
+        assert told.trouble == ""
+
+
+def test_a_node_that_moved_hears_the_api_again_at_once(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    source, told = following
+    source.publish(said())
+    wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}))
+    with plane.severed():
+        begun = time.monotonic()
+        source.publish(said("192.0.2.9"))
+        create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
+        told.wait(lambda: "n2" in told.names(), 2.0)
+        wait(lambda: own(plane)["metadata"]["annotations"]["tulle.network/address"] == "192.0.2.9", 2.0)
+        print(f"heard and told again {time.monotonic() - begun:.2f} s after the move")
+
+
+def test_a_restart_of_the_storage_below_the_api_is_survived(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    _, told = following
+    plane.kill("etcd")
+    told.read_for(1.0)
+    assert told.names() == ["n1"]
+    plane.start("etcd")
+    plane.wait_ready()
+    create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
+    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 20.0)
+
+
+def test_what_is_published_is_annotated_and_read_by_the_others(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told], follow: Follow
+) -> None:
+    source, _ = following
+    source.publish(said())
+    _, other = follow()
+    found = other.until(lambda found: bool(found.nodes) and bool(found.nodes[0].data))
+    assert found.nodes[0].data == {"vtepmac": MAC, "vni": "1"}
+    notes = own(plane)["metadata"]["annotations"]
+    assert notes["tulle.network/address"] == "192.0.2.1" and notes["tulle.network/backend"] == "vxlan"
+    version = own(plane)["metadata"]["resourceVersion"]
+    source.publish(said())
+    time.sleep(0.5)
+    assert own(plane)["metadata"]["resourceVersion"] == version  # what is there is not written again
+
+
+@pytest.mark.parametrize("before", [None, "True"])
+def test_ready_makes_the_network_available_and_keeps_it_so(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told], before: str | None
+) -> None:
+    source, _ = following
+    bad = {"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+    status(plane, {"conditions": [ready, *([bad] if before else [])]})
+    source.ready()
+    wait(lambda: conditions(plane).get("NetworkUnavailable", {}).get("status") == "False")
+    assert conditions(plane)["NetworkUnavailable"]["reason"] == "TulleIsUp"
+    assert conditions(plane)["Ready"]["status"] == "True"
+    status(plane, {"conditions": [ready, bad]})
+    wait(lambda: conditions(plane)["NetworkUnavailable"]["status"] == "False")
+
+
+def test_the_config_map_is_followed_and_a_broken_one_is_not_obeyed(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    _, told = following
+    configure(plane, {"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}})
+    good = told.until(lambda found: found.conf is not None and found.conf.backend == "host-gw", 1.0)
+    configure(plane, '{"Network": "10.244.0.0/16",')
+    broken = told.until(lambda found: bool(found.problems), 1.0)
+    assert broken.conf == good.conf and "net-conf.json" in broken.problems[0]
+    plane.request("POST", CONFIG_MAPS, {"metadata": {"name": "another"}, "data": {"net-conf.json": "{}"}})
+    configure(plane, {"Network": "10.0.0.0/8"})
+    told.until(lambda found: found.problems == () and found.conf != good.conf, 1.0)
+    plane.request("DELETE", f"{CONFIG_MAPS}/another")
+
+
+def test_the_rules_of_our_manifest_are_enough_and_allow_nothing_else(
+    plane: ControlPlane, follow: Follow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = plane.token("kube-tulle", "tulle")
+    monkeypatch.setattr(api, "SERVICE_ACCOUNT", str(tmp_path))
+    for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
+        monkeypatch.setenv(key, value)
+    source, told = follow(Config())
+    told.wait(lambda: told.names() == ["n1"] and told.trouble == "")
+    source.publish(said())
+    source.ready()
+    wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}))
+    wait(lambda: conditions(plane).get("NetworkUnavailable", {}).get("status") == "False")
+    configure(plane, {"Network": "10.244.0.0/16"})
+    told.until(lambda found: found.conf is not None and str(found.conf.networks[0]) == "10.244.0.0/16")
+    assert told.snapshot is not None and (told.trouble, told.snapshot.problems) == ("", ())
+    for method, path, body in (
+        ("PATCH", "/api/v1/nodes/n1", {"spec": {"unschedulable": True}}),
+        ("DELETE", "/api/v1/nodes/n1", None),
+        ("GET", CONFIG_MAPS, None),
+        ("GET", "/api/v1/secrets", None),
+        ("GET", "/api/v1/pods", None),
+    ):
+        with pytest.raises(AssertionError, match=" 403 "):
+            plane.request(method, path, cast(Json | None, body), token)
+
+
+def test_a_service_account_without_the_rules_is_told_what_is_missing(
+    plane: ControlPlane, follow: Follow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}
+    plane.request("POST", PATHS["ServiceAccount"], cast(Json, account))
+    monkeypatch.setattr(api, "SERVICE_ACCOUNT", str(tmp_path))
+    token = plane.token("kube-tulle", "nobody")
+    for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
+        monkeypatch.setenv(key, value)
+    _, told = follow(Config())
+    told.wait(lambda: "403" in told.trouble and "conf/kubernetes/tulle.yaml" in told.trouble)
+    assert token not in told.trouble
+
+
+MEASURE = """
+import json, select, sys, time
+def kilobytes(key):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
+import cni_plugin.agent.service
+from cni_plugin.agent.source import Mailbox, open_source
+before, begun = kilobytes("VmRSS"), time.perf_counter()
+mailbox = Mailbox()
+source = open_source({"type": "kubernetes", "kubeconfig": sys.argv[1]}, "n1", mailbox)
+imported = time.perf_counter() - begun
+count = 0
+while count < int(sys.argv[2]):
+    select.select([mailbox], [], [])
+    snapshot, trouble = mailbox.take()
+    assert not trouble, trouble
+    count = len(snapshot.nodes) if snapshot else 0
+listed = time.perf_counter() - begun
+print(json.dumps({"import_s": imported, "all_s": listed, "agent_kB": before, "after_kB": kilobytes("VmRSS"),
+                  "peak_kB": kilobytes("VmHWM")}))
+source.close()
+"""
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=pytest.mark.soak)])
+def test_a_large_cluster_is_known_within_seconds_and_little_memory(plane: ControlPlane, count: int) -> None:
+    for index in range(count):
+        create(plane, big_node(index))
+    words = [sys.executable, "-c", MEASURE, str(plane.kubeconfig), str(count + 1)]
+    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    print(f"{count} nodes of 10 kB:", {key: round(each, 2) for key, each in figures.items()})
+    assert figures["all_s"] < 1 + count / 500 and figures["peak_kB"] < 80_000  # both cores have other work at times

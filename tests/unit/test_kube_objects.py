@@ -1,0 +1,352 @@
+"""What Node objects and the ConfigMap say: addresses, subnets, annotations of ours and flannel's, and rubbish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
+
+import msgspec
+import pytest
+
+from cni_plugin.agent.kube import announce
+from cni_plugin.agent.kube.objects import Configured, Own, Seen, read_config, read_node
+from cni_plugin.agent.kube.view import MOST_PROBLEMS, Known, has_flannel, snapshot
+from cni_plugin.agent.source import Announcement, Snapshot
+from cni_plugin.cluster import Node
+from tests.unit.kube_objects import FLANNEL, Object, big_node, flannel_notes, node, recorded
+
+SUBNET, ADDRESS, MAC = "10.244.1.0/24", "192.0.2.1", "0a:54:0a:f4:01:00"
+BORN = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
+
+
+def seen(found: Object, this_node: str = "me") -> Seen:
+    return read_node(json.dumps(found).encode(), this_node)
+
+
+def noted(notes: Mapping[str, str], cidrs: str = SUBNET, addresses: str = ADDRESS, this_node: str = "me") -> Seen:
+    found = node("n1", cidrs, addresses)
+    found["metadata"]["annotations"] = dict(notes)
+    return seen(found, this_node)
+
+
+def reached(found: Seen) -> Node:
+    assert found.node is not None, found.problems
+    return found.node
+
+
+def addresses(found: Seen) -> list[str]:
+    return [str(each) for each in reached(found).addresses]
+
+
+# Nodes that say nothing of their own
+
+
+def test_a_node_is_reached_at_its_internal_ip_since_it_was_created() -> None:
+    found = seen(node("n1", SUBNET, ADDRESS))
+    assert found == Seen("n1", Node("n1", (ip_address(ADDRESS),), (ip_network(SUBNET),), since=BORN))
+
+
+def test_a_dual_stack_node_of_a_newer_kubernetes_is_understood() -> None:
+    found = reached(seen(recorded()))
+    assert [str(each) for each in found.pod_cidrs] == ["10.244.3.0/24", "fd00:10:244:3::/64"]
+    assert [str(each) for each in found.addresses] == ["192.0.2.13", "2001:db8::13"]  # IPv4 first, one a family
+
+
+def test_what_a_kubelet_writes_beyond_that_is_not_kept() -> None:
+    small, big = seen(node("node-00007", "10.0.7.0/24", "172.20.0.8")), seen(big_node(7))
+    assert small == big
+
+
+def test_the_old_field_for_one_subnet_serves_where_there_is_no_list() -> None:
+    found = node("n1", SUBNET, ADDRESS)
+    del found["spec"]["podCIDRs"]
+    assert [str(each) for each in reached(seen(found)).pod_cidrs] == [SUBNET]
+
+
+def test_a_node_without_a_subnet_is_not_there_yet_and_that_is_no_problem() -> None:
+    assert seen(node("n1", "", ADDRESS)) == Seen("n1")
+
+
+@pytest.mark.parametrize("status", [{}, {"addresses": None}, {"addresses": [{"type": "Hostname", "address": "n1"}]}])
+def test_a_node_without_an_address_is_left_out_and_that_is_told(status: Object) -> None:
+    found = seen(node("n1", SUBNET) | {"status": status})
+    assert found.node is None
+    assert "n1" in found.problems[0] and "InternalIP" in found.problems[0] and "--node-ip" in found.problems[0]
+
+
+# What agents announce
+
+
+def test_what_our_agent_announced_goes_before_the_kubelet() -> None:
+    found = noted({
+        "tulle.network/address": "198.51.100.1", "tulle.network/ipv6-address": "2001:db8::1",
+        "tulle.network/backend": "vxlan", "tulle.network/backend-data": json.dumps({"vtepMAC": MAC, "vni": "1"}),
+    })
+    assert addresses(found) == ["198.51.100.1", "2001:db8::1"]
+    assert reached(found).data == {"vtepmac": MAC, "vni": "1"}
+    assert (found.backend, found.flannels, found.problems) == ("vxlan", False, ())
+
+
+def test_a_node_of_flannels_is_reached_as_flannel_says() -> None:
+    found = noted(flannel_notes("198.51.100.1", "2E:99:aa:00:01:02"))
+    assert addresses(found) == ["198.51.100.1"]
+    assert reached(found).data == {"vtepmac": "2E:99:aa:00:01:02", "vni": "1"}
+    assert (found.backend, found.flannels) == ("vxlan", True)
+
+
+def test_a_node_of_flannels_host_gw_has_no_data() -> None:
+    notes = flannel_notes(ADDRESS, MAC) | {f"{FLANNEL}/backend-type": "host-gw", f"{FLANNEL}/backend-data": "null"}
+    found = noted(notes)
+    assert (found.backend, reached(found).data, found.problems) == ("host-gw", {}, ())
+
+
+def test_a_node_of_flannels_with_both_families_keeps_the_data_of_ipv4() -> None:
+    data = '{"VNI":1,"VtepMAC":"2e:66:66:66:66:66"}'
+    six = {f"{FLANNEL}/public-ipv6": "2001:db8::9", f"{FLANNEL}/backend-v6-data": data}
+    found = noted(flannel_notes("198.51.100.1", MAC) | six)
+    assert addresses(found) == ["198.51.100.1", "2001:db8::9"]
+    assert reached(found).data["vtepmac"] == MAC
+
+
+def test_what_our_agent_says_goes_before_what_flannel_left() -> None:
+    ours = {"tulle.network/address": "192.0.2.7", "tulle.network/backend": "host-gw"}
+    found = noted(flannel_notes("198.51.100.1", MAC) | ours)
+    assert (addresses(found), found.backend, found.flannels) == (["192.0.2.7"], "host-gw", False)
+    assert reached(found).data == {}
+
+
+@pytest.mark.parametrize("prefix", ["tulle.network", FLANNEL])
+def test_an_operators_overwrite_goes_before_all_and_for_its_family_alone(prefix: str) -> None:
+    announced = {"tulle.network/address": "192.0.2.7", "tulle.network/ipv6-address": "2001:db8::7"}
+    overwrite = {f"{prefix}/public-ip-overwrite": "203.0.113.9"}
+    assert addresses(noted({**announced, **overwrite})) == ["203.0.113.9", "2001:db8::7"]
+    assert addresses(noted(overwrite)) == ["203.0.113.9"]
+    six = {f"{prefix}/public-ipv6-overwrite": "2001:db8::99"}
+    assert addresses(noted(six)) == [ADDRESS, "2001:db8::99"]
+
+
+# Rubbish
+
+
+@pytest.mark.parametrize(("key", "value", "hint"), [
+    ("tulle.network/address", "192.0.2.1/24", "address"),
+    ("tulle.network/address", "127.0.0.1", "send to"),
+    ("tulle.network/address", "fe80::1", "send to"),
+    ("tulle.network/ipv6-address", "192.0.2.1", "IPv6"),
+    ("tulle.network/public-ip-overwrite", "2001:db8::1", "IPv4"),
+    ("tulle.network/public-ip-overwrite", "x" * 5000, "IPv4"),
+    ("tulle.network/backend-data", "[1]", "JSON object"),
+    ("tulle.network/backend-data", "{", "JSON object"),
+    ("tulle.network/backend-data", '{"a": "' + "x" * 5000 + '"}', "4096"),
+    ("tulle.network/backend-data", '{"vtepMAC": "01:00:5e:00:00:01"}', "unicast"),
+    ("tulle.network/backend-data", '{"vtepMAC": "nonsense"}', "unicast"),
+])  # fmt: skip
+def test_rubbish_in_an_annotation_is_ignored_and_told_once_with_a_remedy(key: str, value: str, hint: str) -> None:
+    found = noted({"tulle.network/backend": "vxlan", key: value}, this_node="n1")
+    assert (addresses(found), reached(found).data) == ([ADDRESS], {})
+    (told,) = found.problems
+    assert "n1" in told and key in told and hint in told and len(told) < 300
+
+
+def test_a_subnet_that_is_none_leaves_out_its_node_alone() -> None:
+    found = seen(node("n1", "10.244.1.5/24", ADDRESS))
+    assert found.node is None and "10.244.1.5/24" in found.problems[0]
+
+
+def test_an_object_of_another_shape_leaves_out_its_node_alone() -> None:
+    found = seen(node("n1", SUBNET, ADDRESS) | {"spec": {"podCIDRs": 7}})
+    assert found.node is None and "n1" in found.problems[0]
+    with pytest.raises(msgspec.MsgspecError):
+        read_node(b'{"kind": "Node"}', "me")
+
+
+# This node
+
+
+def test_this_nodes_own_object_gives_its_subnets_and_all_its_addresses() -> None:
+    found = seen(recorded() | {"metadata": node("me")["metadata"]}).own
+    assert found is not None
+    assert [str(each) for each in found.node.addresses] == ["2001:db8::13", "192.0.2.13", "192.0.2.113"]
+    assert len(found.node.pod_cidrs) == 2
+
+
+def test_what_this_node_announced_does_not_tell_it_where_it_is() -> None:
+    found = noted({"tulle.network/address": "198.51.100.1"}, this_node="n1").own
+    assert found is not None and [str(each) for each in found.node.addresses] == [ADDRESS]
+
+
+def test_an_overwrite_is_the_first_that_this_node_is_known_by() -> None:
+    found = noted({"tulle.network/public-ip-overwrite": "203.0.113.9"}, this_node="n1").own
+    assert found is not None and [str(each) for each in found.node.addresses] == ["203.0.113.9", ADDRESS]
+
+
+@pytest.mark.parametrize("status", ["True", "False", ""])
+def test_the_condition_that_the_network_is_missing_is_seen(status: str) -> None:
+    found = node("me", SUBNET, ADDRESS)
+    found["status"]["conditions"] = [
+        {"type": "Ready", "status": "True"}, *([{"type": "NetworkUnavailable", "status": status}] if status else [])
+    ]
+    own = seen(found).own
+    assert own is not None and own.unavailable == status
+
+
+# The ConfigMap
+
+
+NOTHING = Configured()
+
+
+def configured(before: Configured = NOTHING, **keys: str) -> Configured:
+    data = {f"{key.replace('_', '-')}.json": each for key, each in keys.items()}
+    return read_config(json.dumps({"data": data}).encode(), before)
+
+
+GOOD = '{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}'
+
+
+def test_the_config_map_gives_the_network_and_the_cni_configuration() -> None:
+    found = configured(net_conf=GOOD, cni_conf='{"name": "pods", "plugins": []}')
+    assert found.conf is not None and found.conf.backend == "host-gw"
+    assert (found.cni, found.problems) == ({"name": "pods", "plugins": []}, ())
+
+
+def test_a_network_configuration_without_a_network_is_one() -> None:
+    found = configured(net_conf="{}")
+    assert found.conf is not None and (found.conf.networks, found.conf.backend, found.problems) == ((), "vxlan", ())
+
+
+@pytest.mark.parametrize("bad", ["", "{", "[]", '{"Network": "10.244.0.0/40"}', '{"Network": 5}'])
+def test_a_broken_network_configuration_leaves_the_one_before_in_force_and_is_told(bad: str) -> None:
+    before = configured(net_conf=GOOD)
+    after = configured(before, net_conf=bad)
+    assert after.conf == before.conf and "stays in force" in after.problems[0]
+    first = configured(net_conf=bad)
+    assert first.conf is None and len(first.problems) == 1
+
+
+def test_a_broken_cni_configuration_leaves_the_one_before_in_force_and_is_told() -> None:
+    before = configured(net_conf=GOOD, cni_conf='{"name": "pods"}')
+    after = configured(before, net_conf=GOOD, cni_conf="{")
+    assert after.cni == before.cni and "cni-conf.json" in after.problems[0]
+    assert configured(before, net_conf=GOOD).cni is None  # taken out on purpose
+
+
+# Put together
+
+
+def told(*found: Seen, conf: Configured | None = None, this_node: str = "n1") -> Snapshot:
+    whole = snapshot(Known(found, conf or configured(net_conf=GOOD), (), ""), this_node)
+    assert whole is not None
+    return whole
+
+
+def test_nothing_is_told_before_both_were_asked_for() -> None:
+    assert snapshot(Known(None, Configured(), (), ""), "n1") is None
+    assert snapshot(Known((), None, (), ""), "n1") is None
+
+
+def test_the_younger_of_two_nodes_with_one_subnet_is_left_out() -> None:
+    young = node("n2", SUBNET, "192.0.2.2")
+    young["metadata"]["creationTimestamp"] = "2026-06-01T00:00:00Z"
+    whole = told(seen(young), seen(node("n1", SUBNET, ADDRESS), "n1"))
+    assert [each.name for each in whole.nodes] == ["n1"]
+    assert any("n2" in each and SUBNET in each for each in whole.problems)
+
+
+def test_a_subnet_outside_the_cluster_is_left_out_and_told() -> None:
+    whole = told(seen(node("n1", "10.99.1.0/24", ADDRESS), "n1"))
+    assert whole.nodes == () and "10.99.1.0/24" in whole.problems[0]
+    assert whole.me is not None  # it still knows itself
+
+
+def test_a_node_that_the_api_does_not_know_is_told_so() -> None:
+    whole = told(seen(node("n2", SUBNET, ADDRESS)))
+    assert whole.me is None and "n1" in whole.problems[0] and "kubelet" in whole.problems[0]
+
+
+def test_what_was_announced_for_another_backend_is_not_used_and_told() -> None:
+    notes = {"tulle.network/backend": "vxlan", "tulle.network/backend-data": json.dumps({"vtepMAC": MAC})}
+    whole = told(noted(notes), this_node="n1")
+    assert whole.nodes[0].data == {} and not any("vxlan" in each for each in whole.problems)  # its own is under way
+    peer = told(noted(notes), this_node="n9")
+    assert any("n1" in each and "vxlan" in each and "host-gw" in each for each in peer.problems)
+
+
+def test_a_thousand_problems_are_not_told_one_by_one() -> None:
+    whole = told(*(seen(node(f"m{index}", f"10.244.{index % 250}.1/24")) for index in range(1000)))
+    assert len(whole.problems) == MOST_PROBLEMS + 1 and whole.problems[-1].startswith("and ")
+
+
+# What this node says
+
+
+def said(*texts: str, backend: str = "vxlan", **data: str) -> Announcement:
+    return Announcement(tuple(ip_address(each) for each in texts), backend, lambda _: data)
+
+
+def own(notes: Mapping[str, str] = {}, cidrs: str = SUBNET) -> Own:
+    found = noted(notes, cidrs, this_node="n1").own
+    assert found is not None
+    return found
+
+
+def test_what_is_announced_is_read_back_by_others_as_it_was_meant() -> None:
+    wanted = announce.wanted(own(), said("198.51.100.1", "2001:db8::1", vtepMAC=MAC, vni="7"), flannel=False)
+    found = noted({key: each for key, each in wanted.items() if each is not None})
+    assert addresses(found) == ["198.51.100.1", "2001:db8::1"]
+    assert (reached(found).data, found.backend) == ({"vtepmac": MAC, "vni": "7"}, "vxlan")
+    assert not any(key.startswith(FLANNEL) for key in wanted)
+
+
+@pytest.mark.parametrize("texts", [["192.0.2.1"], ["2001:db8::1"], ["192.0.2.1", "2001:db8::1"]])
+def test_flannels_nodes_read_what_they_need_as_they_write_it(texts: list[str]) -> None:
+    wanted = announce.wanted(own(cidrs="10.244.1.0/24 fd00:1::/64"), said(*texts, vtepMAC=MAC, vni="1"), flannel=True)
+    assert wanted[f"{FLANNEL}/kube-subnet-manager"] == "true"
+    assert wanted[f"{FLANNEL}/backend-type"] == "vxlan"
+    for text in texts:
+        name, key = ("public-ipv6", "backend-v6-data") if ":" in text else ("public-ip", "backend-data")
+        assert wanted[f"{FLANNEL}/{name}"] == text
+        assert json.loads(wanted[f"{FLANNEL}/{key}"] or "") == {"VNI": 1, "VtepMAC": MAC}
+
+
+def test_flannels_annotations_that_the_node_bears_already_are_kept_up_to_date() -> None:
+    before = own(flannel_notes("198.51.100.1", "2e:99:aa:00:01:02"))
+    differing = announce.differing(before, announce.wanted(before, said(ADDRESS, vtepMAC=MAC, vni="1"), flannel=False))
+    assert differing[f"{FLANNEL}/public-ip"] == ADDRESS and MAC in (differing[f"{FLANNEL}/backend-data"] or "")
+    assert f"{FLANNEL}/kube-subnet-manager" not in differing  # as it is
+
+
+def test_a_backend_without_data_says_null_to_flannel() -> None:
+    wanted = announce.wanted(own(), said(ADDRESS, backend="host-gw"), flannel=True)
+    assert wanted[f"{FLANNEL}/backend-data"] == "null" and wanted["tulle.network/backend-data"] is None
+
+
+def test_an_overwrite_is_what_peers_are_told() -> None:
+    wanted = announce.wanted(own({"tulle.network/public-ip-overwrite": "203.0.113.9"}), said(ADDRESS), flannel=True)
+    assert wanted["tulle.network/address"] == wanted[f"{FLANNEL}/public-ip"] == "203.0.113.9"
+
+
+def test_what_is_said_already_is_not_said_again() -> None:
+    wanted = announce.wanted(own(), said(ADDRESS, vtepMAC=MAC), flannel=True)
+    shown = own({key: each for key, each in wanted.items() if each is not None})
+    assert announce.differing(shown, announce.wanted(shown, said(ADDRESS, vtepMAC=MAC), flannel=True)) == {}
+
+
+def test_an_address_that_is_no_more_is_taken_away() -> None:
+    shown = own({"tulle.network/address": ADDRESS, "tulle.network/ipv6-address": "2001:db8::1"})
+    differing = announce.differing(shown, announce.wanted(shown, said(ADDRESS, backend="host-gw"), flannel=False))
+    assert differing == {"tulle.network/ipv6-address": None, "tulle.network/backend": "host-gw"}
+
+
+def test_flannel_is_around_when_another_node_is_its() -> None:
+    theirs = noted(flannel_notes(ADDRESS, MAC))
+    assert has_flannel([theirs], "n9") and not has_flannel([theirs], "n1")
+
+
+def test_a_patch_says_only_what_it_is_about() -> None:
+    assert set(announce.patch({"a": None}, up=False)) == {"metadata"}
+    body: Object = announce.patch({}, up=True)
+    (condition,) = body["status"]["conditions"]
+    assert set(body) == {"status"} and (condition["status"], condition["reason"]) == ("False", "TulleIsUp")

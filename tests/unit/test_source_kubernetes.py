@@ -1,0 +1,568 @@
+"""The Kubernetes source against a server that speaks the API's protocol, whatever that does wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from cni_plugin.agent.kube import follow
+from cni_plugin.agent.kube.follow import Backoff, Pace
+from cni_plugin.agent.source import Announcement, Mailbox, open_source
+from cni_plugin.agent.sources import kubernetes
+from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
+from cni_plugin.errors import CniError
+from tests.unit.kube_objects import big_node, flannel_notes, node
+from tests.unit.kube_server import CONFIG_MAPS, NODES, KubeServer
+from tests.unit.told import Told
+
+PACE = Pace(first=0.02, longest=0.2, answer=1.0, watch=(20.0, 20.0), grace=0.3, steady=0.1, page=10)
+N1 = node("n1", "10.244.1.0/24", "192.0.2.1")
+GOOD = '{"Network": "10.244.0.0/16"}'
+MAC = "0a:54:0a:f4:01:00"
+
+
+class World:
+    """A server, the source that follows it as node n1, and what that says."""
+
+    def __init__(self, server: KubeServer, pace: Pace) -> None:
+        self.server = server
+        self.told = Told()
+        self.source = KubernetesSource(Config(kubeconfig=str(server.kubeconfig)), "n1", self.told.mailbox, pace)
+
+    def close(self) -> None:
+        self.source.close()
+        self.told.mailbox.close()
+
+
+Begin: TypeAlias = Callable[..., World]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[KubeServer]:
+    with KubeServer(tmp_path) as made:
+        made.configure(net_conf=GOOD)
+        made.put(N1)
+        yield made
+
+
+@pytest.fixture
+def begin(server: KubeServer) -> Iterator[Begin]:
+    worlds: list[World] = []
+
+    def start(**settings: object) -> World:
+        worlds.append(World(server, PACE._replace(**settings)))  # type: ignore[arg-type]
+        return worlds[-1]
+
+    yield start
+    for each in worlds:
+        each.close()
+    assert not [each for each in threading.enumerate() if each.name.startswith("kubernetes-")]
+
+
+@pytest.fixture
+def world(begin: Begin) -> World:
+    made = begin()
+    made.told.wait(lambda: made.told.names() == ["n1"])
+    for path in (NODES, CONFIG_MAPS):
+        wait(lambda path=path: len(made.server.asked_for(path, watches=True)) == 1)  # type: ignore[misc]
+    return made
+
+
+def wait(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def peer(index: int, **notes: str) -> dict[str, object]:
+    return node(f"p{index}", f"10.244.{index}.0/24", f"192.0.2.{index}", **notes)
+
+
+# Following
+
+
+def test_nodes_that_come_change_and_go_are_told_within_20_ms(world: World) -> None:
+    times = []
+    for index in range(50, 55):
+        world.told.read_for(0.06)
+        begun = time.monotonic()
+        world.server.put(peer(index))
+        world.told.wait(lambda index=index: f"p{index}" in world.told.names())  # type: ignore[misc]
+        times.append(time.monotonic() - begun)
+    assert min(times) < 0.02, times
+    world.server.put(node("p50", "10.244.50.0/24", "192.0.2.99"))
+    world.told.until(lambda found: any(str(each.addresses[0]) == "192.0.2.99" for each in found.nodes))
+    world.server.delete("p50")
+    world.told.wait(lambda: "p50" not in world.told.names())
+
+
+def test_many_nodes_are_listed_in_pages_and_told_at_once(begin: Begin, server: KubeServer) -> None:
+    for index in range(95):
+        server.put(big_node(index))
+    server.configure(net_conf='{"Network": "10.0.0.0/8"}')
+    world = begin()
+    world.told.until(lambda found: len(found.nodes) == 96)
+    assert world.told.snapshots == 1
+    assert len(server.asked_for(watches=False)) == 10
+
+
+def test_a_heartbeat_of_a_kubelet_is_no_news(world: World) -> None:
+    before = world.told.snapshots
+    for index in range(20):
+        world.server.put(N1 | {"status": {**N1["status"], "images": [{"sizeBytes": index}]}})
+    world.told.read_for(0.2)
+    assert world.told.snapshots == before
+
+
+def test_a_storm_of_changes_is_at_most_20_snapshots_a_second_and_the_last_one_is_whole(world: World) -> None:
+    before, begun = world.told.snapshots, time.monotonic()
+    while time.monotonic() - begun < 1.0:
+        for index in range(2, 12):
+            world.server.put(node(f"p{index}", f"10.244.{index}.0/24", f"192.0.2.{index}", tick=str(time.monotonic())))
+            world.server.put(node("moving", "10.244.250.0/24", f"198.51.100.{time.monotonic_ns() % 250 + 1}"))
+        world.told.read(0.005)
+    world.server.put(node("moving", "10.244.250.0/24", "203.0.113.1"))
+    world.told.until(lambda found: any(str(each.addresses[0]) == "203.0.113.1" for each in found.nodes))
+    seconds = time.monotonic() - begun
+    assert 3 <= world.told.snapshots - before <= 20 * seconds + 2
+
+
+def test_a_watch_goes_on_from_the_newest_version_that_it_was_told(world: World) -> None:
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    world.server.bookmark()
+    time.sleep(0.05)
+    world.server.cut()
+    wait(lambda: len(world.server.asked_for(watches=True)) == 2)
+    assert world.server.asked_for(watches=True)[1].params["resourceVersion"] == "104"
+    assert len(world.server.asked_for(watches=False)) == 1
+
+
+def test_a_watch_that_the_server_ends_in_time_is_begun_anew_without_a_word(begin: Begin) -> None:
+    world = begin(watch=(1.0, 1.0))
+    world.told.wait(lambda: world.told.names() == ["n1"])
+    wait(lambda: len(world.server.asked_for(watches=True)) >= 3)
+    world.told.read_for(0.1)
+    assert (world.told.trouble, len(world.server.asked_for(watches=False)), world.told.snapshots) == ("", 1, 1)
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+
+
+def test_watches_ask_for_bookmarks_and_end_at_different_times(begin: Begin, server: KubeServer) -> None:
+    worlds = [begin(watch=(300.0, 600.0)) for _ in range(4)]
+    wait(lambda: len(server.asked_for(watches=True)) == len(worlds))
+    asked = server.asked_for(watches=True)
+    seconds = {int(each.params["timeoutSeconds"]) for each in asked}
+    assert len(seconds) > 1 and all(300 <= each <= 600 for each in seconds)
+    assert all(each.params["allowWatchBookmarks"] == "true" for each in asked)
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["between lines", "in the middle of one"])
+def test_a_watch_that_is_cut_off_is_resumed_and_nothing_is_missed(world: World, torn: bool) -> None:
+    world.server.cut(torn=torn)
+    world.server.put(peer(2))
+    world.told.wait(lambda: world.told.names() == ["n1", "p2"])
+    assert len(world.server.asked_for(watches=False)) == 1
+    assert world.told.trouble == ""  # one hiccup is not worth a word
+
+
+def test_a_version_that_is_forgotten_is_listed_again_at_once(world: World) -> None:
+    world.server.compact()
+    world.server.cut()
+    world.server.put(peer(2))
+    world.server.compact()
+    world.told.wait(lambda: world.told.names() == ["n1", "p2"])
+    assert len(world.server.asked_for(watches=False)) == 2
+    world.server.put(peer(3))
+    world.told.wait(lambda: world.told.names() == ["n1", "p2", "p3"])
+
+
+def test_a_version_that_is_forgotten_within_the_stream_is_listed_again(world: World) -> None:
+    world.server.break_off(410)
+    wait(lambda: len(world.server.asked_for(watches=False)) == 2)
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    assert world.told.trouble == ""
+
+
+def test_an_error_within_the_stream_is_no_reason_to_list_again(world: World) -> None:
+    world.server.break_off(500)
+    wait(lambda: len(world.server.asked_for(watches=True)) == 2)
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    assert len(world.server.asked_for(watches=False)) == 1
+
+
+def test_a_list_whose_next_page_has_expired_begins_anew(begin: Begin, server: KubeServer) -> None:
+    for index in range(25):
+        server.put(peer(index + 2))
+    server.expired_pages = 1
+    world = begin()
+    world.told.until(lambda found: len(found.nodes) == 26)
+    assert world.told.snapshots == 1
+
+
+def test_what_is_deleted_while_nobody_watches_is_gone_after_the_next_list(world: World) -> None:
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    world.server.refuse = 503
+    world.server.cut()
+    world.server.delete("p2")
+    world.server.compact()
+    world.told.wait(lambda: world.told.trouble != "")
+    assert "p2" in world.told.names()  # what was known stays until the API says otherwise
+    world.server.refuse = 0
+    world.told.wait(lambda: "p2" not in world.told.names() and world.told.trouble == "")
+
+
+def test_after_a_long_outage_all_is_listed_again_for_the_storage_may_be_an_older_one(begin: Begin) -> None:
+    world = begin(doubt=0.3)
+    world.told.wait(lambda: world.told.names() == ["n1"])
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    world.server.refuse = 503
+    world.server.cut()
+    time.sleep(0.6)
+    world.server.restore_backup()
+    world.server.refuse = 0
+    world.told.wait(lambda: world.told.names() == ["n1"])
+    world.server.put(peer(3))
+    world.told.wait(lambda: world.told.names() == ["n1", "p3"])
+
+
+@pytest.mark.parametrize(("status", "hint"), [(500, "500"), (401, "token"), (403, "conf/kubernetes/tulle.yaml")])
+def test_a_server_that_refuses_is_told_and_asked_less_and_less_often(world: World, status: int, hint: str) -> None:
+    world.server.refuse = status
+    world.server.cut()
+    world.told.wait(lambda: hint in world.told.trouble)
+    assert world.server.url in world.told.trouble
+    time.sleep(1.0)
+    times = [each.at for each in world.server.asked_for(watches=True)][1:]
+    gaps = [after - before for before, after in pairwise(times)]
+    assert 4 <= len(times) <= 25, gaps
+    assert max(gaps[-3:]) > 2 * min(gaps[:2])
+    assert world.told.names() == ["n1"]
+    world.server.refuse = 0
+    world.told.wait(lambda: world.told.trouble == "")
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+
+
+def test_waits_double_to_their_longest_differ_and_begin_again_after_success() -> None:
+    backoff = Backoff(Pace())
+    waits = [backoff.next() for _ in range(20)]
+    assert all(0.1 * 2**at <= each <= 0.2 * 2**at for at, each in enumerate(waits[:7]))
+    assert all(15.0 <= each <= 30.0 for each in waits[8:]) and len(set(waits)) == len(waits)
+    backoff.reset()
+    assert backoff.next() <= 0.2
+
+
+def test_a_server_that_falls_silent_is_left_when_its_time_is_over(begin: Begin, server: KubeServer) -> None:
+    server.mute = True
+    world = begin(watch=(1.0, 1.0))
+    world.told.wait(lambda: world.told.names() == ["n1"])
+    server.put(peer(2))
+    server.mute = False  # for those who ask again
+    begun = time.monotonic()
+    world.told.wait(lambda: "p2" in world.told.names())
+    assert time.monotonic() - begun < 2.0
+    assert len(server.asked_for(watches=False)) == 1
+
+
+def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pause(begin: Begin) -> None:
+    world = begin(watch=(0.0, 0.0), steady=0.5)
+    world.told.wait(lambda: world.told.trouble != "")
+    assert "as soon as it had begun" in world.told.trouble
+    time.sleep(1.0)
+    assert len(world.server.asked_for(watches=True)) < 25
+
+
+def test_a_server_that_is_not_there_yet_is_told_and_found_when_it_comes(tmp_path: Path) -> None:
+    later = KubeServer(tmp_path)
+    later.configure(net_conf=GOOD)
+    later.put(N1)
+    later._server.server_close()
+    told = Told()
+    source = KubernetesSource(Config(kubeconfig=str(later.kubeconfig)), "n1", told.mailbox, PACE)
+    try:
+        told.wait(lambda: "refused" in told.trouble)
+        assert told.snapshot is None
+    finally:
+        source.close()
+
+
+def test_a_kubeconfig_that_comes_later_is_read_then(tmp_path: Path, server: KubeServer) -> None:
+    told = Told()
+    late = tmp_path / "late"
+    source = KubernetesSource(Config(kubeconfig=str(late)), "n1", told.mailbox, PACE)
+    try:
+        told.wait(lambda: str(late) in told.trouble)
+        late.write_text(server.kubeconfig.read_text())
+        told.wait(lambda: told.names() == ["n1"] and told.trouble == "")
+    finally:
+        source.close()
+
+
+def test_a_character_that_some_take_for_a_line_break_breaks_nothing(world: World) -> None:
+    world.server.put(peer(2, note="one\u0085two\u2028three\x0bfour"))
+    world.told.wait(lambda: "p2" in world.told.names())
+    assert len(world.server.asked_for(watches=True)) == 1
+
+
+def test_a_source_ends_at_once_whatever_it_waits_for(begin: Begin, server: KubeServer) -> None:
+    following = begin()
+    following.told.wait(lambda: following.told.names() == ["n1"])
+    server.refuse = 500
+    refused = begin()
+    refused.told.wait(lambda: refused.told.trouble != "")
+    for each in (following, refused):
+        begun = time.monotonic()
+        each.source.close()
+        assert time.monotonic() - begun < 0.5
+    assert not [each for each in threading.enumerate() if each.name.startswith("kubernetes-")]
+
+
+def test_a_mistake_of_ours_while_putting_together_is_told_and_not_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(kubernetes, "snapshot", lambda *_: 1 // 0)
+        world.server.put(peer(2))
+        world.told.wait(lambda: "ZeroDivisionError" in world.told.trouble)
+    world.server.put(peer(3))
+    world.told.wait(lambda: world.told.names() == ["n1", "p2", "p3"] and world.told.trouble == "")
+
+
+def test_a_hundred_failures_leave_no_descriptor_open(begin: Begin, server: KubeServer) -> None:
+    world = begin(first=0.002, longest=0.01)
+    world.told.wait(lambda: world.told.names() == ["n1"])
+    before = len(os.listdir("/proc/self/fd"))
+    for status in (0, 500, 410, 0):
+        server.refuse = status
+        count = len(server.asked)
+        while len(server.asked) < count + 25:
+            server.cut()
+            time.sleep(0.01)
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names() and world.told.trouble == "")
+    wait(lambda: len(os.listdir("/proc/self/fd")) <= before + 4)
+
+
+# Who we are
+
+
+def test_a_token_that_was_rotated_is_read_anew_and_never_told(tmp_path: Path, server: KubeServer) -> None:
+    token = tmp_path / "token"
+    token.write_text("first-secret\n")
+    server.write_kubeconfig({"tokenFile": str(token)})
+    server.token = "first-secret"
+    told = Told()
+    source = KubernetesSource(Config(kubeconfig=str(server.kubeconfig)), "n1", told.mailbox, PACE)
+    try:
+        told.wait(lambda: told.names() == ["n1"])
+        server.token = "second-secret"
+        server.cut()
+        told.wait(lambda: "401" in told.trouble)
+        assert "secret" not in told.trouble
+        token.write_text("second-secret\n")
+        told.wait(lambda: told.trouble == "")
+        assert server.tokens[-1] == "second-secret"
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("token", ["two\nlines-secret", "a\x00secret"])
+def test_a_token_that_no_header_can_hold_is_not_told_either(server: KubeServer, token: str) -> None:
+    server.write_kubeconfig({"token": token})
+    told = Told()
+    source = KubernetesSource(Config(kubeconfig=str(server.kubeconfig)), "n1", told.mailbox, PACE)
+    try:
+        told.wait(lambda: told.trouble != "")
+        assert "secret" not in told.trouble
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("name", ["", "tulle-config", "a/b/c", "/x", "x/"])
+def test_a_config_map_that_is_no_name_is_refused(name: str) -> None:
+    mailbox = Mailbox()
+    with pytest.raises(CniError) as caught:
+        open_source({"type": "kubernetes", "configMap": name}, "n1", mailbox)
+    assert caught.value.code == 7 and "namespace/name" in caught.value.msg
+    mailbox.close()
+
+
+def test_without_a_service_account_the_trouble_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    told = Told()
+    source = open_source({"type": "kubernetes"}, "n1", told.mailbox)
+    try:
+        told.wait(lambda: "serviceaccount" in told.trouble)
+    finally:
+        source.close()
+
+
+# The configuration
+
+
+def test_the_network_configuration_is_followed(world: World) -> None:
+    world.server.configure(net_conf='{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}')
+    world.told.until(lambda found: found.conf is not None and found.conf.backend == "host-gw")
+    world.server.configure(net_conf='{"Network": ')
+    broken = world.told.until(lambda found: bool(found.problems))
+    assert broken.conf is not None and broken.conf.backend == "host-gw" and "net-conf.json" in broken.problems[0]
+    world.server.delete("tulle-config", CONFIG_MAPS)
+    gone = world.told.until(lambda found: "there is no ConfigMap" in "".join(found.problems))
+    assert gone.conf == broken.conf
+    world.server.configure(net_conf=GOOD)
+    world.told.until(lambda found: found.problems == ())
+
+
+def test_without_a_config_map_there_is_no_configuration_and_that_is_told(tmp_path: Path) -> None:
+    with KubeServer(tmp_path) as server:
+        server.put(N1)
+        world = World(server, PACE)
+        found = world.told.until(lambda found: bool(found.nodes))
+        assert found.conf is None and "kube-tulle/tulle-config" in found.problems[0]
+        world.close()
+
+
+# Announcing
+
+
+def said(address: str = "192.0.2.1", backend: str = "vxlan") -> Announcement:
+    return Announcement((ip_address(address),), backend, lambda _: {"vtepMAC": MAC, "vni": "1"})
+
+
+def notes(world: World, name: str = "n1") -> dict[str, str]:
+    found: dict[str, str] = world.server.node(name)["metadata"]["annotations"]
+    return found
+
+
+def test_what_is_published_is_annotated_once(world: World) -> None:
+    world.source.publish(said())
+    wait(lambda: notes(world).get("tulle.network/address") == "192.0.2.1")
+    assert json.loads(notes(world)["tulle.network/backend-data"]) == {"vtepMAC": MAC, "vni": "1"}
+    world.told.read_for(0.3)
+    assert len(world.server.patches) == 1
+    world.source.publish(said())
+    world.told.read_for(0.2)
+    assert len(world.server.patches) == 1  # as it is shown already
+
+
+def test_what_somebody_else_undoes_is_annotated_again(world: World) -> None:
+    world.source.publish(said())
+    wait(lambda: "tulle.network/address" in notes(world))
+    world.server.put(N1)
+    wait(lambda: "tulle.network/address" in notes(world))
+    assert len(world.server.patches) == 2
+
+
+def test_somebody_who_undoes_it_again_and_again_is_not_fought_without_a_pause(world: World) -> None:
+    world.source.publish(said())
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        if "tulle.network/address" in notes(world):
+            world.server.put(N1)
+        time.sleep(0.005)
+    assert 5 <= len(world.server.patches) <= 9
+
+
+def test_a_node_whose_subnet_comes_later_is_announced_then(begin: Begin, server: KubeServer) -> None:
+    server.put(node("n1", "", "192.0.2.1"))
+    world = begin()
+    world.source.publish(said())
+    world.told.until(lambda found: found.me is not None and not found.me.pod_cidrs)
+    assert server.patches == []
+    server.put(N1)
+    wait(lambda: "tulle.network/address" in notes(world))
+
+
+def test_only_what_differs_is_patched(world: World) -> None:
+    world.source.publish(said())
+    wait(lambda: len(world.server.patches) == 1)
+    world.told.until(lambda found: bool(found.nodes[0].data))
+    world.source.publish(said("192.0.2.8"))
+    wait(lambda: len(world.server.patches) == 2)
+    assert world.server.patches[1] == ("n1", {"metadata": {"annotations": {"tulle.network/address": "192.0.2.8"}}})
+
+
+def test_a_node_that_moves_asks_anew_for_its_connections_began_at_an_address_that_is_gone(world: World) -> None:
+    world.source.publish(said())
+    wait(lambda: len(world.server.patches) == 1)
+    world.server.forget_connections()
+    world.source.publish(said("192.0.2.8"))
+    begun = time.monotonic()
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    wait(lambda: notes(world)["tulle.network/address"] == "192.0.2.8")
+    assert time.monotonic() - begun < 0.5
+    assert len(world.server.asked_for(watches=False)) == 1
+    assert (world.told.trouble, world.told.snapshot and world.told.snapshot.problems) == ("", ())
+
+
+def test_flannels_annotations_are_written_while_some_other_node_is_its(world: World) -> None:
+    other = peer(2)
+    other["metadata"]["annotations"] = flannel_notes("192.0.2.2", "2e:00:00:00:00:02")  # type: ignore[index]
+    world.source.publish(said())
+    wait(lambda: len(world.server.patches) == 1)
+    assert not any(key.startswith("flannel") for key in notes(world))
+    world.server.put(other)
+    wait(lambda: notes(world).get("flannel.alpha.coreos.com/kube-subnet-manager") == "true")
+    assert json.loads(notes(world)["flannel.alpha.coreos.com/backend-data"]) == {"VNI": 1, "VtepMAC": MAC}
+    world.server.delete("p2")
+    world.told.wait(lambda: "p2" not in world.told.names())
+    world.source.publish(said("192.0.2.8"))
+    wait(lambda: notes(world)["flannel.alpha.coreos.com/public-ip"] == "192.0.2.8")  # who bears them keeps them right
+
+
+@pytest.mark.parametrize("before", [[], [{"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}]])
+def test_ready_takes_the_mark_away_that_the_network_is_missing(world: World, before: list[object]) -> None:
+    world.server.put(N1 | {"status": {**N1["status"], "conditions": [{"type": "Ready", "status": "True"}, *before]}})
+    time.sleep(0.1)
+    assert world.server.patches == []
+    world.source.ready()
+    wait(lambda: len(world.server.patches) == 1)
+    conditions = {each["type"]: each for each in world.server.node("n1")["status"]["conditions"]}
+    assert conditions["NetworkUnavailable"]["status"] == "False" and conditions["Ready"]["status"] == "True"
+    assert conditions["NetworkUnavailable"]["reason"] == "TulleIsUp"
+    world.told.read_for(0.2)
+    assert len(world.server.patches) == 1
+
+
+def test_a_patch_that_is_refused_is_told_as_a_problem_and_tried_again(world: World) -> None:
+    world.server.refuse_patches = 403
+    world.source.publish(said())
+    found = world.told.until(lambda found: "peers are not told" in "".join(found.problems))
+    assert found.nodes and world.told.trouble == ""
+    world.server.refuse_patches = 0
+    wait(lambda: "tulle.network/address" in notes(world))
+    world.told.until(lambda found: found.problems == ())
+
+
+def test_an_announcement_that_cannot_be_made_is_told_and_ends_nothing(world: World) -> None:
+    def broken(_: object) -> dict[str, str]:
+        raise KeyError("vni")
+
+    world.source.publish(Announcement((), "vxlan", broken))
+    world.told.until(lambda found: "KeyError" in "".join(found.problems))
+    world.source.publish(said())
+    wait(lambda: "tulle.network/address" in notes(world))
+
+
+def test_the_pace_of_the_real_thing_is_that_of_the_documentation() -> None:
+    assert follow.Pace() == Pace(0.2, 30.0, 15.0, (300.0, 600.0), 10.0, 2.0, 120.0, 0.05, 250)
+    assert NODES == "/api/v1/nodes"
