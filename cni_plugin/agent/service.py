@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from typing import TYPE_CHECKING
 
 from cni_plugin import wire
 from cni_plugin.agent import settings as configuration
@@ -32,6 +33,9 @@ from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.run import as_cni_error
+
+if TYPE_CHECKING:
+    from cni_plugin.agent.membership import Membership
 
 
 def serve(run_dir: str, conf: str) -> int:
@@ -68,7 +72,10 @@ class _Agent:
         stack.callback(self._worker.close)
         records = Records(run_dir)
         self._gauges = Gauges(self._worker.kernel, records, lambda: self._server.queue)
-        self._reconciler = Reconciler(self._worker.kernel, records, self._journal, settings)
+        self._membership = self._member(records, stack) if settings.source else None
+        self._reconciler = Reconciler(
+            self._worker.kernel, records, self._journal, settings, clusters=self._membership
+        )
         stack.callback(self._reconciler.close)
         listener = stack.enter_context(_listening(f"{run_dir}/{wire.SOCKET}"))
         self._server = Server(listener, self._worker, self._watchers(stack))
@@ -84,8 +91,24 @@ class _Agent:
         self._server.run(systemd.Watchdog().pat)
         systemd.notify("STOPPING=1")
 
+    def _member(self, records: Records, stack: ExitStack) -> Membership:
+        from cni_plugin.agent.membership import Membership  # nothing of it is needed where nodes are listed by hand
+
+        membership = Membership(self._worker.kernel, records, self._journal, self._settings)
+        stack.callback(membership.close)
+        return membership
+
     def _watchers(self, stack: ExitStack) -> list[Watcher]:
         watchers: list[Watcher] = [self._reconciler]
+        if self._membership:
+            self._membership.wake = self._reconciler.wake
+            watchers.append(self._membership)
+        if self._settings.mesh:
+            from cni_plugin.agent.mesh import Mesh
+
+            mesh = Mesh(Records(self._run_dir), self._settings.network)
+            stack.callback(mesh.close)
+            watchers.append(mesh)
         if self._settings.metrics:
             from cni_plugin.agent.metrics import MetricsServer  # 20 ms and some MiB, for those who want it
 
@@ -98,7 +121,8 @@ class _Agent:
         """Why no pod should be started here now, "" when nothing is in the way."""
         full = [f"network {each.network} has no free address" for each in self._gauges.pools() if not each.free]
         full += [full_bridge(name) for name, ports in self._gauges.bridge_ports().items() if ports >= MOST_PORTS]
-        return "; ".join(filter(None, [self._reconciler.problem, *full]))
+        cluster = self._membership.reason if self._membership else ""
+        return "; ".join(filter(None, [cluster, self._reconciler.problem, *full]))
 
     def _status(self) -> dict[str, object]:
         problem = self._unready()
@@ -111,6 +135,7 @@ class _Agent:
             "served": self._journal.total,
             "ready": not problem,
             "problem": problem,
+            "cluster": self._membership.status() if self._membership else None,
             "settings": self._settings,
         }
 

@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `interval` is the time between two looks at everything; an attachment whose sandbox is gone is collected `grace`
     after that was first seen. `node`: how the source calls this node, by default $NODE_NAME or the host's name.
+    `mesh`: whether other nodes' `tullectl` may ask how long this node's peers take to answer (UDP 9473, overlay only).
     `source`: where the cluster is learned from, `type` and that source's own keys; {} when networks name their nodes
     themselves. `network`: the name of the network that the source is about, where no CNI configuration says it.
     """
@@ -60,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Mapping[str, object] = {}
     address: AddressSettings = AddressSettings()
     cni: CniSettings = CniSettings()
+    mesh: bool = False
 
 
 def load(path: str) -> Settings:

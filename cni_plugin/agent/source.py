@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
@@ -134,6 +135,14 @@ def open_source(options: Mapping[str, object], node: str, mailbox: Mailbox) -> S
     kind = options.get("type")
     if kind not in names():
         raise CniError(INVALID_CONFIG, f"invalid source.type {kind!r}: use one of {', '.join(names())}")
+    _reach_libraries()
     module: Module = importlib.import_module(f"cni_plugin.agent.sources.{kind}")
     keys = {key: each for key, each in options.items() if key != "type"}
     return module.open_source(typed(keys, module.Config, "source"), node, mailbox)
+
+
+def _reach_libraries() -> None:
+    """Make importable what only sources need: a bundle keeps it apart, where it costs nobody else anything."""
+    inside = getattr(sys, "_MEIPASS", "")
+    if inside and f"{inside}/sources" not in sys.path:
+        sys.path.append(f"{inside}/sources")

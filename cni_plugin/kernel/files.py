@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -46,11 +47,43 @@ def follow(path: str) -> bytes:
         return file.read()
 
 
+def regular(path: str, most: int) -> bytes:
+    """A file of at most `most` bytes that somebody else keeps; links may lead there, a FIFO holds nobody up.
+
+    Raises OSError: EISDIR for a folder, EINVAL for what is no file either, EFBIG.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(code, "it is a folder" if code == errno.EISDIR else "it is not a file", path)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(fd)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", path)
+    return data
+
+
 def write(path: str, data: bytes) -> None:
     """Put a file in place, mode 0600, over an earlier one. Writers of one file take turns. Raises OSError."""
-    temporary = _temporary(path)
+    _put(path, data, _temporary(path))
+
+
+def publish(path: str, data: bytes) -> None:
+    """As `write`, for all to read (mode 0644), in a folder where others take files by their suffix. Raises OSError."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    _put(path, data, os.path.join(folder, f".{name}.new"), mode=0o644)
+
+
+def _put(path: str, data: bytes, temporary: str, mode: int = 0) -> None:
     try:
         _fill(temporary, data)
+        if mode:
+            os.chmod(temporary, mode)  # whatever the umask is
         os.rename(temporary, path)
     except BaseException:
         remove(temporary)

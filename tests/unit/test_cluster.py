@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cni_plugin import cluster
 from cni_plugin.cluster import Cluster
@@ -174,3 +179,74 @@ def test_a_cluster_that_is_no_object_is_a_mistake() -> None:
     with pytest.raises(CniError, match="invalid cluster") as caught:
         cluster.parse(["n1"])
     assert caught.value.code == 7
+
+
+# What machines keep
+
+
+def node(name: str, address: str, *cidrs: str, since: float = 0.0, data: dict[str, str] | None = None) -> cluster.Node:
+    return cluster.Node(name, (ip_address(address),), tuple(map(ip_network, cidrs)), data or {}, since)
+
+
+def test_what_is_rendered_is_read_again_as_it_was() -> None:
+    here = Cluster(
+        networks=(ip_network("10.244.0.0/16"), ip_network("fd00::/48")),
+        backend="vxlan",
+        options={"vni": 7},
+        node="n1",
+        nodes=(
+            node("n1", "192.0.2.1", "10.244.1.0/24", since=1700000000.5),
+            cluster.Node(
+                "n2", (ip_address("192.0.2.2"), ip_address("2001:db8::2")), (ip_network("fd00:0:0:2::/64"),),
+                {"vtepmac": "0a:00:00:00:00:01"},
+            ),
+        ),
+        local=ip_address("10.0.0.1"),
+    )
+    assert cluster.parse(msgspec.json.decode(cluster.render(here))) == here
+
+
+def test_of_two_nodes_with_one_address_the_elder_stays() -> None:
+    elder, younger = node("b", "192.0.2.1", "10.244.1.0/24", since=1), node("a", "192.0.2.1", "10.244.2.0/24", since=2)
+    kept, complaints = cluster.settled([younger, elder], ())
+    assert kept == (elder,)
+    assert complaints == ("a is left out: it has the same address 192.0.2.1 as b",)
+
+
+def test_of_two_nodes_with_one_subnet_the_elder_stays() -> None:
+    elder, younger = node("a", "192.0.2.1", "10.244.0.0/23", since=1), node("b", "192.0.2.2", "10.244.1.0/24", since=2)
+    kept, complaints = cluster.settled([younger, elder], ())
+    assert kept == (elder,)
+    assert complaints == ("b is left out: its subnet 10.244.1.0/24 overlaps one of a",)
+
+
+def test_a_subnet_outside_the_network_leaves_its_node_out() -> None:
+    stray = node("a", "192.0.2.1", "10.245.1.0/24")
+    kept, complaints = cluster.settled([stray], [ip_network("10.244.0.0/16")])
+    assert kept == ()
+    assert complaints == ("a is left out: its subnet 10.245.1.0/24 lies outside the cluster's network 10.244.0.0/16",)
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda name, address, block, length, since: node(
+                f"n{name}", f"192.0.2.{address}", str(ip_network((block << 8, length), strict=False)), since=since
+            ),
+            st.integers(0, 9), st.integers(1, 9), st.integers(0, 15), st.integers(20, 26), st.integers(0, 3),
+        ),
+        max_size=8,
+        unique_by=lambda each: each.name,
+    ),
+    st.randoms(),
+)
+def test_every_node_comes_to_the_same_list_whatever_the_order(nodes: list[cluster.Node], order: random.Random) -> None:
+    kept, complaints = cluster.settled(nodes, ())
+    shuffled = list(nodes)
+    order.shuffle(shuffled)
+    assert len(kept) + len(complaints) == len(nodes)
+    assert {each.name for each in cluster.settled(shuffled, ())[0]} == {each.name for each in kept}
+    for one, other in itertools.combinations(kept, 2):
+        assert one.name != other.name
+        assert one.addresses != other.addresses
+        assert not one.pod_cidrs[0].overlaps(other.pod_cidrs[0])

@@ -1,0 +1,314 @@
+"""This node as a member of a cluster: from what a source says to packets that arrive.
+
+    snapshot  ->  which address is mine  ->  told to the source  ->  <run>/cluster.json  ->  the kernel
+              ->  the CNI configuration, last  ->  the source's mark that the network works
+
+Level-triggered like the loop that it is part of: each look goes through all steps with the newest snapshot and stops at
+the first that cannot be done, which is then the reason why the node is not ready; what worked before goes on working.
+The file makes the engine without an agent as wise as the agent: configurations name it as their `cluster`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from time import monotonic, perf_counter
+from typing import NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from cni_plugin import backend as backends
+from cni_plugin import cluster as clusters
+from cni_plugin.agent import conflist
+from cni_plugin.agent.settings import Settings
+from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, open_source
+from cni_plugin.agent.whereabouts import Machine, Whereabouts, held_by, whereabouts
+from cni_plugin.cluster import Cluster, Node
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
+from cni_plugin.network import Network, NetworkConf
+from cni_plugin.records import Records
+from cni_plugin.verbs.convergence import Convergence, Watch
+from cni_plugin.verbs.peers import CLUSTER_FILE, Facts
+from cni_plugin.verbs.repair import Repair
+
+SOON, LATE = 1.0, 30.0
+"""Seconds after which what was refused is tried again, at first and at most."""
+Opener: TypeAlias = Callable[[Mapping[str, object], str, Mailbox], Source]
+_WHERE: Changed = ADDRESSES | LINKS | UPLINKS | WAYS
+"""What may make another address this node's."""
+
+
+class Told(Protocol):
+    """Who is told what happens: the journal."""
+
+    def say(self, level: str, message: str, **fields: object) -> None:
+        """A line worth reading."""
+
+
+class NotYet(Exception):
+    """What this node waits for, in words; nothing is wrong with what it has done so far."""
+
+
+class _Published(NamedTuple):
+    where: Whereabouts
+    backend: str
+    options: Mapping[str, object]
+
+
+class Membership:
+    """One network that a source tells the nodes of. Raises CniError 7 for settings that cannot be used.
+
+    It lives in the agent's loop twice: the server calls `readable` when the source said something, and the reconciler
+    calls `look` in its passes; `wake` is called when such a pass is wanted at once.
+    """
+
+    wake: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(
+        self, kernel: Kernel, records: Records, journal: Told, settings: Settings, opened: Opener = open_source
+    ) -> None:
+        self._kernel = kernel
+        self._records = records
+        self._journal = journal
+        self._settings = settings
+        self._name = settings.node or os.environ.get("NODE_NAME") or os.uname().nodename
+        self._path = f"{records.run_dir}/{CLUSTER_FILE}"
+        self._snapshot: Snapshot | None = None
+        self._taken = 0.0
+        self._trouble = ""
+        self._where: Whereabouts | None = None
+        self._advertised: dict[str, str] = {}
+        self._published: _Published | None = None
+        self._cluster: Cluster | None = None
+        self._convergence: dict[str, Convergence] = {}
+        self._reason = "the source has not answered yet"
+        self._ready = False
+        self._new = False
+        self._delay = self._again = 0.0
+        self._mailbox = Mailbox()
+        try:
+            self._source = opened(settings.source, self._name, self._mailbox)
+        except BaseException:
+            self._mailbox.close()
+            raise
+
+    @property
+    def reason(self) -> str:
+        """Why pods should not come to this node yet, "" when they may."""
+        return self._reason and f"cluster: {self._reason}{f' ({self._trouble})' if self._trouble else ''}"
+
+    def filenos(self) -> tuple[int, ...]:
+        """Where the source rings."""
+        return (self._mailbox.fileno(),)
+
+    def readable(self, _fd: int) -> None:
+        """Take what the source said."""
+        newest, trouble = self._mailbox.take()
+        if trouble != self._trouble:
+            self._journal.say("warn" if trouble else "info", trouble or "the source is back", source=self._kind)
+        self._trouble = trouble
+        if newest is not None:
+            for each in set(newest.problems) - set(self._snapshot.problems if self._snapshot else ()):
+                self._journal.say("warn", each, source=self._kind)
+            self._snapshot, self._taken, self._new = newest, time.time(), True
+            self.wake()
+
+    def due(self) -> float | None:
+        """When what was refused is tried again; what is only waited for tells of itself."""
+        return self._again or None
+
+    def run(self) -> None:
+        """Try again."""
+        self._again = 0.0
+        self._new = True
+        self.wake()
+
+    def networks(self) -> Collection[str]:
+        """The network that is kept here, once it was made true; the loop leaves it to us."""
+        return [name for name, each in self._convergence.items() if each.facts is not None]
+
+    def watch(self) -> Watch:
+        """What of the kernel matters to us."""
+        return next((each.watch for each in self._convergence.values()), Watch())
+
+    def look(self, changed: Changed, *, thorough: bool) -> Iterator[Repair]:
+        """Go as far as it goes; what others had broken of it, and what cannot be done."""
+        new, self._new = self._new, False
+        start = perf_counter()
+        try:
+            yield from self._advance(changed, new=new or thorough)
+        except NotYet as wait:
+            self._wait(str(wait))
+        except (CniError, KernelError, OSError, msgspec.MsgspecError) as error:
+            self._wait(str(error))
+            self._delay = min(max(2 * self._delay, SOON), LATE)
+            self._again = monotonic() + self._delay
+            yield Repair(self._what, problem=str(error))
+        else:
+            self._arrive(perf_counter() - start)
+
+    def status(self) -> dict[str, object]:
+        """For whoever asks the agent."""
+        snapshot, facts = self._snapshot, self._facts
+        return {
+            "source": self._kind,
+            "network": next(iter(self._convergence), self._settings.network),
+            "node": self._name,
+            "ready": not self._reason,
+            "reason": self._reason,
+            "trouble": self._trouble,
+            "problems": [*(snapshot.problems if snapshot else ()), *self._left_out()],
+            "snapshot": self._taken,
+            "nodes": len(self._cluster.nodes) if self._cluster else 0,
+            "addresses": [str(each) for each in self._where.told] if self._where else [],
+            "address_rule": self._where.why if self._where else "",
+            "podCIDRs": list(facts.pod_cidrs) if facts else [],
+            "backend": facts.backend if facts else "",
+            "mtu": facts.mtu if facts else 0,
+        }
+
+    def close(self) -> None:
+        """End the source. What was made stays: pods need it."""
+        self._source.close()
+        self._mailbox.close()
+
+    @property
+    def _kind(self) -> str:
+        return str(self._settings.source.get("type", ""))
+
+    @property
+    def _what(self) -> str:
+        return f"cluster of {next(iter(self._convergence), self._settings.network)}"
+
+    @property
+    def _facts(self) -> Facts | None:
+        return next((each.facts for each in self._convergence.values()), None)
+
+    def _left_out(self) -> tuple[str, ...]:
+        return next((each.problems for each in self._convergence.values()), ())
+
+    def _advance(self, changed: Changed, *, new: bool) -> Iterator[Repair]:
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise NotYet("the source has not answered yet")
+        if snapshot.conf is None:
+            raise NotYet("; ".join(snapshot.problems) or "the source has no network configuration")
+        where = self._find_myself(snapshot, changed, new=new)
+        self._announce(where, snapshot.conf)
+        cni = self._cni(snapshot)
+        convergence = self._of_network(conflist.name_of(cni) if cni else self._settings.network)
+        self._converge(convergence, self._joined(snapshot, snapshot.conf, where))
+        start = perf_counter()
+        ops = convergence.look(changed)
+        if ops:
+            yield Repair(self._what, tuple(ops))
+            self._journal.say("debug", "looked at the cluster", ms=(perf_counter() - start) * 1000)
+        if self._settings.cni.path and cni is not None and conflist.put(
+            self._settings.cni.path, conflist.completed(cni, self._path)
+        ):
+            self._journal.say("info", "wrote the CNI configuration", path=self._settings.cni.path)
+
+    def _find_myself(self, snapshot: Snapshot, changed: Changed, *, new: bool) -> Whereabouts:
+        known = snapshot.me.addresses if snapshot.me else ()
+        if self._where is not None and self._where.firm and not changed & _WHERE and not new:
+            return self._where
+        ours = {each.name for each in self._kernel.own_links()}
+        theirs = {name: each for name, each in self._kernel.interfaces().items() if name not in ours}
+        machine = Machine(held_by(theirs), self._leads)
+        peers = [each.addresses[0] for each in snapshot.nodes if each.name != self._name and each.addresses]
+        found = whereabouts(self._settings.address, machine, known, peers)
+        if found is None:
+            raise NotYet("no interface has an address that peers could reach: see address in the agent's settings")
+        if self._where is None or found.told != self._where.told:
+            told = ", ".join(map(str, found.told))
+            self._journal.say("info", f"this node is at {told}: {found.why}", node=self._name)
+        self._where = found
+        self._advertise(machine, found)
+        return found
+
+    def _advertise(self, machine: Machine, where: Whereabouts) -> None:
+        """Neighbours that know an address by the interface that it was on before would not find it for a minute."""
+        at = {str(each): name for name, held in machine.held.items() for each in held if each in where.local}
+        new = {address: name for address, name in at.items() if self._advertised.get(address) != name}
+        told = self._kernel.advertise(new) if new else ()
+        self._advertised = {each: name for each, name in at.items() if each in told or each not in new}
+
+    def _leads(self, targets: Collection[str]) -> Mapping[str, str]:
+        return {address: way.dev for address, way in self._kernel.ways(targets).items()}
+
+    def _announce(self, where: Whereabouts, conf: NetworkConf) -> None:
+        said = _Published(where, conf.backend, conf.options)
+        if said == self._published:
+            return
+        backend = backends.find(conf.backend)
+        options = backend.configure(conf.options)
+        name = self._name
+
+        def data(cidrs: tuple[Network, ...]) -> Mapping[str, str]:
+            return backend.announce(Node(name, where.told, cidrs), options)
+
+        self._source.publish(Announcement(where.told, conf.backend, data))
+        self._published = said
+
+    def _joined(self, snapshot: Snapshot, conf: NetworkConf, where: Whereabouts) -> Cluster:
+        """The cluster with this node in it as it knows itself."""
+        known = snapshot.me
+        if known is None or not known.pod_cidrs:
+            raise NotYet(f"the source has no subnet for the node {self._name} yet")
+        me = msgspec.structs.replace(known, name=self._name, addresses=where.told, data={})
+        others = [each for each in snapshot.nodes if each.name != self._name]
+        if len(others) == len(snapshot.nodes):
+            _, complaints = clusters.settled([*others, me], conf.networks)
+            if any(each.startswith(f"{self._name} ") for each in complaints):
+                raise CniError(INVALID_CONFIG, next(each for each in complaints if each.startswith(f"{self._name} ")))
+        return Cluster(
+            networks=conf.networks,
+            backend=conf.backend,
+            options=conf.options,
+            node=self._name,
+            nodes=tuple(sorted((*others, me), key=lambda each: each.name)),
+            local=where.local[0] if where.local[0] != where.told[0] else None,
+        )
+
+    def _cni(self, snapshot: Snapshot) -> Mapping[str, object] | None:
+        """What the CNI configuration is made of; None where nobody wants one written and there is no template."""
+        found = snapshot.cni or conflist.template(self._settings.cni.template)
+        if found is None and self._settings.cni.path:
+            return {**conflist.DEFAULT, "name": self._settings.network}
+        return found
+
+    def _of_network(self, network: str) -> Convergence:
+        if network not in self._convergence:
+            for each in self._convergence.values():  # renamed: what was made for the old name goes
+                each.forget()
+            self._convergence = {network: Convergence(network, self._kernel, self._records)}
+        return self._convergence[network]
+
+    def _converge(self, convergence: Convergence, cluster: Cluster) -> None:
+        if cluster == self._cluster and convergence.facts is not None:
+            return
+        start = perf_counter()
+        before = len(self._cluster.nodes) if self._cluster else 0
+        ops = convergence.converge(cluster, self._path)
+        self._cluster = cluster
+        self._journal.say(
+            "info", "the cluster changed", nodes=len(cluster.nodes), before=before, operations=len(ops),
+            ms=(perf_counter() - start) * 1000,
+        )
+        for each in convergence.problems:
+            self._journal.say("warn", each)
+
+    def _wait(self, reason: str) -> None:
+        if reason != self._reason:
+            self._journal.say("warn", f"not ready: {reason}", node=self._name)
+        self._reason = reason
+
+    def _arrive(self, seconds: float) -> None:
+        if self._reason or not self._ready:
+            self._journal.say("info", "the cluster's network is ready on this node", ms=seconds * 1000)
+            self._source.ready()
+        self._reason, self._ready, self._delay, self._again = "", True, 0.0, 0.0

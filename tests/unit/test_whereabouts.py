@@ -1,0 +1,106 @@
+"""Which address is mine: the rules, the order in which they hold, and machines with several interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+
+import pytest
+
+from cni_plugin.agent.settings import AddressSettings
+from cni_plugin.agent.whereabouts import ANYWHERE, Machine, Whereabouts, held_by, whereabouts
+from cni_plugin.errors import CniError
+
+TWO_CARDS = {"eth0": ["10.0.2.15/24"], "eth1": ["192.0.2.1/24", "2001:db8::1/64"], "lo": ["127.0.0.1/8"]}
+PEERS = ("192.0.2.2", "192.0.2.3")
+WAYS = {**dict.fromkeys(PEERS, "eth1"), **dict.fromkeys(ANYWHERE, "eth0"), "198.51.100.1": "eth1"}
+
+
+def found(
+    settings: AddressSettings | None = None,
+    *,
+    held: Mapping[str, Sequence[str]] = TWO_CARDS,
+    known: Sequence[str] = (),
+    peers: Sequence[str] = (),
+) -> Whereabouts | None:
+    machine = Machine(held_by(held), lambda targets: {each: WAYS[each] for each in targets if each in WAYS})
+    listed = [[ip_address(each) for each in addresses] for addresses in (known, peers)]
+    return whereabouts(settings or AddressSettings(), machine, *listed)
+
+
+def told(settings: AddressSettings | None = None, **facts: Sequence[str]) -> list[str]:
+    where = found(settings, **facts)
+    return [str(each) for each in where.told] if where else []
+
+
+def test_alone_a_node_is_where_its_default_route_leads() -> None:
+    assert told() == ["10.0.2.15"]
+
+
+def test_a_node_with_two_interfaces_picks_the_one_that_its_peers_are_reached_by() -> None:
+    assert told(peers=PEERS) == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_what_the_source_knows_goes_before_what_the_ways_say() -> None:
+    assert told(known=["10.0.2.15"], peers=PEERS) == ["10.0.2.15"]
+
+
+def test_an_address_of_the_source_that_this_machine_has_no_more_is_passed_over() -> None:
+    assert told(known=["192.0.2.99"], peers=PEERS) == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_the_operators_interface_goes_before_all() -> None:
+    assert told(AddressSettings(interface=("eth9", "eth1")), known=["10.0.2.15"]) == ["192.0.2.1", "2001:db8::1"]
+    assert told(AddressSettings(pattern="eth[1-9]"), known=["10.0.2.15"]) == ["192.0.2.1", "2001:db8::1"]
+    assert told(AddressSettings(can_reach="198.51.100.1"), known=["10.0.2.15"]) == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_a_pattern_matches_the_whole_name() -> None:
+    assert told(AddressSettings(pattern="eth")) == []
+
+
+def test_who_asked_for_an_interface_is_not_served_by_another() -> None:
+    assert told(AddressSettings(interface=("eth9",)), known=["10.0.2.15"], peers=PEERS) == []
+
+
+def test_peers_are_told_the_public_address_and_the_node_keeps_its_own() -> None:
+    where = found(AddressSettings(public="203.0.113.7"), known=["10.0.2.15"])
+    assert where is not None
+    assert [str(each) for each in where.local] == ["10.0.2.15"]
+    assert [str(each) for each in where.told] == ["203.0.113.7"]
+
+
+def test_a_public_ipv4_address_leaves_the_ipv6_one_alone() -> None:
+    assert told(AddressSettings(public="203.0.113.7"), peers=PEERS) == ["203.0.113.7", "2001:db8::1"]
+
+
+def test_an_ipv6_machine_is_found_too() -> None:
+    assert told(held={"eth0": ["2001:db8::5/64"]}) == ["2001:db8::5"]
+
+
+def test_loopback_is_no_place_but_an_address_on_it_is() -> None:
+    assert told(AddressSettings(interface=("lo",)), held={"lo": ["127.0.0.1/8", "203.0.113.1/32"]}) == ["203.0.113.1"]
+
+
+def test_a_machine_without_an_address_is_nowhere() -> None:
+    assert found(held={}) is None
+
+
+def test_only_a_choice_by_ways_may_change_with_the_peers() -> None:
+    cases = ((found(), False), (found(peers=PEERS), False), (found(known=["10.0.2.15"]), True))
+    assert [(where.firm if where else None) for where, _ in cases] == [firm for _, firm in cases]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (AddressSettings(pattern="eth["), "invalid address.pattern 'eth['"),
+        (AddressSettings(can_reach="example.org"), "invalid address.canReach 'example.org'"),
+        (AddressSettings(public="2001:db8::1"), "write an IPv4 address"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_told(settings: AddressSettings, said: str) -> None:
+    with pytest.raises(CniError) as caught:
+        found(settings)
+    assert caught.value.code == 7
+    assert said in caught.value.msg
