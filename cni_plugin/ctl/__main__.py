@@ -3,6 +3,7 @@
     tullectl plan /etc/cni/net.d/10-tulle.conflist
     tullectl status --json
     tullectl diff && tullectl doctor
+    tullectl nodes && tullectl ping --all
     tullectl trace 10.244.1.7 --to 192.0.2.9
     tullectl repair
 
@@ -14,18 +15,21 @@ is wrong. This file is the command line and nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated
 
 import msgspec
 import typer
 
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import addresses, ask, bundle, doctor, served, show, view
+from cni_plugin.ctl import addresses, ask, bundle, doctor, members, served, show, view
+from cni_plugin.ctl.commands import cluster_app
 from cni_plugin.ctl.facts import Finding
 from cni_plugin.ctl.gather import Machine, Places, gather
+from cni_plugin.ctl.gather import probe as ask_peers
 from cni_plugin.ctl.notes import Notes
+from cni_plugin.ctl.options import ConfDir, DataDir, Json, RunDir, or_explain
 from cni_plugin.ctl.show import err, out
 from cni_plugin.ctl.trace import Eyes
 from cni_plugin.describe import script
@@ -33,19 +37,13 @@ from cni_plugin.kernel.door import Kernel, open_kernel
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.repair import Repair
 from cni_plugin.verbs.repair import repair as walk
-from cni_plugin.verbs.run import as_cni_error
 
 app = typer.Typer(
     help="Look inside Tulle, the container network of this node.", no_args_is_help=True, add_completion=False
 )
 ipam_app = typer.Typer(help="The addresses of the in-process host-local IPAM.", no_args_is_help=True)
 app.add_typer(ipam_app, name="ipam")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Answer = TypeVar("Answer")
-RunDir = Annotated[str, typer.Option("--run-dir", envvar="TULLE_RUN_DIR", help="Where the records are.")]
-DataDir = Annotated[str, typer.Option("--data-dir", help="The IPAM's dataDir.")]
-ConfDir = Annotated[str, typer.Option("--conf-dir", envvar="NETCONFPATH", help="The runtime's configurations.")]
+app.add_typer(cluster_app)
 
 
 def _version(wanted: bool) -> None:
@@ -74,7 +72,7 @@ def plan(
 
     with open_kernel() as kernel:
         records = Records(run_dir)
-        steps = _or_explain(
+        steps = or_explain(
             lambda: plan_add(view.context(config or view.first_config(), (container, ifname), kernel, records))
         )
     if json:
@@ -86,13 +84,17 @@ def plan(
 
 
 @app.command()
-def status(json: Json = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
-    """Show attachments, addresses used and free, bridges, peers, and the agent."""
+def status(
+    json: Json = False, conf_dir: ConfDir = view.CONF_DIR, run_dir: RunDir = DEFAULT_RUN_DIR
+) -> None:
+    """Show attachments, addresses used and free, bridges, the cluster, and the agent."""
     records = Records(run_dir)
     with open_kernel() as kernel:
-        report: dict[str, object] = {**_or_explain(lambda: view.report(kernel, records))}
-    report["bridges"] = _or_explain(lambda: view.bridges(Machine().links(), records))
-    report["agent"] = ask.status(run_dir)
+        report: dict[str, object] = {**or_explain(lambda: view.report(kernel, records))}
+        found = or_explain(lambda: members.memberships(kernel, records, conf_dir or view.CONF_DIR))
+    report["bridges"] = or_explain(lambda: view.bridges(Machine().links(), records))
+    report["agent"] = agent = ask.status(run_dir)
+    report["cluster"] = view.cluster(found, agent or {})
     show.as_json(report) if json else show.status(report)
 
 
@@ -100,7 +102,7 @@ def status(json: Json = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
 def diff(json: Json = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
     """Print what is not as it should be, as the lines that would put it right. Exit code 1 when there is any."""
     with open_kernel() as kernel:
-        found = _or_explain(lambda: list(walk(kernel, Records(run_dir), dry_run=True)))
+        found = or_explain(lambda: list(walk(kernel, Records(run_dir), dry_run=True)))
     if json:
         show.as_json(_repairs(each for each in found if each.ops or each.problem))
     else:
@@ -120,7 +122,7 @@ def repair(
 ) -> None:
     """Compare all that is on record with the kernel, and put right what differs."""
     with open_kernel() as kernel:
-        found = _or_explain(lambda: list(walk(kernel, Records(run_dir), dry_run=dry_run)))
+        found = or_explain(lambda: list(walk(kernel, Records(run_dir), dry_run=dry_run)))
     if json:
         show.as_json(_repairs(found))
     else:
@@ -135,6 +137,7 @@ def repair(
 
 @app.command("doctor")
 def doctor_command(
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Send packets to the peers.")] = True,
     json: Json = False,
     conf_dir: ConfDir = view.CONF_DIR,
     data_dir: DataDir = addresses.DEFAULT_DATA_DIR,
@@ -142,7 +145,7 @@ def doctor_command(
 ) -> None:
     """Find out what is wrong with this node, and explain it: what was seen, why it matters, what to do."""
     with open_kernel() as kernel:
-        found = _diagnose(kernel, run_dir, Places(data_dir, conf_dir or view.CONF_DIR))
+        found = _diagnose(kernel, run_dir, Places(data_dir, conf_dir or view.CONF_DIR), probed=probe)
     show.as_json(msgspec.to_builtins(found)) if json else show.findings(found)
     if doctor.ill(found):
         raise typer.Exit(1)
@@ -162,8 +165,8 @@ def trace_command(
     if to and not _is_address(to):
         raise typer.BadParameter(f"{to!r} is no IPv4 or IPv6 address", param_hint="--to")
     with open_kernel() as kernel:
-        found = _or_explain(lambda: trace.find(records, pod))
-        told = _or_explain(
+        found = or_explain(lambda: trace.find(records, pod))
+        told = or_explain(
             lambda: [trace.trace(kernel, each, view.inside(records, each), to, Eyes()) for each in found]
         )
     if json:
@@ -185,13 +188,13 @@ def top_command(
     from cni_plugin.ctl import top
 
     if once or json or not out.is_terminal:
-        look = _or_explain(lambda: top.look(run_dir))
+        look = or_explain(lambda: top.look(run_dir))
         found = top.rows(look)
         told = {"at": look.at, "started": look.started, "rows": msgspec.to_builtins(found)}
         show.as_json(told) if json else out.print(show.top(found, look, look.at - look.started))
         return
     with suppress(KeyboardInterrupt), show.screen() as screen:
-        _or_explain(lambda: top.live(run_dir, lambda *seen: screen.update(show.top(*seen), refresh=True)))
+        or_explain(lambda: top.live(run_dir, lambda *seen: screen.update(show.top(*seen), refresh=True)))
 
 
 @app.command("replay")
@@ -202,7 +205,7 @@ def replay_command(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """List the agent's last requests, or serve one of them again on a kernel in memory. The node is not touched."""
-    requests = _or_explain(lambda: served.bundled(source) if source else served.recent(run_dir))
+    requests = or_explain(lambda: served.bundled(source) if source else served.recent(run_dir))
     if not number:
         show.as_json(msgspec.to_builtins(requests)) if json else show.requests(requests)
         return
@@ -212,8 +215,8 @@ def replay_command(
         with open_kernel() as kernel:
             return kernel.locally_held()
 
-    request = _or_explain(lambda: served.numbered(requests, number))
-    done = _or_explain(lambda: replay.replay(request, frozenset() if source else held()))
+    request = or_explain(lambda: served.numbered(requests, number))
+    done = or_explain(lambda: replay.replay(request, frozenset() if source else held()))
     alike = replay.same(request, done.reply)
     if json:
         reply = done.reply.stdout.decode(errors="replace")
@@ -239,12 +242,12 @@ def bundle_command(
         said = {
             "status": notes.one("status", lambda: view.report(kernel, records)),
             "diff": notes.one("diff", lambda: _repairs(walk(kernel, records, dry_run=True))),
-            "doctor": notes.one("doctor", lambda: msgspec.to_builtins(_diagnose(kernel, run_dir, places))),
+            "doctor": notes.one("doctor", lambda: msgspec.to_builtins(_diagnose(kernel, run_dir, places, probed=True))),
             "leases": notes.one("leases", lambda: addresses.leases(data_dir, "", records)),
         }
     path = file or bundle.default_name()
-    members = _or_explain(lambda: bundle.collect(bundle.Sources(run_dir, places.conf_dir, said), notes))
-    _or_explain(lambda: bundle.write(path, members))
+    members = or_explain(lambda: bundle.collect(bundle.Sources(run_dir, places.conf_dir, said), notes))
+    or_explain(lambda: bundle.write(path, members))
     if json:
         show.as_json({"file": path, "members": [each.name for each in members], "missing": notes.unknown})
     else:
@@ -258,7 +261,7 @@ def cleanup(
 ) -> None:
     """Remove all that Tulle made on this node outside of pods: bridges, VXLAN devices, routes, the nft table."""
     with open_kernel() as kernel:
-        ops = _or_explain(lambda: view.cleanup(kernel, Records(run_dir), really=yes))
+        ops = or_explain(lambda: view.cleanup(kernel, Records(run_dir), really=yes))
     show.lines(script(ops) if ops else "nothing of ours is here")
     if ops and not yes:
         err.print("nothing was done: add --yes to do it")
@@ -272,7 +275,7 @@ def ipam_list(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """List the addresses in use, and whose they are."""
-    rows = _or_explain(lambda: addresses.leases(data_dir, network, Records(run_dir)))
+    rows = or_explain(lambda: addresses.leases(data_dir, network, Records(run_dir)))
     if json:
         show.as_json(rows)
     else:
@@ -288,7 +291,7 @@ def ipam_check(
 ) -> None:
     """Compare leases with attachments: leaked, damaged and missing ones. Exit code 1 when there are any."""
     with open_kernel() as kernel:
-        rows = _or_explain(lambda: addresses.check(kernel, data_dir, network, Records(run_dir)))
+        rows = or_explain(lambda: addresses.check(kernel, data_dir, network, Records(run_dir)))
     if json:
         show.as_json(rows)
     elif rows:
@@ -308,24 +311,14 @@ def ipam_release(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Take back one address, damaged or not, whoever has it."""
-    said = _or_explain(lambda: addresses.release(data_dir, network, address, Records(run_dir), force=force))
+    said = or_explain(lambda: addresses.release(data_dir, network, address, Records(run_dir), force=force))
     out.print(said, markup=False)
 
 
-def _or_explain(step: Callable[[], Answer]) -> Answer:
-    try:
-        return step()
-    except Exception as error:
-        _fail(as_cni_error(error).msg)
-
-
-def _fail(message: str) -> NoReturn:
-    err.print(f"tullectl: {message}", markup=False)
-    raise typer.Exit(1)
-
-
-def _diagnose(kernel: Kernel, run_dir: str, places: Places) -> list[Finding]:
-    return doctor.diagnose(gather(kernel, Records(run_dir), places, Machine()))
+def _diagnose(kernel: Kernel, run_dir: str, places: Places, *, probed: bool) -> list[Finding]:
+    machine = Machine()
+    facts = gather(kernel, Records(run_dir), places, machine)
+    return doctor.diagnose(ask_peers(facts, kernel, machine) if probed else facts)
 
 
 def _repairs(found: Iterable[Repair]) -> list[dict[str, object]]:

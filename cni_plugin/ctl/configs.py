@@ -6,6 +6,7 @@ Runtimes take the first file by name with one of three endings; a folder that is
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -77,16 +78,21 @@ def _config(path: str, types: tuple[str, ...], conf: NetConf) -> Config:
         vlan=bool(conf.vlan or conf.vlan_trunk),
         masquerade=conf.ip_masq,
         vxlan=_backend(conf) == "vxlan",
+        network=conf.name,
+        ranges=tuple(_subnets(conf)),
     )
 
 
-def _families(conf: NetConf) -> Iterator[int]:
+def _subnets(conf: NetConf) -> Iterator[str]:
+    """Those in the configuration that are networks; ADD refuses the others with words of its own."""
     for subnet in (conf.ipam.subnet, *(each.subnet for group in conf.ipam.ranges for each in group)):
-        try:
+        with suppress(ValueError):
             if subnet:
-                yield ip_network(subnet, strict=False).version
-        except ValueError:
-            continue  # ADD refuses it with words of its own
+                yield str(ip_network(subnet, strict=False))
+
+
+def _families(conf: NetConf) -> Iterator[int]:
+    return (ip_network(each).version for each in _subnets(conf))
 
 
 def _backend(conf: NetConf) -> str:

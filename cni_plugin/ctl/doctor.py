@@ -2,7 +2,8 @@
 
 A finding says what was seen (a key and its value), why it matters in a user's words, and what to do about it. "error":
 pods cannot work; "warning": some of them, some time; "hint": good to know; "not known": it could not be looked at,
-which is not the same as fine. New trouble is a function in `find_node`, `find_links` or `find_pods` and a line here.
+which is not the same as fine. New trouble is a function in `find_node`, `find_links`, `find_pods` or
+`find_cluster` and a line here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
-from cni_plugin.ctl import find_links, find_node, find_pods
+from cni_plugin.ctl import find_cluster, find_links, find_node, find_pods
 from cni_plugin.ctl.facts import ERROR, HINT, UNKNOWN, WARNING, Facts, Finding
 
 Find: TypeAlias = Callable[[Facts], Iterator[Finding]]
@@ -44,6 +45,15 @@ FINDINGS: tuple[Find, ...] = (
     find_links.mac_policy,
     find_links.foreign_routes,
     find_links.network_manager,
+    find_cluster.cluster_not_ready,
+    find_cluster.source_away,
+    find_cluster.bad_list,
+    find_cluster.conflicts,
+    find_cluster.ranges_outside_subnet,
+    find_cluster.no_way,
+    find_cluster.silent_peers,
+    find_cluster.black_holes,
+    find_cluster.flannel,
     find_node.other_boot,
     find_node.clock,
     find_node.agent_away,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from cni_plugin.ctl.roster import Membership
 from cni_plugin.kernel.look import Link
 from cni_plugin.kernel.ruleset import Hook
 
@@ -50,7 +51,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """A file in the runtime's configuration folder; `ours`: one of its plugins is Tulle."""
+    """A file in the runtime's configuration folder; `ours`: one of its plugins is Tulle, of `network`."""
 
     path: str
     ours: bool = False
@@ -61,6 +62,36 @@ class Config(msgspec.Struct, frozen=True):
     masquerade: bool = False
     vxlan: bool = False
     problem: str = ""
+    network: str = ""
+    ranges: tuple[str, ...] = ()
+
+
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a peer answered through the overlay: to a small packet (`ms`), and to one of the pods' whole MTU (`whole`).
+
+    `mtu` and `passes` in bytes; `passes` is the largest that got there where that was looked for, else 0. `excused`:
+    the peer need not answer, for its bridge is not there yet.
+    """
+
+    network: str
+    node: str
+    address: str
+    mtu: int
+    ms: float | None = None
+    whole: bool = True
+    passes: int = 0
+    excused: bool = False
+    why: str = ""
+
+    @property
+    def silent(self) -> bool:
+        """It should have answered."""
+        return self.ms is None and not self.excused
+
+    @property
+    def hole(self) -> bool:
+        """Small packets pass and large ones vanish."""
+        return self.ms is not None and not self.whole
 
 
 class Pool(msgspec.Struct, frozen=True):
@@ -137,6 +168,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     mount: Mount | None = None
     agent: dict[str, object] = {}
     damaged: tuple[str, ...] = ()
+    clusters: tuple[Membership, ...] = ()
+    probed: tuple[Probed, ...] = ()
     unknown: dict[str, str] = {}
 
     @property

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -16,17 +17,20 @@ import msgspec
 
 from cni_plugin import backend as backends
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import addresses, ask, configs, others, view
+from cni_plugin.ctl import addresses, ask, between, configs, members, others, view
 from cni_plugin.ctl.configs import Read
-from cni_plugin.ctl.facts import Facts, Flaw, Limit, Pod, Pool, Stamp
+from cni_plugin.ctl.facts import Facts, Flaw, Limit, Pod, Pool, Probed, Stamp
+from cni_plugin.ctl.nodes import sources
 from cni_plugin.ctl.notes import Notes
+from cni_plugin.ctl.reach import Probe, Prober
+from cni_plugin.ctl.roster import Membership
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.look import Link, Sight
 from cni_plugin.kernel.probe import VLAN_FILTERING, features
 from cni_plugin.kernel.ruleset import Hook, hooks, listing, rules
-from cni_plugin.model import PodLink, PortVlan, Route, Sysctl, Vxlan
+from cni_plugin.model import PodLink, PortVlan, Sysctl, Vxlan
 from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.plan.node import FORWARDING, family
 from cni_plugin.records import Record, Records
@@ -73,6 +77,10 @@ class Machine:
         """What the old iptables have, "iptables-legacy FORWARD policy DROP"; () without them."""
         return others.legacy_policies()
 
+    def prober(self, own: Mapping[int, str]) -> AbstractContextManager[Probe]:
+        """What sends echoes from these addresses of this node, by family."""
+        return Prober(own)
+
     def features(self, wanted: Collection[str]) -> dict[str, bool]:
         """Which of these the kernel can do."""
         return features(wanted)
@@ -109,11 +117,31 @@ def gather(kernel: Kernel, records: Records, places: Places, machine: Machine) -
         mount=notes.one("the run folder's mount", lambda: others.mount_of(records.run_dir)),
         agent=notes.one("agent", lambda: ask.present(records.run_dir)) or {},
         damaged=notes.many("damaged records", lambda: _damaged(records)),
+        clusters=notes.many("clusters", lambda: members.memberships(kernel, records, places.conf_dir)),
     )
     names = [*_SYSCTLS, *(f"net/ipv4/conf/{dev}/rp_filter" for dev in _filtered(facts))]
     sysctls = {each: notes.one(each, partial(_sysctl, kernel, each)) for each in names}
     known = {key: value for key, value in sysctls.items() if value is not None}
     return msgspec.structs.replace(facts, sysctls=known, unknown=notes.unknown)
+
+
+def probe(facts: Facts, kernel: Kernel, machine: Machine) -> Facts:
+    """With what the peers of each cluster answer to real packets."""
+    notes = Notes()
+    notes.unknown.update(facts.unknown)
+    found = [
+        each
+        for cluster in facts.clusters
+        if cluster.peers and cluster.programmed and not cluster.trouble
+        for each in notes.many(f"peers of {cluster.network}", partial(_probed, cluster, kernel, machine))
+    ]
+    return msgspec.structs.replace(facts, probed=tuple(found), unknown=notes.unknown)
+
+
+def _probed(cluster: Membership, kernel: Kernel, machine: Machine) -> tuple[Probed, ...]:
+    own = sources(cluster, kernel.locally_held())
+    with machine.prober(own) as ask_all:
+        return between.between(cluster, ask_all, own.keys() or {cluster.family})
 
 
 def _with_accepts(each: Hook) -> Hook:
@@ -165,8 +193,7 @@ def _limits(
     for facts in all_facts(records):
         objects = programmed(records, facts.network).values()
         tunnel = next((each for each in objects if isinstance(each, Vxlan)), None)
-        route = next((each for each in objects if isinstance(each, Route) and each.dev != facts.device), None)
-        uplink = tunnel.underlay if tunnel else route.dev if route else ""
+        uplink = min(facts.uplinks, key=lambda each: mtus.get(each, 0), default="")
         overhead = backends.find(facts.backend).OVERHEAD[family(tunnel.local) if tunnel else 4]
         found.append(Limit(facts.network, uplink, mtus.get(uplink, 0), overhead, facts.device))
     uplink = machine.uplink()

@@ -43,8 +43,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[object]) -> None:
     if not rows:
         lines(f"{title}: none")
         return
+    put(a_table(title, columns, rows))
+
+
+def put(made: Table) -> None:
+    """Print a table that is made already; on a pipe nothing of it is folded."""
     where = out if out.is_terminal else Console(highlight=False, soft_wrap=True, emoji=False, width=_PIPE)
-    where.print(a_table(title, columns, rows))
+    where.print(made)
 
 
 def a_table(title: str, columns: Sequence[str], rows: Sequence[object]) -> Table:
@@ -97,6 +102,7 @@ def status(report: Mapping[str, object]) -> None:
     }
     for key, names in columns.items():
         table(key.capitalize(), names, _rows(report[key]))
+    _cluster(_mapping(report["cluster"]))
     agent = _mapping(report["agent"])
     if not agent:
         lines("Agent: away")
@@ -105,6 +111,19 @@ def status(report: Mapping[str, object]) -> None:
     ready = "ready" if agent.get("ready") else f"not ready ({agent.get('problem') or 'starting'})"
     lines(f"Agent: {agent.get('version')}, pid {agent.get('pid')}, since {since}, {ready}, "
           f"{agent.get('queue')} waiting, {agent.get('served')} served")
+
+
+def _cluster(told: Mapping[str, object]) -> None:
+    """Print in a few lines how this node stands in its cluster; nothing without one."""
+    if not told:
+        return
+    ready = "ready" if told.get("ready") else f"not ready ({told.get('reason') or 'starting'})"
+    mine = " ".join(f"{_cell(told.get(key))}" for key in ("addresses", "podCIDRs"))
+    lines(f"Cluster: {told.get('network')}, {told.get('nodes')} nodes by {told.get('backend')}, mtu {told.get('mtu')}, "
+          f"from {told.get('source')}; this node is {told.get('node') or 'none of them'} {mine}, {ready}")
+    for each in [str(told.get("trouble") or ""), *_texts(told.get("problems"))]:
+        if each:
+            out.print(f"  {each}", markup=False, style="yellow")
 
 
 def replay(request: Request, ops: Sequence[str], reply: str, *, alike: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from cni_plugin import netconf
+from cni_plugin.ctl.roster import Membership
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
@@ -70,6 +71,31 @@ def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
             }
             for each in all_facts(records)
         ],
+    }
+
+
+def cluster(found: Sequence[Membership], agent: Mapping[str, object]) -> Row | None:
+    """The cluster that the agent learns of, by its own word; without one the first that this node's files tell of."""
+    told = agent.get("cluster")
+    if isinstance(told, Mapping):
+        return {str(key): each for key, each in told.items()}
+    if not found:
+        return None
+    first = found[0]
+    me = first.me
+    return {
+        "source": first.source,
+        "network": first.network,
+        "node": first.node,
+        "ready": first.programmed and not first.trouble,
+        "reason": first.trouble or ("" if first.programmed else "nothing is programmed yet: the first ADD does it"),
+        "trouble": "",
+        "problems": [],
+        "nodes": len(first.members),
+        "addresses": list(me.addresses) if me else [],
+        "podCIDRs": list(me.subnets) if me else [],
+        "backend": first.backend,
+        "mtu": first.mtu,
     }
 
 

@@ -38,7 +38,10 @@ _BRIDGE_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A link. `port` is its state on its bridge, `assigned` how it came by its MAC (3: set; -1: not known)."""
+    """A link. `port` is its state on its bridge, `assigned` how it came by its MAC (3: set; -1: not known).
+
+    `vni` and `udp_port` are those of a VXLAN device.
+    """
 
     name: str
     index: int = 0
@@ -53,6 +56,8 @@ class Link(msgspec.Struct, frozen=True):
     peer: int = 0
     assigned: int = -1
     vlan_filtering: bool | None = None
+    vni: int = 0
+    udp_port: int = 0
     counters: dict[str, int] = {}
 
 
@@ -169,6 +174,8 @@ def _link(each: Message, names: dict[int, str]) -> Link:
         peer=each.number("IFLA_LINK"),
         assigned=_assigned(name, each.link),
         vlan_filtering=None if filtering < 0 else bool(filtering),
+        vni=each.number(info, data, "IFLA_VXLAN_ID"),
+        udp_port=each.number(info, data, "IFLA_VXLAN_PORT"),
         counters={key: each.number("IFLA_STATS64", key) for key in _COUNTERS},
     )
 

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 import cni_plugin.ctl.__main__ as ctl
 from cni_plugin import wire
+from cni_plugin.ctl import commands
 from cni_plugin.ctl.gather import Machine
+from cni_plugin.ctl.reach import SILENT, Ask, Heard, Probe
 from cni_plugin.ctl.trace import Eyes
 from cni_plugin.ctl.way import Looker
 from cni_plugin.kernel.errors import NetnsError
@@ -86,7 +88,11 @@ class View:
 class Around(Machine):
     """A machine told by a test."""
 
-    def __init__(self, links: Sequence[Link] = (), *, uplink: str = "", rules: str = "") -> None:
+    def __init__(
+        self, links: Sequence[Link] = (), *, uplink: str = "", rules: str = "", answers: Mapping[str, int] | None = None
+    ) -> None:
+        """`answers`: the largest packet that an address answers, in bytes; every other one is silent."""
+        self._answers = answers or {}
         self._links = tuple(links)
         self._uplink = uplink
         self._rules = rules
@@ -109,6 +115,15 @@ class Around(Machine):
     def legacy(self) -> tuple[str, ...]:
         """None."""
         return ()
+
+    def prober(self, own: Mapping[int, str]) -> nullcontext[Probe]:
+        """Answers as told, after half a millisecond."""
+        del own
+        return nullcontext(self._probe)
+
+    def _probe(self, asks: Sequence[Ask], wait: float) -> list[Heard]:
+        del wait
+        return [Heard(0.5) if each.size <= self._answers.get(each.to, -1) else Heard(None, SILENT) for each in asks]
 
     def features(self, wanted: Collection[str]) -> dict[str, bool]:
         """All of them."""
@@ -139,13 +154,16 @@ class Tool:
     def __init__(self, node: Node, patch: pytest.MonkeyPatch) -> None:
         self._node = node
         self._patch = patch
-        patch.setattr(ctl, "open_kernel", lambda: node.kernel)
-        patch.setattr(ctl, "Machine", Around)
+        for each in (ctl, commands):
+            patch.setattr(each, "open_kernel", lambda: node.kernel)
+        self.around(Around())
+        patch.setattr(commands, "confirmed", dict)
         (node.home / "net.d").mkdir()
 
     def around(self, machine: Machine) -> None:
         """Let this be the machine."""
-        self._patch.setattr(ctl, "Machine", lambda: machine)
+        for each in (ctl, commands):
+            self._patch.setattr(each, "Machine", lambda: machine)
 
     def through(self, eyes: Eyes) -> None:
         """Look through these."""

@@ -149,7 +149,9 @@ def test_plan_of_a_bad_configuration_says_what_is_wrong_and_ends_with_1(
 
 
 def test_status_of_a_bare_node_is_empty(tool: Tool) -> None:
-    empty: Json = {"networks": [], "attachments": [], "bridges": [], "clusters": [], "agent": None}
+    empty: Json = {
+        "networks": [], "attachments": [], "bridges": [], "clusters": [], "agent": None, "cluster": None,
+    }  # fmt: skip
     assert json.loads(tool("status", "--json").out) == empty
     assert "Attachments: none" in tool("status").out
 

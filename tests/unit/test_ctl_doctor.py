@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from cni_plugin.ctl.doctor import FINDINGS, diagnose, ill
-from cni_plugin.ctl.facts import Config, Facts, File, Finding, Flaw, Limit, Mount, Pod, Pool, Stamp
+from cni_plugin.ctl.facts import Config, Facts, File, Finding, Flaw, Limit, Mount, Pod, Pool, Probed, Stamp
+from cni_plugin.ctl.roster import Member, Membership
 from cni_plugin.kernel.look import Link
 from cni_plugin.kernel.ruleset import Hook
 
@@ -53,6 +54,36 @@ def with_links(*links: Link) -> Facts:
 
 def changed(link: Link, **changes: Any) -> Facts:
     return with_links(msgspec.structs.replace(link, **changes))
+
+
+SELF = Member(
+    name="n1", addresses=("192.0.2.1",), subnets=("10.244.1.0/24",), overlay=("10.244.1.0",), me=True
+)
+PEER = Member(
+    name="n2", addresses=("192.0.2.2",), subnets=("10.244.2.0/24",), overlay=("10.244.2.0",), way="vxlan"
+)
+CLUSTER = Membership(
+    network="pods", source="/run/tulle/cluster.json", node="n1", backend="vxlan", device="tulle.1", vni=1, port=8472,
+    mtu=1450, networks=("10.244.0.0/16",), members=(SELF, PEER), programmed=True,
+)
+PROBED = Probed(network="pods", node="n2", address="10.244.2.0", mtu=1450, why="no answer")
+
+
+def with_cluster(**changes: Any) -> Facts:
+    return with_facts(clusters=(msgspec.structs.replace(CLUSTER, **changes),))
+
+
+def with_peer(**changes: Any) -> Facts:
+    return with_cluster(members=(SELF, msgspec.structs.replace(PEER, **changes)))
+
+
+def in_cluster(**told: Any) -> Facts:
+    """With an agent that says this of its cluster."""
+    return with_facts(agent={**RIGHT.agent, "cluster": {"source": "kubernetes", "ready": True, "problems": [], **told}})
+
+
+def leftover(*links: Link) -> Facts:
+    return with_facts(clusters=(CLUSTER,), links=(*RIGHT.links, *links))
 
 
 def drop(table: str) -> tuple[Hook, ...]:
@@ -132,6 +163,37 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     "many-ports": (with_links(*PORTS[:900]), "warning", "901 of 1023"),
     "many-ports and no room": (with_links(*PORTS[:1022]), "error", "1023 of 1023"),
     "conntrack-full": (with_sysctls(**{f"{NF}count": "95", f"{NF}max": "100"}), "warning", "95 of 100"),
+    "source-away": (in_cluster(trouble="https://192.0.2.9:6443 refuses"), "warning", "192.0.2.9:6443 refuses"),
+    "cluster-not-ready": (in_cluster(ready=False, reason="no subnet yet"), "error", "no subnet yet"),
+    "node-conflict": (in_cluster(problems=["n3 is left out: it has the same address"]), "error", "n3 is left out"),
+    "node-list-problem": (in_cluster(problems=["n3.json is not valid JSON"]), "warning", "n3.json is not valid JSON"),
+    "wrong-cluster-cidr": (
+        in_cluster(problems=["n3 is left out: its subnet 10.9.3.0/24 lies outside the cluster's network 10.2.0.0/16"]),
+        "error", "--cluster-cidr",
+    ),
+    "bad-node-list": (with_cluster(trouble="invalid cluster.nodes"), "error", "/run/tulle/cluster.json"),
+    "ranges-outside-subnet": (
+        with_facts(
+            clusters=(CLUSTER,), configs=(msgspec.structs.replace(OURS, network="pods", ranges=("10.9.0.0/24",)),),
+        ),
+        "error", "10.9.0.0/24; this node's subnets are 10.244.1.0/24",
+    ),
+    "no-way-to-peer": (with_peer(way="", why="not on this link"), "error", "not on this link"),
+    "peer-not-programmed": (with_peer(missing=("ip route add x", "y")), "error", "ip route add x and more"),
+    "peer-silent": (with_facts(clusters=(CLUSTER,), probed=(PROBED,)), "error", "let UDP 8472 through"),
+    "mtu-black-hole": (
+        with_facts(clusters=(CLUSTER,), probed=(msgspec.structs.replace(PROBED, ms=0.4, whole=False, passes=1350),)),
+        "error", "1350 bytes pass, the pods' 1450 do not",
+    ),
+    "mtu-black-hole of many": (
+        with_facts(clusters=(CLUSTER,), probed=(msgspec.structs.replace(PROBED, ms=0.4, whole=False),)),
+        "error", "small ones pass, the pods' 1450 bytes do not",
+    ),
+    "vni-clash": (leftover(Link("flannel.1", 9, "vxlan", vni=1, udp_port=8472)), "error", "ip link del flannel.1"),
+    "flannel-leftover": (leftover(Link("flannel.7", 9, "vxlan", vni=7, udp_port=8472)), "warning", "flannel.7"),
+    "flannel-leftover with pods": (
+        leftover(Link("cni0", 9, "bridge"), Link("v0", 10, "veth", master="cni0")), "hint", "1 ports",
+    ),
     "not-known": (with_facts(unknown={"nftables": "Operation not permitted"}), "not known", "Operation not permitted"),
     "not-known MAC": (changed(VETH, assigned=-1), "not known", "/sys shows another network namespace"),
 }  # fmt: skip
