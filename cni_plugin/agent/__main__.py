@@ -20,6 +20,7 @@ USAGE = """usage: tulled [--run-dir DIR] [--conf FILE]     the node agent, on DI
                                                  settings (/etc/tulle/agent.json)
        tulled --once NAME                        serve the one CNI request in the environment and on stdin, as the
                                                  plugin NAME
+       tulled --install ROOT                     put this bundle on the node whose folders are below ROOT
        tulled --version
 """
 CHUNK = 1 << 20
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
 
             print(f"tulled {VERSION}")
             return 0
+        case ["--install", root]:
+            return install(root)
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     if len(arguments) % 2 or options.keys() - {"--run-dir", "--conf"}:
         sys.stderr.write(USAGE)
@@ -58,6 +61,20 @@ def once(name: str) -> int:
         print(f"tulled: the reply could not be written to stdout: {error.strerror}", file=sys.stderr)
         return reply.code or 1
     return reply.code
+
+
+def install(root: str) -> int:
+    """Put the bundle that we are of on a node. Returns 1, with the reason on stderr, when that failed."""
+    from cni_plugin.agent.install import install as put
+
+    try:
+        print(f"tulled: installed {put(root)} below {root or '/'}", file=sys.stderr)
+    except Exception as error:
+        from cni_plugin.verbs.run import as_cni_error
+
+        print(f"tulled: {as_cni_error(error).msg}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def take_stdout() -> int:

@@ -2,6 +2,9 @@
 
 Promise: a value that stands already is not written again (in a container /proc/sys may be read-only), and an IPv6
 key on a kernel without IPv6 is no error: there is nothing to switch there.
+
+A container that is not privileged cannot write to its /proc/sys. The node's may be mounted elsewhere for it, and
+$TULLE_PROC_SYS says where; it shows the namespace of whoever looks, as /proc/sys does.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import struct
 
 from cni_plugin.model import Feature, Sysctl
 
-_ROOT = "/proc/sys/"
+_ROOT = "/proc/sys"
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
 
@@ -74,7 +77,7 @@ def read_feature(each: Feature) -> Feature | None:
 def _path(each: Sysctl) -> str:
     """Names are separated by slashes, as sysctl(8) takes them too: a link's name may hold dots."""
     name = each.name if "/" in each.name else each.name.replace(".", "/")
-    return _ROOT + name
+    return f"{os.environ.get('TULLE_PROC_SYS', _ROOT)}/{name}"
 
 
 def _optional(each: Sysctl) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from tests.cluster.systemd_machine import Machine, lacks, wait_for
 
 REPO = Path(__file__).resolve().parents[2]
-NET_ADMIN, SYS_ADMIN = 1 << 12, 1 << 21
+NET_ADMIN, NET_RAW, SYS_ADMIN = 1 << 12, 1 << 13, 1 << 21
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -146,9 +146,9 @@ def test_the_log_bears_levels_that_the_journal_understands(machine: Machine) -> 
     assert levels.items() >= {"level=info": "6", "level=error": "3"}.items()
 
 
-def test_the_agent_has_two_capabilities_and_needs_both(machine: Machine) -> None:
+def test_the_agent_has_three_capabilities_and_needs_two_for_pods(machine: Machine) -> None:
     status = dict(line.split(":\t") for line in machine.sh(f"cat /proc/{machine.pid()}/status").splitlines())
-    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == NET_ADMIN | SYS_ADMIN
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == NET_ADMIN | NET_RAW | SYS_ADMIN
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     for index, kept in enumerate(("CAP_NET_ADMIN", "CAP_SYS_ADMIN")):
         drop_in(machine, f"CapabilityBoundingSet=\nCapabilityBoundingSet={kept}")
@@ -257,3 +257,31 @@ def test_uninstalling_takes_the_agent_away(machine: Machine) -> None:
         assert machine.sh("pgrep -x tulled || true") == ""
     finally:
         machine.sh("/srv/tulle/scripts/install --no-conf 2>&1")
+
+
+def test_an_agent_with_a_source_writes_the_cni_configuration_from_its_sandbox(machine: Machine) -> None:
+    nodes = {
+        "network": "10.60.0.0/16", "backend": {"type": "host-gw"},
+        "nodes": [{"name": "me", "address": "192.0.2.1", "podCIDRs": ["10.60.1.0/24"]}],
+    }
+    conflist = "/etc/cni/net.d/10-tulle.conflist"
+    settings = {"node": "me", "source": {"type": "file", "path": "/etc/tulle/nodes.json"}, "cni": {"path": conflist}}
+    machine.sh("ip link add up0 type veth peer name up1; ip link set up1 up; ip link set up0 up")
+    machine.sh("ip addr add 192.0.2.1/24 dev up0; mkdir -p /etc/tulle")
+    machine.sh(f"echo {shlex.quote(json.dumps(nodes))} >/etc/tulle/nodes.json")
+    machine.sh(f"echo {shlex.quote(json.dumps(settings))} >/etc/tulle/agent.json; systemctl restart tulled.service")
+    try:
+        wait_for(lambda: machine.sh(f"ls {conflist} 2>&1 || true") == f"{conflist}\n", "the configuration is written")
+        written = json.loads(machine.sh(f"cat {conflist}"))
+        assert written["plugins"][0]["cluster"] == "/run/tulle/cluster.json"
+        assert machine.sh(f"stat -c %a {conflist}").strip() == "644"
+        added = add(machine, "p7", {**written["plugins"][0], **named(written)})
+        assert address(added).startswith("10.60.1.")
+        machine.sh(cni("DEL", "p7", {**written["plugins"][0], **named(written)}))
+    finally:
+        machine.sh(f"rm -f {conflist}; ip link del up0")
+
+
+def named(conflist: dict[str, object]) -> dict[str, object]:
+    """What a runtime tells each plugin of a list."""
+    return {"name": conflist["name"], "cniVersion": conflist["cniVersion"]}

@@ -370,3 +370,34 @@ def test_a_unit_that_somebody_edited_is_kept(systemd_site: Site) -> None:
     systemd_site.install("--uninstall")
     assert not unit.exists() and unit.with_name("tulled.service.saved").exists()
     assert not list((systemd_site.root / UNITS).rglob("*.wants/*")), "nothing of it is started at the next boot"
+
+
+SETTINGS = '{"source": {"type": "file"}, "cni": {"path": "/etc/cni/net.d/10-tulle.conflist"}}'
+
+
+def test_an_agent_with_a_source_writes_the_network_itself(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(SETTINGS)
+    site.install("--settings", str(tmp_path / "settings.json"))
+    settings = site.root / "etc/tulle/agent.json"
+    assert (settings.read_text(), settings.stat().st_mode & 0o777) == (SETTINGS, 0o600)
+    assert not (site.root / NETWORK).exists()
+    assert (site.root / "etc/cni/net.d").is_dir()
+    template = json.loads((site.root / "etc/tulle/cni-conf.json").read_text())
+    assert template["plugins"][0]["type"] == "tulle"
+
+
+def test_what_the_agent_wrote_goes_with_the_rest(site: Site, tmp_path: Path) -> None:
+    before = site.tree()
+    (tmp_path / "settings.json").write_text(SETTINGS)
+    site.install("--settings", str(tmp_path / "settings.json"))
+    site.file(NETWORK, "what the agent wrote")
+    site.install()
+    assert (site.root / NETWORK).read_text() == "what the agent wrote", "an upgrade leaves the network to the agent"
+    site.install("--uninstall")
+    assert site.tree() == before
+
+
+def test_settings_without_a_source_leave_the_network_to_the_installer(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"metrics": "127.0.0.1:9472"}')
+    site.install("--settings", str(tmp_path / "settings.json"))
+    assert (site.root / NETWORK).exists()

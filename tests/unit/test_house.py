@@ -33,10 +33,12 @@ ROOMS: dict[str, set[str]] = {
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
     "network": {"errors", "netconf"},
     "cluster": {"netconf", "network"},
-    "backend": {"errors", "cluster", "model", "backends"},
+    "backend": {"errors", "network", "cluster", "model", "backends"},
     "backends": {"errors", "network", "cluster", "model", "netconf", "backend"},
-    # Desired states. Pure.
-    "plan": {"spec", "netconf", "model", "cluster", "backend"},
+    # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
+    "mesh": {"network", "cluster"},
+    # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
+    "plan": {"errors", "spec", "netconf", "model", "cluster", "backend"},
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter"},
     # What is on disk: attachments by what `plan` calls them, through the door's files.
@@ -48,14 +50,14 @@ ROOMS: dict[str, set[str]] = {
         "errors", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel", "records",
         "delegate", "ipam", "meter",
     },
-    # The entries. They choose a kernel.
+    # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`.
     "agent": {
-        "client", "errors", "spec", "netconf", "network", "cluster", "model", "plan", "kernel", "records", "verbs",
-        "wire", "meter", "histogram",
+        "client", "errors", "spec", "netconf", "network", "cluster", "backend", "model", "plan", "kernel", "records",
+        "verbs", "wire", "meter", "histogram", "ipam", "mesh",
     },
     "ctl": {
         "client", "meter", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan", "kernel",
-        "records", "verbs", "ipam", "backend", "cluster", "histogram",
+        "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
     },
     # Stands alone: it could be anybody's.
     "ipam": set(),
@@ -69,7 +71,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "_socket": ("cni_plugin/client.py",),
     "fcntl": ("cni_plugin/kernel/", "ipam/store.py"),
     "netaddr": ("ipam/",),
+    # Speaks JSON over HTTP to etcd, so nobody else need know either.
+    "etcd3gw": ("cni_plugin/agent/lease/gateway.py",),
     "prometheus_client": ("cni_plugin/agent/prometheus.py",),
+    # The Kubernetes API. They take 20 MiB and a tenth of a second, so only an agent with that source imports them.
+    "lightkube": ("cni_plugin/agent/kube/api.py",),
+    "httpx2": ("cni_plugin/agent/kube/api.py",),
     "typer": ("cni_plugin/ctl/",),
     "rich": ("cni_plugin/ctl/",),
 }
@@ -88,7 +95,7 @@ FORBIDDEN = {
 CALLS: dict[str, tuple[str, ...]] = {
     # Whole or not at all: kernel.files writes, ipam.store leases; knobs has /proc/sys.
     "open": ("cni_plugin/kernel/",),
-    "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py"),
+    "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py", "ipam/index.py"),
     "os.posix_spawn": ("cni_plugin/kernel/program.py",),
     "os.pipe2": (),
     "os.memfd_create": ("cni_plugin/kernel/program.py",),

@@ -1,0 +1,232 @@
+"""What conf/ ships for clusters: the manifest, the chart that renders to it, and the samples of the agent's settings.
+
+They are read by the code that will read them on a node, so a sample that the agent would refuse is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from cni_plugin import network
+from cni_plugin.agent import conflist, settings
+from cni_plugin.agent.sources import etcd, file, kubernetes
+from cni_plugin.netconf import parse, typed
+from cni_plugin.records import DEFAULT_RUN_DIR
+from tests.unit.chart import render
+
+CONF = Path(__file__).parents[2] / "conf"
+CHART = CONF / "kubernetes" / "chart"
+NAMESPACE = "kube-tulle"
+JSON_KEYS = ("net-conf.json", "cni-conf.json", "agent.json")
+
+Object = dict[str, Any]
+
+
+def version() -> str:
+    found = re.search(r'^version = "(.*)"$', (CONF.parent / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def manifest() -> list[Object]:
+    return list(yaml.safe_load_all((CONF / "kubernetes" / "tulle.yaml").read_text()))
+
+
+def one(kind: str) -> Object:
+    found = [each for each in manifest() if each["kind"] == kind]
+    assert len(found) == 1
+    return found[0]
+
+
+def pod() -> Object:
+    spec: Object = one("DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+def agent() -> Object:
+    container: Object = pod()["containers"][0]
+    return container
+
+
+def config(key: str) -> bytes:
+    return str(one("ConfigMap")["data"][key]).encode()
+
+
+def meaning(objects: list[Object]) -> list[Object]:
+    """The objects with the JSON texts of the ConfigMap read, as the agent reads them."""
+    for each in objects:
+        if each["kind"] == "ConfigMap":
+            each["data"] = {key: json.loads(text) for key, text in each["data"].items()}
+    return objects
+
+
+def test_the_chart_renders_to_the_manifest() -> None:
+    assert meaning(render(CHART)) == meaning(manifest())
+
+
+def test_values_reach_the_objects() -> None:
+    objects = render(CHART, {
+        "createNamespace": False,
+        "image": {"repository": "registry.example/tulle"},
+        "network": {"network": "10.9.0.0/16"},
+        "env": [{"name": "KUBERNETES_SERVICE_HOST", "value": "192.0.2.10"}],
+        "cniBinDir": "/srv/cni/bin",
+        "tolerations": [],
+    })
+    kinds = [each["kind"] for each in objects]
+    assert "Namespace" not in kinds
+    settled: Any = objects[kinds.index("ConfigMap")]
+    assert json.loads(settled["data"]["net-conf.json"]) == {"backend": {"type": "vxlan"}, "network": "10.9.0.0/16"}
+    daemon: Any = objects[kinds.index("DaemonSet")]
+    spec = daemon["spec"]["template"]["spec"]
+    assert spec["containers"][0]["image"] == f"registry.example/tulle:{version()}"
+    assert spec["containers"][0]["env"][-1] == {"name": "KUBERNETES_SERVICE_HOST", "value": "192.0.2.10"}
+    assert {"name": "plugins", "hostPath": {"path": "/srv/cni/bin", "type": "DirectoryOrCreate"}} in spec["volumes"]
+    assert spec["tolerations"] == []
+
+
+@pytest.mark.parametrize("text", [
+    "{{ .Release.Name }}", "{{ range .Values.env }}", "{{ .Values.agent | toToml }}", "{{ .Values.nowhere }}",
+    "{{ .Values.createNamespace }}", "{{ if .Values.createNamespace }}",
+])
+def test_what_the_renderer_does_not_know_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "values.yaml").write_text((CHART / "values.yaml").read_text())
+    (tmp_path / "templates" / "one.yaml").write_text(f"a: {text}\n")
+    with pytest.raises(ValueError):
+        render(tmp_path)
+
+
+def test_the_agent_may_list_and_watch_nodes_and_write_their_status_and_nothing_else() -> None:
+    assert one("ClusterRole")["rules"] == [
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+    ]
+
+
+def test_the_agent_may_read_its_own_configuration_and_no_other() -> None:
+    assert one("Role")["rules"] == [{
+        "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["tulle-config"], "verbs": ["list", "watch"],
+    }]
+    assert one("Role")["metadata"]["namespace"] == NAMESPACE
+
+
+def test_roles_are_bound_to_the_account_that_the_agent_runs_as() -> None:
+    account = {"kind": "ServiceAccount", "name": pod()["serviceAccountName"], "namespace": NAMESPACE}
+    for kind in ("ClusterRole", "Role"):
+        binding = one(f"{kind}Binding")
+        assert binding["subjects"] == [account]
+        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "tulle"}
+    assert one("ServiceAccount")["metadata"]["name"] == account["name"]
+
+
+def test_all_is_in_one_namespace_which_lets_the_agent_run() -> None:
+    home = one("Namespace")["metadata"]
+    assert home["name"] == NAMESPACE
+    assert home["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    inside = [each for each in manifest() if each["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding")]
+    assert {each["metadata"].get("namespace") for each in inside} == {NAMESPACE}
+
+
+def test_the_image_is_that_of_this_version() -> None:
+    images = {each["image"] for each in (*pod()["initContainers"], *pod()["containers"])}
+    assert images == {f"localhost/tulle:{version()}"}
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (version(), version())
+
+
+def test_the_agents_settings_are_understood() -> None:
+    read = msgspec.json.decode(config("agent.json"), type=settings.Settings)
+    assert read.source == {"type": "kubernetes"}
+    assert kubernetes.Config().config_map == f"{NAMESPACE}/{one('ConfigMap')['metadata']['name']}"
+    assert read.cni.path.startswith(f"{mounts()['networks']}/")
+    assert read.cni.path.endswith(".conflist")
+
+
+def test_the_network_configuration_is_understood() -> None:
+    read = network.parse(json.loads(config("net-conf.json")))
+    assert (read.backend, [str(each.network) for each in read.carvings]) == ("vxlan", ["10.244.0.0/16"])
+
+
+@pytest.mark.parametrize("where", ["manifest", "sample"])
+def test_the_plugins_configuration_is_understood(where: str) -> None:
+    text = config("cni-conf.json") if where == "manifest" else (CONF / "cni-conf.json").read_bytes()
+    conf = conflist.completed(json.loads(text), "/run/tulle/cluster.json")
+    ours: Any = conf["plugins"]
+    read = parse({**ours[0], "name": conf["name"], "cniVersion": conf["cniVersion"]})
+    assert (read.type, read.bridge, read.cluster) == ("tulle", "tulle0", "/run/tulle/cluster.json")
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    ("agent-kubernetes.json", kubernetes.Config), ("agent-etcd.json", etcd.Config), ("agent.json", file.Config),
+])
+def test_samples_of_settings_are_understood(name: str, shape: type[msgspec.Struct]) -> None:
+    read = settings.load(str(CONF / name))
+    keys = {key: each for key, each in read.source.items() if key != "type"}
+    known = {each.encode_name.lower() for each in msgspec.structs.fields(shape)}
+    assert {key.lower() for key in keys} <= known, "a key that nobody reads would be passed over in silence"
+    typed(keys, shape, "source")
+
+
+def test_probes_ask_where_the_agent_answers() -> None:
+    host, _, port = msgspec.json.decode(config("agent.json"), type=settings.Settings).metrics.rpartition(":")
+    probes = {kind: agent()[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+    assert {(each["host"], each["port"]) for each in probes.values()} == {(host, int(port))}
+    assert [each["path"] for each in probes.values()] == ["/healthz", "/healthz", "/readyz"]
+
+
+def mounts() -> dict[str, str]:
+    return {each["name"]: each["mountPath"] for each in agent()["volumeMounts"]}
+
+
+def test_the_agent_has_the_nodes_folders_where_the_node_has_them() -> None:
+    paths = {each["name"]: each["hostPath"]["path"] for each in pod()["volumes"] if "hostPath" in each}
+    assert {name: mounts()[name] for name in ("run", "netns", "leases", "networks", "plugins")} == {
+        name: paths[name] for name in ("run", "netns", "leases", "networks", "plugins")
+    }
+    assert paths["run"] == DEFAULT_RUN_DIR
+    assert f"{mounts()['sysctls']}" == f"{environ()['TULLE_PROC_SYS']['value']}/net"
+    assert mounts()["config"] == str(Path(settings.DEFAULT_PATH).parent)
+
+
+def environ() -> dict[str, Object]:
+    return {each["name"]: each for each in agent()["env"]}
+
+
+def test_namespaces_of_pods_to_come_are_seen() -> None:
+    (netns,) = (each for each in agent()["volumeMounts"] if each["name"] == "netns")
+    assert netns["mountPropagation"] == "HostToContainer"
+
+
+def test_the_agent_knows_which_node_it_is_on() -> None:
+    assert environ()["NODE_NAME"]["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
+def test_no_container_is_privileged_and_none_can_write_to_its_own_files() -> None:
+    for each in (*pod()["initContainers"], *pod()["containers"]):
+        context = each["securityContext"]
+        assert not context.get("privileged")
+        assert not context["allowPrivilegeEscalation"]
+        assert context["readOnlyRootFilesystem"]
+        assert context["capabilities"]["drop"] == ["ALL"]
+    assert agent()["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"]
+
+
+def test_the_agent_runs_on_every_node_and_before_all_else() -> None:
+    spec = pod()
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert spec["hostNetwork"]
+
+
+def test_an_old_agent_ends_before_a_new_one_starts() -> None:
+    daemon = one("DaemonSet")["spec"]
+    assert daemon["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    assert daemon["template"]["spec"]["terminationGracePeriodSeconds"] > 30, "requests under way are answered first"
