@@ -20,7 +20,7 @@ from _runtime import Attachment, Json
 PEERS = 1_000
 BACKENDS = ("vxlan", "host-gw")
 UNDERLAY = ip_network("10.200.0.0/16")
-PODS = ip_network("10.128.0.0/14")
+PODS = ip_network("10.128.0.0/11")
 _serial = count()
 
 

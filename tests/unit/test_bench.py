@@ -12,8 +12,9 @@ from typing import cast
 from xml.etree import ElementTree
 
 import pytest
-from _bench_agent import Served
+from _bench_agent import Agent, Served
 from _bench_cluster import PODS, UNDERLAY, cluster, nodes
+from _bench_converge_sources import InFile, node_object
 from _bench_ipam import addresses, copy, fill
 from _bench_page import markdown, svg, write
 from _bench_profile import by_package, events, imports, phases
@@ -25,6 +26,9 @@ from _bench_world import BenchError
 from _runtime import Attachment, Network, PluginError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cni_plugin.agent.kube.objects import read_node
+from cni_plugin.agent.sources.file import Reader
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
 FAST = Series("pod", "reference", "ms", (4.0, 2.0, 3.0))
@@ -353,3 +357,43 @@ def test_without_an_executable_it_says_how_to_get_one(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "scripts/build" in done.stderr or "root" in done.stderr
+
+
+BUSY_THREAD = """
+import sys, threading, time
+def burn():
+    while time.thread_time() < 0.1:
+        pass
+thread = threading.Thread(target=burn)
+thread.start()
+thread.join()
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_processor_time_of_an_agents_threads_counts_when_they_have_ended() -> None:
+    argv = [sys.executable, "-I", "-S", "-c", BUSY_THREAD]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "done\n"
+        assert 100 <= Agent(process.pid, "node", "/run", Path("log")).cpu() < 10_000
+        process.communicate("")
+
+
+def test_the_nodes_of_a_simulated_cluster_are_as_the_sources_read_them(tmp_path: Path) -> None:
+    simulated = InFile(tmp_path)
+    simulated.put(40)
+    reader = Reader(str(simulated.source["path"]), "node0")
+    sizes = []
+    for change in (None, simulated.join, simulated.leave):
+        if change is not None:
+            change()
+        snapshot, wrong = reader.read()
+        assert (snapshot is not None, wrong) == (True, "")
+        sizes.append(len(snapshot.nodes) if snapshot else 0)
+    assert sizes == [40, 41, 40]
+    for each in nodes(3):
+        seen = read_node(json.dumps(node_object(each)).encode(), "node0")
+        assert seen.node is not None
+        assert (seen.problems, list(map(str, seen.node.pod_cidrs))) == ((), each["podCIDRs"])
