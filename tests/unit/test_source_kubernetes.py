@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import TypeAlias
 import pytest
 
 from cni_plugin.agent.kube import follow
+from cni_plugin.agent.kube.api import Api
 from cni_plugin.agent.kube.follow import Backoff, Pace
 from cni_plugin.agent.source import Announcement, Mailbox, open_source
 from cni_plugin.agent.sources import kubernetes
@@ -512,6 +514,18 @@ def test_a_node_that_moves_asks_anew_for_its_connections_began_at_an_address_tha
     assert time.monotonic() - begun < 0.5
     assert len(world.server.asked_for(watches=False)) == 1
     assert (world.told.trouble, world.told.snapshot and world.told.snapshot.problems) == ("", ())
+
+
+@pytest.mark.parametrize(("address", "stranded"), [("127.0.0.1", False), ("198.51.100.77", True)])
+def test_a_connection_is_stranded_when_its_own_address_is_gone(address: str, *, stranded: bool) -> None:
+    class Began(socket.socket):
+        def getsockname(self) -> tuple[str, int]:
+            return address, 40000
+
+    api = Api.__new__(Api)
+    with Began() as channel, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Api, "_socket", lambda _: channel)
+        assert api.is_stranded() is stranded
 
 
 def test_flannels_annotations_are_written_while_some_other_node_is_its(world: World) -> None:

@@ -127,7 +127,7 @@ class _Client(GenericSyncClient):
 
 
 class Api:
-    """One connection, for one thread; only `stop` may be called by others. Raises ApiError from all else."""
+    """One connection, for one thread; only `stop` and `is_stranded` may be called by others. Raises ApiError from all else."""
 
     def __init__(self, kubeconfig: str, patience: float) -> None:
         """`patience`: the seconds that an answer may take."""
@@ -169,12 +169,29 @@ class Api:
 
     def stop(self) -> None:
         """Wake up the thread that waits for the server, with an error."""
+        found = self._socket()
+        if found is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(found, socket.SHUT_RDWR)  # not TLS's, which would touch the reader's state
+
+    def is_stranded(self) -> bool:
+        """Whether the connection begins at an address that this machine has no more: no answer can reach it."""
+        found = self._socket()
+        if found is None:
+            return False
+        try:
+            address, _, *scope = found.getsockname()
+            with socket.socket(found.family, socket.SOCK_DGRAM) as probe:
+                probe.bind((address, 0, *scope))
+        except OSError:
+            return True
+        return False
+
+    def _socket(self) -> socket.socket | None:
         response = self._response
         stream = response.extensions.get("network_stream") if response is not None else None
         found = stream.get_extra_info("socket") if stream is not None else None
-        if isinstance(found, socket.socket):
-            with suppress(OSError):
-                socket.socket.shutdown(found, socket.SHUT_RDWR)  # not TLS's, which would touch the reader's state
+        return found if isinstance(found, socket.socket) else None
 
     def close(self) -> None:
         """Let go of the connection."""

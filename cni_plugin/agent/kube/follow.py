@@ -114,10 +114,12 @@ class Follower(Generic[T]):
         self._ended.set()
         self.reconnect()
 
-    def reconnect(self) -> None:
-        """Go on over a new connection, at once; for other threads."""
-        self._nudged.set()
+    def reconnect(self, *, stranded: bool = False) -> None:
+        """Go on over a new connection, at once; `stranded`: only if the old one's own address is gone."""
         api = self._api
+        if stranded and (api is None or not api.is_stranded()):
+            return
+        self._nudged.set()
         if api is not None:
             api.stop()
 

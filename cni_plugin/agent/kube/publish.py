@@ -53,10 +53,10 @@ class Publisher:
             self._said = said
         self._bell.set()
 
-    def reconnect(self) -> None:
-        """Speak over a new connection from now on."""
+    def reconnect(self, *, stranded: bool = False) -> None:
+        """Speak over a new connection from now on; `stranded`: only if the old one's own address is gone."""
         api = self._api
-        if api is not None:
+        if api is not None and (not stranded or api.is_stranded()):
             api.stop()
 
     def up(self) -> None:

@@ -75,11 +75,11 @@ class KubernetesSource:
         """Annotate this node's object, and keep it so.
 
         With other addresses than before, connections may begin at one that is gone, where no answer and no end of them
-        can be heard: they are made anew. The first time, too: a node may move while its agent waits for the API.
+        can be heard: they are made anew. The first time that is looked up: a node may have moved since it began.
         """
         if said.addresses != self._addresses:
             for reconnect in self._reconnects:
-                reconnect()
+                reconnect(stranded=not self._addresses)
         self._addresses = said.addresses
         self._publisher.say(said)
 
