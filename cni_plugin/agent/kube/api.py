@@ -127,7 +127,7 @@ class _Client(GenericSyncClient):
 
 
 class Api:
-    """One connection, for one thread; others may call `stop` and `is_stranded`, the only ones that raise no ApiError."""
+    """One connection, for one thread; others may call `stop` and `is_stranded`, which alone raise no ApiError."""
 
     def __init__(self, kubeconfig: str, patience: float) -> None:
         """`patience`: the seconds that an answer may take."""
