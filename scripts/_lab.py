@@ -8,6 +8,8 @@ virtual machine and no container runtime. One lab is
     tulle-NAME-n1-p1 ...     a pod each: eth0, made by the plugin
     /run/tulle-lab/NAME/     lab.json; below n1/ the node's net.d, cluster.json, leases and attachment records
 
+Where nodes learn of each other, there is an agent in each (`_agents.py`), or a whole Kubernetes (`_kube.py`).
+
 Promises: the plugin is called as a runtime on that node would call it; nothing outside those names is
 touched; `down` leaves nothing of a lab, however far it had come or was killed; names of two labs never meet.
 """
@@ -27,9 +29,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, cast
 
+import _agents
+import _kube
+import _kube_node
 import _netns
 from _runtime import Attachment, Network, PluginError, Runtime
-from _topology import LABS, LINK_NETS, NETWORK, ROUTER, LabError, Node, Pod, Spec, cluster, conflist
+from _topology import LABS, LINK_NETS, NETWORK, ROUTER, LabError, Node, Pod, Spec, cluster, conflist, shared_cluster
 
 # Where chained plugins are looked for, after the plugin's own directory.
 PLUGIN_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
@@ -83,10 +88,50 @@ class Lab:
         write_json(where.state / "net.d" / "10-tulle.conflist", conflist(where, **keys))
 
     def set_cluster(self, nodes: tuple[Node, ...] | None = None, spec: Spec | None = None) -> None:
-        """Writes each node's cluster file: with these `nodes` (all) and the backend of `spec` (the lab's)."""
-        for node in self.nodes:
+        """Writes each node's cluster file: with these `nodes` (all) and the backend of `spec` (the lab's).
+
+        Where agents watch one file, it is that one; where they learn from somebody, there is nothing to write."""
+        if self.spec.source == "file":
+            write_json(_agents.shared_file(self.spec), shared_cluster(spec or self.spec, nodes or self.nodes))
+        for node in self.nodes if self.spec.source == "static" else ():
             seen = replace(node, spec=spec or self.spec)
             write_json(node.state / "cluster.json", cluster(seen, nodes or self.nodes))
+
+    def add_node(self) -> Node:
+        """One more node, which joins the cluster by itself where its source lets it. Raises LabError."""
+        self.spec = replace(self.spec, nodes=self.spec.nodes + 1)
+        self.spec.check()
+        self.nodes = tuple(Node(self.spec, number) for number in range(1, self.spec.nodes + 1))
+        node = self.nodes[-1]
+        _make_node(node)
+        self.set_cluster()
+        _join(self, node)
+        self.save()
+        return node
+
+    def remove_node(self) -> None:
+        """Cuts the last node's power for good, and takes it off the list of nodes where the lab keeps that."""
+        node = self.nodes[-1]
+        if self.spec.source == "kubernetes":
+            folder = _kube.Kube(self.spec).node_folder(node.name)
+            _kube_node.end(folder)
+            shutil.rmtree(folder)
+        _netns.delete(*(pod.netns for pod in self.pods.values() if pod.node == node.name), node.netns)
+        shutil.rmtree(node.state, ignore_errors=True)
+        self.pods = {path: pod for path, pod in self.pods.items() if pod.node != node.name}
+        self.spec = replace(self.spec, nodes=self.spec.nodes - 1)
+        self.nodes = self.nodes[:-1]
+        self.set_cluster()
+        self.save()
+
+    def reboot(self, node: str) -> None:
+        """A node of a Kubernetes loses its power, with all links, rules and processes, and starts again."""
+        where, kube = self.node(node), _kube.Kube(self.spec)
+        _kube_node.end(kube.node_folder(node))
+        _netns.delete(where.netns)
+        _netns.attempt(["ip", "-n", self.spec.wire, "link", "delete", where.name])  # the kernel may have been quicker
+        _make_node(where)
+        kube.boot(where)
 
     def add(self, node: str, name: str) -> Pod:
         """Makes a pod, wired by the plugin's ADD. Raises LabError, PluginError; leaves nothing then."""
@@ -201,12 +246,33 @@ def up(spec: Spec) -> Lab:
         _make_wire(spec)
         for node in lab.nodes:
             _make_node(node)
-            lab.configure(node.name)
-        lab.set_cluster()
+        _start_source(lab)
     except BaseException:
         down(spec.name)
         raise
     return lab
+
+
+def _start_source(lab: Lab) -> None:
+    lab.set_cluster()
+    if lab.spec.source == "etcd":
+        _agents.start_etcd(lab.spec)
+    if lab.spec.source == "kubernetes":
+        _kube.Kube(lab.spec).up()
+    for node in lab.nodes:
+        _join(lab, node)
+    for node in lab.nodes if lab.spec.source in {"file", "etcd"} else ():
+        _agents.ready(node)
+
+
+def _join(lab: Lab, node: Node) -> None:
+    """Starts what makes a node one of the cluster."""
+    if lab.spec.source == "kubernetes":
+        _kube.Kube(lab.spec).boot(node)
+    elif lab.spec.source == "static":
+        lab.configure(node.name)
+    else:
+        _agents.start(node)
 
 
 def load(name: str) -> Lab:
@@ -235,6 +301,7 @@ def down(name: str) -> bool:
     namespaces, state = _netns.existing(spec.prefix), LABS / name
     there = bool(namespaces) or state.exists()
     _netns.delete(*namespaces)
+    _kube_node.remove_cgroups(spec.prefix)
     shutil.rmtree(state, ignore_errors=True)
     try:
         LABS.rmdir()

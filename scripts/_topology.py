@@ -18,6 +18,7 @@ LABS = Path("/run/tulle-lab")
 NETWORK = "pods"
 FAMILIES = {"4": (4,), "6": (6,), "dual": (4, 6)}
 BACKENDS = ("vxlan", "host-gw")
+SOURCES = ("static", "file", "etcd", "kubernetes")
 
 # The underlay's addresses are those for documentation (RFC 5737, RFC 3849): they hide no real network.
 LINK_NETS: dict[tuple[int, int], str] = {
@@ -34,7 +35,10 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a lab is made from. `routed`: node 3 and later are on a second link, behind a router."""
+    """What a lab is made from. `routed`: node 3 and later are on a second link, behind a router.
+
+    `source`: where nodes learn of each other; static is a list that each has, and takes no agent.
+    """
 
     name: str = "lab"
     nodes: int = 3
@@ -43,6 +47,7 @@ class Spec:
     mtu: int = 1500
     routed: bool = False
     direct_routing: bool = False
+    source: str = "static"
     plugin: str = str(REPO / "dist/tulle/tulle")
 
     def check(self) -> None:
@@ -59,6 +64,10 @@ class Spec:
             raise LabError(f"--mtu {self.mtu}: use 576 to 65535, at least 1280 for IPv6")
         if self.backend == "host-gw" and self.routed:
             raise LabError("--backend host-gw with --routed: host-gw needs all nodes on one link; use vxlan")
+        if self.source not in SOURCES:
+            raise LabError(f"--source {self.source}: use one of {', '.join(SOURCES)}")
+        if self.source == "kubernetes" and self.family == "6":
+            raise LabError("--source kubernetes with --family 6: nodes have one IPv4 address there; use 4 or dual")
         if not os.access(self.plugin, os.X_OK):
             raise LabError(f"{self.plugin} is no executable: build it with scripts/build, or use --plugin")
 
@@ -105,7 +114,7 @@ class Node:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return tuple(_host(LINK_NETS[self.link, family], self.number) for family in self.spec.families)
+        return tuple(host(LINK_NETS[self.link, family], self.number) for family in self.spec.families)
 
     @property
     def pod_cidrs(self) -> tuple[str, ...]:
@@ -142,23 +151,31 @@ class Pod:
         raise LookupError(f"{self.path} has no IPv{family} address: {', '.join(self.addresses) or 'none'}")
 
 
-def _host(network: str, number: int) -> str:
+def host(network: str, number: int) -> str:
+    """The address of that number in a network."""
     return str(ipaddress.ip_network(network)[number])
 
 
 def cluster(node: Node, nodes: tuple[Node, ...]) -> Json:
     """The `cluster` object as `node` reads it."""
-    spec = node.spec
-    backend: Json = {"type": spec.backend}
-    if spec.backend == "vxlan":
-        backend |= {"vni": 1, "port": 8472, "directRouting": spec.direct_routing}
+    return {**shared_cluster(node.spec, nodes), "node": node.name}
+
+
+def shared_cluster(spec: Spec, nodes: tuple[Node, ...]) -> Json:
+    """The cluster as all nodes read it."""
     networks = {4: "network", 6: "ipv6Network"}
     return {
         **{networks[family]: POD_NETS[family] for family in spec.families},
-        "backend": backend,
-        "node": node.name,
+        "backend": backend(spec),
         "nodes": [_peer(one) for one in nodes],
     }
+
+
+def backend(spec: Spec) -> Json:
+    """What carries packets, and its options."""
+    if spec.backend != "vxlan":
+        return {"type": spec.backend}
+    return {"type": spec.backend, "vni": 1, "port": 8472, "directRouting": spec.direct_routing}
 
 
 def _peer(node: Node) -> Json:
@@ -171,11 +188,12 @@ def _peer(node: Node) -> Json:
 
 
 def conflist(node: Node, **keys: object) -> Json:
-    """The node's network configuration; `keys` are added to the plugin's object."""
+    """The node's network configuration, or where an agent adds the cluster to it, the template; `keys` are added."""
     plugin: Json = {
         "type": Path(node.spec.plugin).name,
         "ipMasq": True,
         "ipam": {"type": "host-local", "dataDir": str(node.state / "ipam")},
-        "cluster": str(node.state / "cluster.json"),
     }
+    if node.spec.source == "static":
+        plugin["cluster"] = str(node.state / "cluster.json")
     return {"cniVersion": "1.1.0", "name": NETWORK, "plugins": [plugin | keys]}

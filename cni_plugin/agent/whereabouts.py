@@ -5,7 +5,8 @@ The first rule that yields an address holds:
     address.interface     the first of these interfaces that has one
     address.pattern       the first interface whose whole name matches
     address.canReach      the interface that leads to this address
-    the source            the addresses that it knows this node by, as far as the node has them (kubelet's InternalIP)
+    the source            the addresses that it knows this node by, as far as the node has them (kubelet's InternalIP),
+                          and of a family that it does not speak of, that of the same interface
     the peers             the interface by which most of them are reached
     the default route     the interface that leads anywhere else
 
@@ -85,8 +86,7 @@ def _rules(
         yield _leading(machine, [target]), f"address.canReach {target}", True
     if settings.interface or settings.pattern or settings.can_reach:
         return  # who asked for one interface is not served by another
-    held = {address for addresses in machine.held.values() for address in addresses}
-    yield _both(each for each in known if each in held), "the source knows this node by it", True
+    yield _known(machine, known), "the source knows this node by it", True
     yield _leading(machine, [str(each) for each in peers[:MOST_ASKED]]), "peers are reached by its interface", False
     yield _leading(machine, ANYWHERE), "its interface has the default route", False
 
@@ -116,11 +116,18 @@ def _leading(machine: Machine, targets: Sequence[str]) -> tuple[Address, ...]:
     return next((_of(machine, name) for name, _ in counted.most_common() if _of(machine, name)), ())
 
 
+def _known(machine: Machine, known: Sequence[Address]) -> tuple[Address, ...]:
+    """kubelet tells one address where nobody asked it for two; a network of both families needs the other one, too."""
+    names = {address: name for name, addresses in machine.held.items() for address in addresses}
+    here = [each for each in known if each in names]
+    return _both([*here, *machine.held[names[here[0]]]]) if here else ()
+
+
 def _of(machine: Machine, name: str) -> tuple[Address, ...]:
     return _both(machine.held.get(name, ()))
 
 
-def _both(addresses: Iterator[Address] | Sequence[Address]) -> tuple[Address, ...]:
+def _both(addresses: Sequence[Address]) -> tuple[Address, ...]:
     """The first of each family, IPv4 first."""
     first: dict[int, Address] = {}
     for each in addresses:

@@ -1,7 +1,7 @@
 """A random walk of cluster changes: after each step the kernel equals a fresh plan, and pods that should answer do.
 
-A walk is repeated by its seed: TULLE_WALK_SEED=... takes it again. With --soak or TULLE_SOAK=1 ten or five minutes are walked
-with each source.
+A walk is repeated by its seed: TULLE_WALK_SEED=... takes it again. With --soak or TULLE_SOAK=1 ten or five minutes are
+walked with each source.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import _agents
+import _kube_parts
 import _lab
 import _netns
 import pytest
@@ -178,9 +181,11 @@ def test_a_name_in_use_is_refused_with_the_remedy_and_the_lab_stays(lab: MakeLab
         (("up", "--mtu", "1000"), "at least 1280 for IPv6"),
         (("up", "--backend", "host-gw", "--routed"), "use vxlan"),
         (("up", "--plugin", "/nowhere/tulle"), "scripts/build"),
+        (("up", "--source", "kubernetes", "--family", "6"), "use 4 or dual"),
+        (("kubectl", "get", "nodes"), "scripts/lab up"),
         (("status",), "scripts/lab up"),
         (("exec", "n1"), "scripts/lab up"),
-        (("add", "n1"), "write node/pod"),
+        (("add", "n1/p1/x"), "write node/pod"),
     ],
 )
 def test_a_mistake_is_answered_with_its_remedy(words: tuple[str, ...], remedy: str) -> None:
@@ -220,3 +225,60 @@ def test_the_plugin_sees_the_nodes_own_state_directory(lab: MakeLab) -> None:
     for node in cluster.nodes:
         assert any((node.state / "run").rglob("*")), "no attachment record below TULLE_RUN_DIR"
     assert [path for path in Path("/run/tulle").rglob("*") if cluster.spec.name in path.name] == []
+
+
+def reaches(lab: _lab.Lab, source: str, target: str, *, seconds: float = 5.0) -> bool:
+    """Whether a pod reaches another, at the latest after so long: peers are told of a node, not asked."""
+    deadline = time.monotonic() + seconds
+    families = lab.spec.families
+    while any(_netns.ping(lab.pod(source).netns, lab.pod(target).address(each)) is None for each in families):
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def test_agents_follow_the_one_cluster_file_that_they_share(lab: MakeLab) -> None:
+    cluster = with_pods(lab(nodes=2, source="file"))
+    assert reaches(cluster, "n1/p1", "n2/p1")
+    third = cluster.add_node()
+    _agents.ready(third)
+    cluster.add("n3", "p1")
+    assert reaches(cluster, "n1/p1", "n3/p1") and reaches(cluster, "n3/p1", "n2/p1")
+    assert third.pod_cidrs[0] in cluster.run("n1", "ip", "route")
+    cluster.remove_node()
+    deadline = time.monotonic() + 5
+    while third.pod_cidrs[0] in cluster.run("n1", "ip", "route"):
+        assert time.monotonic() < deadline, "n1 still has a route to the node that left"
+    assert reaches(cluster, "n1/p1", "n2/p1")
+
+
+@pytest.mark.skipif(bool(_kube_parts.lacks(("etcd",), ())), reason=_kube_parts.lacks(("etcd",), ()))
+@pytest.mark.parametrize("family", ["4", "6", "dual"])
+def test_agents_lease_their_subnets_from_the_etcd_on_the_wire(lab: MakeLab, family: str) -> None:
+    cluster = with_pods(lab(nodes=3, source="etcd", family=family))
+    subnets = {node.name: [ipaddress.ip_network(each) for each in _agents.subnets(node)] for node in cluster.nodes}
+    assert len({each for several in subnets.values() for each in several}) == 3 * len(cluster.spec.families)
+    for pod in cluster.pods.values():
+        assert all(any(ipaddress.ip_address(each) in one for one in subnets[pod.node]) for each in pod.addresses)
+    pairs = [(source, target) for source in cluster.pods for target in cluster.pods if source != target]
+    assert [pair for pair in pairs if not reaches(cluster, *pair)] == []
+
+
+def test_a_lab_without_kubernetes_says_so(lab: MakeLab) -> None:
+    cluster = lab(nodes=1)
+    done = lab_command("kubectl", "--name", cluster.spec.name, "-n", "kube-system", "get", "pods")
+    assert done.returncode == 1 and "--source kubernetes" in done.stderr
+
+
+def test_a_node_is_added_and_the_last_one_removed_as_a_person_types_it(lab: MakeLab) -> None:
+    cluster = with_pods(lab(nodes=2))
+    name = cluster.spec.name
+    assert "n3 " in lab_command("add", "--name", name, "n3").stdout
+    assert lab_command("add", "--name", name, "n3/p1").returncode == 0
+    grown = _lab.load(name)
+    grown.add("n1", "p2")  # without an agent, a node looks at its list when the next pod comes
+    assert _netns.ping(grown.pod("n1/p1").netns, grown.pod("n3/p1").address(4)), "every node has the new list"
+    assert "the last node's name" in lab_command("del", "--name", name, "n2").stderr
+    assert lab_command("del", "--name", name, "n3").returncode == 0
+    assert [each.name for each in _lab.load(name).nodes] == ["n1", "n2"]
+    assert not any("n3" in each for each in _netns.existing(cluster.spec.prefix))

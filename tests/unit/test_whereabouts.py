@@ -45,6 +45,11 @@ def test_what_the_source_knows_goes_before_what_the_ways_say() -> None:
     assert told(known=["10.0.2.15"], peers=PEERS) == ["10.0.2.15"]
 
 
+def test_a_family_that_the_source_does_not_speak_of_comes_from_the_same_interface() -> None:
+    assert told(known=["192.0.2.1"]) == ["192.0.2.1", "2001:db8::1"]
+    assert told(known=["2001:db8::1"]) == ["192.0.2.1", "2001:db8::1"]
+
+
 def test_an_address_of_the_source_that_this_machine_has_no_more_is_passed_over() -> None:
     assert told(known=["192.0.2.99"], peers=PEERS) == ["192.0.2.1", "2001:db8::1"]
 
