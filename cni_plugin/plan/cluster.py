@@ -30,7 +30,6 @@ class Terms(NamedTuple):
         """Whether a peer that did not change, nor the way to it, is reached as before."""
         return self._replace(me=self.me._replace(ways={})) == other._replace(me=other.me._replace(ways={}))
 
-
     def reaches_as(self, other: Terms) -> bool:
         """Whether the same addresses of a peer count."""
         mine, theirs = self.me.underlay.version, other.me.underlay.version
