@@ -28,8 +28,14 @@ def found(
     return whereabouts(settings or AddressSettings(), machine, *listed)
 
 
-def told(settings: AddressSettings | None = None, **facts: Sequence[str]) -> list[str]:
-    where = found(settings, **facts)
+def told(
+    settings: AddressSettings | None = None,
+    *,
+    held: Mapping[str, Sequence[str]] = TWO_CARDS,
+    known: Sequence[str] = (),
+    peers: Sequence[str] = (),
+) -> list[str]:
+    where = found(settings, held=held, known=known, peers=peers)
     return [str(each) for each in where.told] if where else []
 
 
