@@ -24,8 +24,9 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.etcd import PREFIX, Member
 from tests.netns.members import Json, Members
 
-PATIENCE = 10.0
-"""Seconds after a step until all must be as it should be; most of it is for a machine with other things to do."""
+PATIENCE, LATER = 10.0, 60.0
+"""Seconds after a step until all must be as it should be; most of it is for a machine with other things to do. And
+seconds after the source is back: who moves while it connects waits for answers to an address that is gone."""
 BACKENDS: list[Json] = [
     {"type": "vxlan", "vni": 1, "port": 8472},
     {"type": "vxlan", "vni": 7, "port": 4789},
@@ -54,6 +55,7 @@ class Walk:
         self.on = {name for name in them.agents if name != "n4"}
         self.pods: dict[str, str] = {}
         self.taken: list[str] = []
+        self.later = 0.0
         self.moves: list[Callable[[], str]] = [
             self.join, self.leave, self.readdress, self.resubnet, self.switch, self.lose_source, self.end_agent,
             self.damage, self.renew_pod,
@@ -169,6 +171,7 @@ class Walk:
         what = self.random.choice([self.end_agent, self.damage, self.renew_pod, self.rest])()
         self.settle(f"{how}: {what}")
         self.find()
+        self.later = time.monotonic() + LATER
         after = self.random.choice([self.switch, self.leave, self.join, self.readdress])()
         return f"{how}, and {what}; then it is back, and {after}"
 
@@ -216,7 +219,7 @@ class Walk:
 
     def await_plan(self, what: str) -> None:
         """Wait for the source to say what the test knows, and for every node to be as a plan made afresh says."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = max(time.monotonic() + PATIENCE, self.later)
         while (cluster := self.expected()) is None:
             assert time.monotonic() < deadline, self.words(f"{what}: the source does not say what it should")
             time.sleep(0.02)
