@@ -249,7 +249,7 @@ def test_failure_36_what_dead_nodes_held_is_free_again_after_their_time(etcd: Me
         each.close()
     fresh = [listener(f"n{number}", ttl=TTL) for number in range(6, 9)]
     assert {each.leased() for each in (*fresh, *nodes[3:])} == every, "the whole range is used again"
-    assert nodes[4].peers() == {"n4", "n5", "n6", "n7", "n8"}
+    until(lambda: nodes[4].peers() == {"n4", "n5", "n6", "n7", "n8"}, "who stayed knows who came")
 
 
 @pytest.mark.parametrize("steps", [25, pytest.param(400, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])])

@@ -74,7 +74,7 @@ class EtcdSource:
         self._holder = Gateway(access)
         self._addresses: tuple[Address, ...] = ()
         self._keeper = Keeper(self._holder, self._view, terms, node, Memory(conf.state or default_path(), prefix))
-        self._over, self._news = Event(), Event()
+        self._over, self._news, self._nudged = Event(), Event(), Event()
         self._nodes: tuple[Node, ...] = ()
         works = {"listen": self._listen, "keep": self._keep, "tell": self._tell}
         self._threads = [Thread(target=each, name=f"etcd-{name}", daemon=True) for name, each in works.items()]
@@ -85,6 +85,7 @@ class EtcdSource:
         """Write it under this node's key; the first time, take a subnet."""
         if said.addresses != self._addresses:
             self._addresses = said.addresses
+            self._nudged.set()
             self._listener.reconnect()
             self._holder.reconnect()
         self._keeper.publish(said)
@@ -95,6 +96,7 @@ class EtcdSource:
     def close(self) -> None:
         """End the threads; one that waits for an answer from outside is left to end by itself."""
         self._over.set()
+        self._nudged.set()
         self._keeper.stop()
         self._listener.interrupt()
         self._news.set()
@@ -127,9 +129,11 @@ class EtcdSource:
                 listed = listed and stood > 0  # a stream that was let in before may be let in again
                 if not stood:
                     self._voice.trouble("watch", str(error))
-            failures = 0 if stood and monotonic() - stood > STOOD else failures + 1
+            nudged = self._nudged.is_set()  # that we cut it off ourselves is no failure of anybody's
+            self._nudged.clear()
+            failures = 0 if nudged or (stood and monotonic() - stood > STOOD) else failures + 1
             if failures:
-                self._over.wait(backoff(failures - 1))
+                self._nudged.wait(backoff(failures - 1))
 
     def _standing(self) -> float:
         """etcd is there: who waits to try again need not wait longer."""
