@@ -236,7 +236,8 @@ def test_a_large_round_is_sent_in_parts_and_a_way_that_is_not_there_stops_nobody
         value(found, each)
     found.run()
     assert len(echoes.sent) == answering.MOST_AT_ONCE
-    assert found.due() == clock.now, "it goes on in the next turn"
+    due = found.due()
+    assert due is not None and due < clock.now, "it goes on in the next turn, which read the clock before it asks"
     for _ in range(5):
         run(found)
     clock.now += 1.1
