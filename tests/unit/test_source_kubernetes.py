@@ -483,6 +483,14 @@ def test_somebody_who_undoes_it_again_and_again_is_not_fought_without_a_pause(wo
     assert 5 <= len(world.server.patches) <= 9
 
 
+def test_a_node_that_moves_often_is_not_taken_for_one_in_a_quarrel(world: World) -> None:
+    begun = time.monotonic()
+    for number in range(20, 30):
+        world.source.publish(said(f"192.0.2.{number}"))
+        wait(lambda now=f"192.0.2.{number}": notes(world).get("tulle.network/address") == now)  # type: ignore[misc]
+    assert time.monotonic() - begun < 8
+
+
 def test_a_node_whose_subnet_comes_later_is_announced_then(begin: Begin, server: KubeServer) -> None:
     server.put(node("n1", "", "192.0.2.1"))
     world = begin()

@@ -105,7 +105,8 @@ class Publisher:
         self._api.patch(self._node, announce.patch(notes, up=up))
         now = monotonic()
         self._patience.over(now)
-        return self._patience.struck("patch", (*notes, *(["condition"] if up else [])), now, failed=False)
+        said = [f"{key}={each}" for key, each in notes.items()]  # to say something new is no quarrel
+        return self._patience.struck("patch", (*said, *(["condition"] if up else [])), now, failed=False)
 
     def _due(self) -> tuple[dict[str, str | None], bool]:
         """What differs from what is wanted; nothing as long as the node has no object or no subnets."""
