@@ -18,6 +18,7 @@ from cni_plugin.model import State
 from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
+from cni_plugin.verbs.mtu import follows
 from cni_plugin.verbs.repair import Use, bridges
 
 _OF_ONE_POD = ("runtimeconfig", "args", "prevresult", "cni.dev/attachments", "cni.dev/valid-attachments")
@@ -73,12 +74,8 @@ class Attachments:
         return [
             each.attachment
             for each in self
-            if each.attachment.network == network and each.use[2] != mtu and self._follows(each)
+            if each.attachment.network == network and each.use[2] != mtu and follows(self._confs[each.use[3]])
         ]
-
-    def _follows(self, each: Attached) -> bool:
-        conf = self._confs[each.use[3]]
-        return not conf.mtu and conf.cluster is not None
 
     def _folder(self, network: str, known: _Folder | None) -> _Folder:
         path = self._records.folder(network)

@@ -98,7 +98,7 @@ class Clusters(Protocol):
     def networks(self) -> Collection[str]:
         """The networks that it keeps: nobody else looks at their part of the node."""
 
-    def look(self, changed: Changed, *, thorough: bool) -> Iterable[Repair]:
+    def look(self, changed: Changed) -> Iterable[Repair]:
         """Make true what the source said, and put right what may have changed."""
 
     def watch(self) -> Watch:
@@ -201,7 +201,7 @@ class Reconciler:
             self._own = {each.name: each for each in kernel.own_links()} if self._attachments.bridges else {}
             on = {each.attachment: each.bridge for each in self._attachments}
             self._step("ports of pods", partial(ports, kernel, records, on, self._own))
-        self._look_at_clusters(changed, thorough=thorough)
+        self._look_at_clusters(changed)
         if self._follow_mtu() and self._attachments.refresh():
             self._look_at_bridges()
         if changed & RULES:
@@ -214,11 +214,11 @@ class Reconciler:
             self._step(f"bridge {name}", look)
         self._remember_macs()
 
-    def _look_at_clusters(self, changed: Changed, *, thorough: bool) -> None:
+    def _look_at_clusters(self, changed: Changed) -> None:
         kept: Collection[str] = ()
         if self._clusters is not None:
             start = perf_counter()
-            for found in self._clusters.look(changed, thorough=thorough):
+            for found in self._clusters.look(changed):
                 self._tell(found, perf_counter() - start)
             kept = self._clusters.networks()
         if changed & _OF_CLUSTERS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -23,13 +24,13 @@ from cni_plugin import cluster as clusters
 from cni_plugin.agent import conflist
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, open_source
-from cni_plugin.agent.whereabouts import Machine, Whereabouts, held_by, whereabouts
+from cni_plugin.agent.whereabouts import MOST_ASKED, Machine, Whereabouts, held_by, whereabouts
 from cni_plugin.cluster import Cluster, Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
-from cni_plugin.network import Network, NetworkConf
+from cni_plugin.network import Address, Network, NetworkConf
 from cni_plugin.records import Records
 from cni_plugin.verbs.convergence import Convergence, Watch
 from cni_plugin.verbs.peers import CLUSTER_FILE, Facts
@@ -81,13 +82,13 @@ class Membership:
         self._taken = 0.0
         self._trouble = ""
         self._where: Whereabouts | None = None
+        self._basis: tuple[tuple[Address, ...], tuple[Address, ...]] = ((), ())
         self._advertised: dict[str, str] = {}
         self._published: _Published | None = None
         self._cluster: Cluster | None = None
         self._convergence: dict[str, Convergence] = {}
         self._reason = "the source has not answered yet"
         self._ready = False
-        self._new = False
         self._delay = self._again = 0.0
         self._mailbox = Mailbox()
         try:
@@ -114,7 +115,7 @@ class Membership:
         if newest is not None:
             for each in set(newest.problems) - set(self._snapshot.problems if self._snapshot else ()):
                 self._journal.say("warn", each, source=self._kind)
-            self._snapshot, self._taken, self._new = newest, time.time(), True
+            self._snapshot, self._taken = newest, time.time()
             self.wake()
 
     def due(self) -> float | None:
@@ -124,7 +125,6 @@ class Membership:
     def run(self) -> None:
         """Try again."""
         self._again = 0.0
-        self._new = True
         self.wake()
 
     def networks(self) -> Collection[str]:
@@ -135,12 +135,11 @@ class Membership:
         """What of the kernel matters to us."""
         return next((each.watch for each in self._convergence.values()), Watch())
 
-    def look(self, changed: Changed, *, thorough: bool) -> Iterator[Repair]:
+    def look(self, changed: Changed) -> Iterator[Repair]:
         """Go as far as it goes; what others had broken of it, and what cannot be done."""
-        new, self._new = self._new, False
         start = perf_counter()
         try:
-            yield from self._advance(changed, new=new or thorough)
+            yield from self._advance(changed)
         except NotYet as wait:
             self._wait(str(wait))
         except (CniError, KernelError, OSError, msgspec.MsgspecError) as error:
@@ -191,13 +190,13 @@ class Membership:
     def _left_out(self) -> tuple[str, ...]:
         return next((each.problems for each in self._convergence.values()), ())
 
-    def _advance(self, changed: Changed, *, new: bool) -> Iterator[Repair]:
+    def _advance(self, changed: Changed) -> Iterator[Repair]:
         snapshot = self._snapshot
         if snapshot is None:
             raise NotYet("the source has not answered yet")
         if snapshot.conf is None:
             raise NotYet("; ".join(snapshot.problems) or "the source has no network configuration")
-        where = self._find_myself(snapshot, changed, new=new)
+        where = self._find_myself(snapshot, changed)
         self._announce(where, snapshot.conf)
         cni = self._cni(snapshot)
         convergence = self._of_network(conflist.name_of(cni) if cni else self._settings.network)
@@ -212,21 +211,25 @@ class Membership:
         ):
             self._journal.say("info", "wrote the CNI configuration", path=self._settings.cni.path)
 
-    def _find_myself(self, snapshot: Snapshot, changed: Changed, *, new: bool) -> Whereabouts:
+    def _find_myself(self, snapshot: Snapshot, changed: Changed) -> Whereabouts:
+        """Links and addresses are listed only when the kernel told of some, or what the source says is another."""
         known = snapshot.me.addresses if snapshot.me else ()
-        if self._where is not None and self._where.firm and not changed & _WHERE and not new:
-            return self._where
+        others = (each.addresses[0] for each in snapshot.nodes if each.name != self._name and each.addresses)
+        peers = tuple(islice(others, MOST_ASKED))
+        where, basis = self._where, (known, peers)
+        same = basis == self._basis or (where is not None and where.firm and known == self._basis[0])
+        if where is not None and same and not changed & _WHERE:
+            return where
         ours = {each.name for each in self._kernel.own_links()}
         theirs = {name: each for name, each in self._kernel.interfaces().items() if name not in ours}
         machine = Machine(held_by(theirs), self._leads)
-        peers = [each.addresses[0] for each in snapshot.nodes if each.name != self._name and each.addresses]
         found = whereabouts(self._settings.address, machine, known, peers)
         if found is None:
             raise NotYet("no interface has an address that peers could reach: see address in the agent's settings")
         if self._where is None or found.told != self._where.told:
             told = ", ".join(map(str, found.told))
             self._journal.say("info", f"this node is at {told}: {found.why}", node=self._name)
-        self._where = found
+        self._where, self._basis = found, basis
         self._advertise(machine, found)
         return found
 

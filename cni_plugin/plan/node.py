@@ -1,4 +1,4 @@
-"""What a node needs before pods can be wired: its bridges, and its part of the cluster.
+"""What a node needs before pods can be wired: its bridges, and forwarding. Its part of a cluster is `plan.cluster`'s.
 
 ip link add tulle0 type bridge && ip link set tulle0 up
 ip addr add 10.244.1.1/24 dev tulle0
@@ -12,8 +12,6 @@ from ipaddress import ip_interface
 
 import msgspec
 
-from cni_plugin.backend import Backend, Me
-from cni_plugin.cluster import Node
 from cni_plugin.model import (
     Addr,
     AnyObject,
@@ -58,15 +56,6 @@ def displaced(conf: NetConf, dev: str, gateways: Sequence[str], present: Iterabl
 def forwarding(families: Iterable[int]) -> State:
     """The sysctls without which a node does not route."""
     return state(Sysctl(FORWARDING[family], "1") for family in sorted(set(families)))
-
-
-def node_state(me: Me, peers: Iterable[Node], backend: Backend, conf: object) -> State:
-    """This node's part of the cluster."""
-    families = {cidr.version for cidr in me.node.pod_cidrs}
-    want = {**forwarding(families), **backend.local(me, conf)}
-    for each in peers:
-        want.update(backend.peer(me, each, conf))
-    return want
 
 
 def family(address: str) -> int:

@@ -17,8 +17,14 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.model import AnyObject, PodLink, Veth
+from cni_plugin.netconf import NetConf
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
+
+
+def follows(conf: NetConf) -> bool:
+    """Whether pods of this configuration get the MTU that a cluster leaves: nobody fixed another one."""
+    return conf.cluster is not None and not conf.mtu
 
 
 def follow(

@@ -181,7 +181,7 @@ def naming_rivals(kernel: Kernel) -> Iterator[None]:
         raise KernelError(error.op, error.errno, error.done, f"{error.reason}; {remedy}") from error
 
 
-def planned(cluster: clusters.Cluster, kernel: Kernel, before: Plan | None = None) -> Plan:
+def planned(cluster: clusters.Cluster, kernel: Kernel) -> Plan:
     """What a cluster asks of this node. The kernel is asked for its address and for the ways to all peers.
 
     Raises CniError 7.
@@ -191,7 +191,7 @@ def planned(cluster: clusters.Cluster, kernel: Kernel, before: Plan | None = Non
     me = locate(cluster, kernel)
     peers = [each for each in cluster.nodes if each.name != me.node.name]
     ways = kernel.ways({each for peer in peers for each in ends(me, backend, conf, peer)})
-    return plan(Terms(with_ways(me, ways, backend), backend, conf), peers, before)
+    return plan(Terms(with_ways(me, ways, backend), backend, conf), peers)
 
 
 def locate(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:

@@ -25,7 +25,7 @@ from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
 from cni_plugin.plan.pod import Attachment, gateway_device, lasting
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.ensure import apply
-from cni_plugin.verbs.mtu import follow
+from cni_plugin.verbs.mtu import follow, follows
 from cni_plugin.verbs.peers import Facts, all_facts, program, survey
 
 
@@ -147,10 +147,7 @@ def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -
 
 def _is_behind(record: Record, facts: Facts) -> bool:
     """Whether an attachment has another MTU than its cluster leaves, and nobody fixed it."""
-    if record.network != facts.network or record.mtu == facts.mtu:
-        return False
-    conf = _conf(record)
-    return not conf.mtu and conf.cluster is not None
+    return record.network == facts.network and record.mtu != facts.mtu and follows(_conf(record))
 
 
 def _follow(

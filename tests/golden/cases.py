@@ -12,10 +12,10 @@ from cni_plugin.model import State
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan import lease
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
-from cni_plugin.plan.node import bridge_state, node_state
+from cni_plugin.plan.node import bridge_state
 from cni_plugin.plan.pod import Attachment, Wire, derived_mac, pod_state
 from cni_plugin.spec import IPConfig, Result, RouteConfig
-from tests.unit.support import cluster_node, me, net_conf
+from tests.unit.support import cluster_node, me, net_conf, node_state
 
 Json = dict[str, object]
 ATTACHMENT = Attachment("pods", "c1", "eth0")

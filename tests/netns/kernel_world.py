@@ -7,6 +7,7 @@ test runs without naming a namespace therefore run on the node.
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import _netns
 from cni_plugin.describe import describe
 from cni_plugin.diff import diff
 from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.kernel.monitor import Changed, Monitor
 from cni_plugin.kernel.netns import inside, open_namespace
 from cni_plugin.model import POD, Addr, AnyObject, Bridge, PodLink, Port, Route, Sysctl, Up, Veth, state
 
@@ -59,6 +61,17 @@ def wrong(kernel: LinuxKernel, objects: Iterable[AnyObject]) -> list[str]:
 def run(command: str, netns: str | None = None) -> str:
     """The output of a command on the node, or in a pod."""
     return _netns.run(command.split(), netns=netns)
+
+
+def news(monitor: Monitor) -> Changed:
+    """What a monitor tells until it has been silent for a while."""
+    poll, changed = select.poll(), 0
+    for fd in monitor.filenos():
+        poll.register(fd, select.POLLIN)
+    while ready := poll.poll(60):
+        for fd, _ in ready:
+            changed |= monitor.drain(fd)
+    return changed
 
 
 def bridge() -> list[AnyObject]:

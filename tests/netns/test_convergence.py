@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from cni_plugin.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence
 from tests.netns.conftest import MakeLab
-from tests.netns.kernel_world import MakeNetns, kernel_of, run
+from tests.netns.kernel_world import MakeNetns, kernel_of, news, run
 from tests.netns.test_failures_agent_repair import Reconciling, reconcile
 from tests.unit.support import Json, net_conf
 
@@ -71,13 +70,7 @@ class World:
 
     def hears(self) -> Changed:
         """What of the kernel's news matters."""
-        poll, changed = select.poll(), 0
-        for fd in self.monitor.filenos():
-            poll.register(fd, select.POLLIN)
-        while ready := poll.poll(60):
-            for fd, _ in ready:
-                changed |= self.monitor.drain(fd)
-        return changed
+        return news(self.monitor)
 
     def routes(self) -> dict[str, str]:
         """Our routes: where to and by which device or router."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import _lab
@@ -19,24 +19,13 @@ from _topology import NETWORK, REPO
 
 from tests.conformance.nodes import SYSTEM_PATH
 from tests.netns.conftest import MakeLab
+from tests.unit.ctl_support import Said
 
 PATIENCE = 20.0
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-class Done(NamedTuple):
-    """How a command ended."""
-
-    exit: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def tullectl(lab: _lab.Lab, node: str, *words: str) -> Done:
+def tullectl(lab: _lab.Lab, node: str, *words: str) -> Said:
     """The tool on a node of the lab."""
     where = lab.node(node)
     built = Path(lab.spec.plugin).resolve().parent / "tullectl"
@@ -45,7 +34,7 @@ def tullectl(lab: _lab.Lab, node: str, *words: str) -> Done:
                "TULLE_RUN_DIR": where.env["TULLE_RUN_DIR"]}  # fmt: skip
     done = subprocess.run([*_netns.inside(where.netns), *command, *words], env=environ, capture_output=True, text=True,
                           timeout=60, check=False)  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def findings(lab: _lab.Lab, node: str, *words: str) -> dict[str, Any]:
@@ -92,16 +81,16 @@ def wait_until(met: Any) -> Any:
     return found
 
 
-def whole_matrix(lab: _lab.Lab) -> Done:
+def whole_matrix(lab: _lab.Lab) -> Said:
     """The matrix from n1 as soon as no row is unknown."""
 
-    def look() -> Done | None:
+    def look() -> Said | None:
         done = tullectl(lab, "n1", "ping", "--all", "--json")
         assert done.exit in (0, 1), done.err
         return None if any(row["why"] for row in done.json["rows"]) else done
 
     found = wait_until(look)
-    assert isinstance(found, Done)
+    assert isinstance(found, Said)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cni_plugin.kernel.monitor import (
     Monitor,
 )
 from cni_plugin.kernel.netns import inside, open_namespace
+from tests.netns.kernel_world import news
 
 PORT = "tl0123456789a"
 START = [
@@ -59,13 +59,7 @@ class Watched:
         """What is told when these commands have run."""
         for each in commands:
             _netns.run(each.split(), netns=self._netns)
-        poll, changed = select.poll(), 0
-        for fd in self.monitor.filenos():
-            poll.register(fd, select.POLLIN)
-        while ready := poll.poll(60):
-            for fd, _ in ready:
-                changed |= self.monitor.drain(fd)
-        return changed
+        return news(self.monitor)
 
 
 @pytest.fixture

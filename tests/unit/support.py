@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
-from cni_plugin.backend import Me
+from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node as ClusterNode
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import Key, State, Sysctl, Veth
 from cni_plugin.netconf import NetConf, parse
+from cni_plugin.plan.cluster import Terms, plan
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.verbs.run import Agent, run
@@ -31,6 +32,14 @@ def cluster_node(name: str, addresses: str, pod_cidrs: str) -> ClusterNode:
     return ClusterNode(
         name, tuple(map(ip_address, addresses.split())), tuple(ip_network(each) for each in pod_cidrs.split())
     )
+
+
+def node_state(me: Me, peers: Iterable[ClusterNode], backend: Backend, conf: object) -> State:
+    """This node's part of a cluster, planned from nothing. Raises CniError 7 for a peer that cannot be reached."""
+    made = plan(Terms(me, backend, conf), peers)
+    if made.refused:
+        raise made.refused[0]
+    return made.want
 
 
 def me(addresses: str, pod_cidrs: str, mtu: int = 1500) -> Me:

@@ -12,8 +12,7 @@ from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
 from cni_plugin.model import Fdb, Neigh, Route, State, Vxlan
-from cni_plugin.plan.node import node_state
-from tests.unit.support import cluster_node, me
+from tests.unit.support import cluster_node, me, node_state
 
 FOUR = ("192.0.2.{}", "10.244.{}.0/24")
 SIX = ("2001:db8::{}", "fd00:{}::/64")

@@ -21,11 +21,10 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.monitor import EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, WAYS
 from cni_plugin.model import Neigh, Route, State, Vxlan, Way
-from cni_plugin.plan.node import node_state
 from cni_plugin.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence
-from tests.unit.support import UPLINK, Json, Node, net_conf
+from tests.unit.support import UPLINK, Json, Node, net_conf, node_state
 from tests.unit.test_peers import FOREIGN, ME, backends, kernel_with, listed, my_cidrs, own
 from tests.unit.test_peers import peers as some_peers
 

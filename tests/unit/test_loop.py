@@ -479,14 +479,14 @@ class Kept:
 
     def __init__(self, *networks: str) -> None:
         self.kept = networks
-        self.asked: list[tuple[Changed, bool]] = []
+        self.asked: list[Changed] = []
         self.says: list[Repair] = []
 
     def networks(self) -> Collection[str]:
         return self.kept
 
-    def look(self, changed: Changed, *, thorough: bool) -> list[Repair]:
-        self.asked.append((changed, thorough))
+    def look(self, changed: Changed) -> list[Repair]:
+        self.asked.append(changed)
         return self.says
 
     def watch(self) -> Watch:
@@ -506,9 +506,9 @@ def test_who_keeps_clusters_is_asked_in_each_pass_and_nobody_else_looks_at_its_n
     kept: tuple[World, Kept]
 ) -> None:
     world, clusters = kept
-    assert clusters.asked == [(EVERYTHING | LISTS, True)]
+    assert clusters.asked == [EVERYTHING | LISTS]
     world.breaks(ROUTE, ROUTES)
-    assert clusters.asked[1:] == [(ROUTES, False)]
+    assert clusters.asked[1:] == [ROUTES]
     assert not world.stands(ROUTE)
     clusters.kept = ()
     world.happens(ROUTES)
@@ -531,7 +531,7 @@ def test_a_source_that_spoke_makes_a_pass_at_once(kept: tuple[World, Kept]) -> N
     world.loop.wake()
     assert world.due() <= 0
     world.loop.run()
-    assert clusters.asked[1:] == [(0, False)]
+    assert clusters.asked[1:] == [0]
     assert world.due() == 60
 
 

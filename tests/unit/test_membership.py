@@ -98,7 +98,7 @@ class World:
         self.member.readable(self.member.filenos()[0])
 
     def look(self, changed: int = 0) -> list[Repair]:
-        return list(self.member.look(changed, thorough=changed == EVERYTHING))
+        return list(self.member.look(changed))
 
     def routes(self) -> set[str]:
         return {each.dst for each in self.kernel.state.values() if isinstance(each, Route)}
@@ -250,6 +250,24 @@ def test_a_node_that_moves_tells_its_peers(world: World) -> None:
     world.look(ADDRESSES)
     assert [str(each) for each in world.source.said[-1].addresses] == ["192.0.2.77"]
     assert [str(each) for each in world.cluster().me(frozenset(), "").addresses] == ["192.0.2.77"]
+
+
+def test_a_node_whose_place_is_known_lists_no_addresses_for_each_peer_that_joins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Mapping[str, tuple[str, ...]]] = []
+    held = world.kernel.interfaces
+
+    def listing() -> Mapping[str, tuple[str, ...]]:
+        listed.append(held())
+        return listed[-1]
+
+    monkeypatch.setattr(world.kernel, "interfaces", listing)
+    world.hear(snapshot(*NODES[:3]))
+    world.hear(snapshot(*NODES[:5]))
+    assert len(listed) == 1
+    world.look(ADDRESSES)
+    assert len(listed) == 2
 
 
 def test_peers_are_told_the_public_address_and_the_tunnel_has_the_nodes_own(tmp_path: Path) -> None:

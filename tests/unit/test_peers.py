@@ -16,10 +16,9 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import Addr, Fdb, Route, State, Sysctl, Vxlan
 from cni_plugin.netconf import NetConf
-from cni_plugin.plan.node import node_state
 from cni_plugin.records import Records
 from cni_plugin.verbs.peers import all_facts, ensure, load, program
-from tests.unit.support import UPLINK, Json, Node, me, net_conf
+from tests.unit.support import UPLINK, Json, Node, me, net_conf, node_state
 
 FOREIGN = Route("203.0.113.0/24", UPLINK.name, "192.0.2.254", protocol=4)
 ME: Json = {"name": "me", "address": "192.0.2.1", "ipv6Address": "2001:db8::1"}
