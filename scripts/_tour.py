@@ -45,9 +45,11 @@ HOST_GW_FACTS = (
 )
 NEXT_STEPS = """
 {bold}Play with it{plain}         scripts/lab up        then scripts/lab status, exec n1/p1, exec wire, down
+                     scripts/lab up --source kubernetes (or etcd, file): agents that learn their nodes
 {bold}Install it for real{plain}  scripts/install       the bundle to /opt/tulle, the plugin to /opt/cni/bin, a network
                                             to /etc/cni/net.d: container runtimes use it from then on
                      scripts/install -h    several nodes (--cluster FILE), another root, removal
+{bold}On Kubernetes{plain}        scripts/image, then kubectl apply -f conf/kubernetes/tulle.yaml: see the README
 {bold}Run every test{plain}       scripts/test"""
 
 
