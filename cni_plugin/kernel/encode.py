@@ -208,6 +208,11 @@ def _filtering(op: Op, each: Bridge) -> list[Attr]:
     return [] if before == each.vlan_filtering else [("IFLA_BR_VLAN_FILTERING", int(each.vlan_filtering))]
 
 
+_ONE_QUEUE: tuple[Attr, ...] = (("IFLA_NUM_TX_QUEUES", 1), ("IFLA_NUM_RX_QUEUES", 1))
+"""Unasked, the kernel makes a queue for each processor and then lets all but one of them lie idle, for which it waits
+for an RCU grace period, 1 ms, with rtnl held (veth_init_queues in drivers/net/veth.c, since Linux 5.15)."""
+
+
 def _veth(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
     if op.verb == "delete":
         yield _remove_link(each.name)
@@ -217,14 +222,14 @@ def _veth(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
     if op.verb == "change":
         yield _set(each.name, [*attrs, *_attrs(("IFLA_ADDRESS", each.mac), ("IFLA_IFALIAS", each.alias))], _IFF_UP)
         return
-    peer = _attrs(
+    peer = [*_ONE_QUEUE, *_attrs(
         ("IFLA_IFNAME", each.peer), ("IFLA_ADDRESS", each.peer_mac or random_mac()), ("IFLA_MTU", each.mtu)
-    )
+    )]
     if place.pod is not None:
         peer.append(("IFLA_NET_NS_FD", place.pod))
     info = _info("veth", ("VETH_INFO_PEER", nest(*peer)))
     address: Attr = ("IFLA_ADDRESS", each.mac or random_mac())
-    yield _link(codec.RTM_NEWLINK, each.name, [*attrs, address, info], _NEW, _IFF_UP)
+    yield _link(codec.RTM_NEWLINK, each.name, [*attrs, *_ONE_QUEUE, address, info], _NEW, _IFF_UP)
     yield from _alias(each.name, each.alias)
 
 

@@ -301,6 +301,17 @@ def test_a_route_that_was_moved_to_another_table_is_found_where_any_will_do(
     assert len(wrong(kernel, [Route("0.0.0.0/0", "eth0", "10.22.0.1", POD)])) == 1
 
 
+def test_a_pods_wire_has_one_queue_each_way_so_that_the_kernel_need_not_wait_to_idle_the_others(
+    kernel: LinuxKernel, netns: MakeNetns
+) -> None:
+    """More are made for each processor and laid idle within an RCU grace period, rtnl held (veth_init_queues)."""
+    pod = enter_new(kernel, netns)
+    put(kernel, wire())
+
+    for found in (run("ip -d link show tl2"), run("ip -d link show eth0", pod)):
+        assert " numtxqueues 1 numrxqueues 1 " in found
+
+
 def test_only_a_veth_is_deleted_from_a_pod(kernel: LinuxKernel, netns: MakeNetns) -> None:
     enter_new(kernel, netns)
     put(kernel, wire())
