@@ -8,7 +8,7 @@
 A node can change from the reference to this and back with its pods running: both read and write the same
 files under the same lock. These files are the truth; whatever else is on disk is a hint.
 
-Promises: a lease appears whole or not at all (a temporary file and link(2)); it is never overwritten; no
+Promises: a lease appears whole or not at all (a file of another name and link(2)); it is never overwritten; no
 symbolic link is followed; a file that cannot be understood is held against its address, never read as free.
 All methods raise OSError as the kernel gave it; `ipam.allocator` makes sentences of them.
 """
@@ -23,6 +23,7 @@ from ipaddress import ip_address
 
 import msgspec
 
+from ipam import spares
 from ipam.ranges import IP
 
 _LOCK = "lock"
@@ -117,14 +118,28 @@ class Store:
 
     def add(self, ip: IP, owner: Owner) -> None:
         """Makes a lease. FileExistsError if the address is taken."""
-        self.write_temporary(f"{owner.container}\r\n{owner.ifname}".encode())
+        text = f"{owner.container}\r\n{owner.ifname}".encode()
         try:
-            os.link(TEMPORARY, str(ip), src_dir_fd=self.private_fd, dst_dir_fd=self.fd, follow_symlinks=False)
+            self._add(ip, text)
+        except OSError as error:  # what is kept for later goes before there is no room for what is needed
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spares.drop(self.private_fd):
+                raise
+            self._add(ip, text)
+
+    def _add(self, ip: IP, text: bytes) -> None:
+        name = spares.write(ip, text, self.private_fd)
+        if not name:
+            name = TEMPORARY
+            self.write_temporary(text)
+        try:
+            os.link(name, str(ip), src_dir_fd=self.private_fd, dst_dir_fd=self.fd, follow_symlinks=False)
         finally:
-            os.unlink(TEMPORARY, dir_fd=self.private_fd)
+            os.unlink(name, dir_fd=self.private_fd)
 
     def remove(self, ip: IP) -> None:
         """Removes a lease; that there is none is fine."""
+        if self.private_fd >= 0 and spares.keep(ip, self.fd, self.private_fd):
+            return
         try:
             os.unlink(str(ip), dir_fd=self.fd)
         except FileNotFoundError:

@@ -95,7 +95,8 @@ FORBIDDEN = {
 CALLS: dict[str, tuple[str, ...]] = {
     # Whole or not at all: kernel.files writes, ipam.store leases; knobs has /proc/sys.
     "open": ("cni_plugin/kernel/",),
-    "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py", "ipam/index.py"),
+    "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py", "ipam/index.py",
+        "ipam/spares.py"),
     "os.posix_spawn": ("cni_plugin/kernel/program.py",),
     "os.pipe2": (),
     "os.memfd_create": ("cni_plugin/kernel/program.py",),

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 import ipam
 from ipam.errors import IpamError, StoreError
+from ipam.spares import PLACES
 from tests.unit.ipam.world import DUAL, Calls, Network, count_calls, failing_at, killed_at, pod, sigkill_at, watching
 
 Prepare = Callable[[Network], None]
@@ -44,8 +46,26 @@ def _after_a_crash(n: Network) -> None:
     n.path.touch()
 
 
+def _with_spares(n: Network) -> None:
+    """At each place is the file of a lease that was given back, with more text and with less than is to be."""
+    n.add("a", "victim-2", "b")
+    for place in range(PLACES):
+        n.write_spare(place, "gone-by-now-and-long\r\neth0" if place % 2 else "x")
+
+
+def _with_spares_of_a_crash(n: Network) -> None:
+    """Killed between link(2) and unlink(2): what is kept at the place of the next addresses is somebody's lease."""
+    n.add("a", "victim-2", "b")
+    for ip in n.lease_files():
+        for place in (int(ip_address(ip)) % PLACES, int(ip_address(ip)) % PLACES + 3):  # its own, and of one to be
+            spare = n.path / f".tulle/spare.{place}"
+            spare.unlink(missing_ok=True)
+            spare.hardlink_to(n.path / ip)
+
+
 SITUATIONS: dict[str, Prepare] = {
-    "fresh": _fresh, "in-use": _in_use, "after-the-reference": _after_the_reference, "after-a-crash": _after_a_crash}
+    "fresh": _fresh, "in-use": _in_use, "after-the-reference": _after_the_reference, "after-a-crash": _after_a_crash,
+    "with-spares": _with_spares, "with-spares-of-a-crash": _with_spares_of_a_crash}
 OPERATIONS: dict[str, Act] = {
     "allocate": lambda n: n.allocator().allocate(pod("victim")),
     "release": lambda n: n.allocator().release(pod("victim-2")),

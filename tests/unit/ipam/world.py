@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ipam.hints
 import ipam.index
+import ipam.spares
 import ipam.store
 from ipam.allocator import Allocator
 from ipam.hints import CLEAN
@@ -61,6 +62,13 @@ class Network:
         (self.path / ip).write_bytes(text if isinstance(text, bytes) else text.encode())
         os.utime(self.path / ip, (time.time() - age, time.time() - age))
 
+    def write_spare(self, place: int, text: str) -> Path:
+        """A file that was kept when its lease was given back."""
+        spare = self.path / f".tulle/spare.{place}"
+        spare.write_text(text)
+        spare.chmod(0o600)
+        return spare
+
     def owners(self) -> dict[str, Owner]:
         """The truth, understood."""
         return {ip: Owner(*(text.split("\r\n") + [""])[:2]) for ip, text in self.lease_files().items()}
@@ -77,7 +85,8 @@ class Network:
             by_owner.setdefault(f"{owner.container}:{owner.ifname}", set()).add(ip)
         assert {name: set(text.split(",")) for name, text in self.index().items()} == by_owner
         assert set(self.bits()) == set(self.lease_files())
-        assert sorted(f.name for f in (self.path / ".tulle").iterdir()) == ["boot", "index", "used"]
+        private = sorted(f.name for f in (self.path / ".tulle").iterdir() if not f.name.startswith("spare."))
+        assert private == ["boot", "index", "used"]
 
     def index(self) -> dict[str, str]:
         """What the index says: the addresses of each owner."""
@@ -153,7 +162,7 @@ class Calls:
 @contextmanager
 def watching(calls: Calls) -> Iterator[Calls]:
     """The IPAM's system calls go through `calls`."""
-    modules = (ipam.store, ipam.index, ipam.hints)
+    modules = (ipam.store, ipam.index, ipam.hints, ipam.spares)
     for module in modules:
         module.os = calls  # type: ignore[attr-defined]
     try:

@@ -1,0 +1,110 @@
+"""A pod that comes after others went costs no new inode, and no file of a living lease is ever written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ipam.spares import PLACES
+from tests.unit.ipam.world import Network, pod
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Network:
+    """13 addresses, so that they come round again soon."""
+    return Network(tmp_path, {"subnet": "10.1.0.0/28"})
+
+
+def test_no_inode_comes_or_goes_once_there_were_as_many_pods(small: Network) -> None:
+    def come_and_go() -> set[int]:
+        small.add(*range(13))
+        inodes = {(small.path / ip).stat().st_ino for ip in small.lease_files()}
+        for n in range(13):
+            small.allocator().release(pod(n))
+        return inodes
+
+    first = come_and_go()
+    assert come_and_go() == come_and_go() == first and len(first) == 13
+    assert small.lease_files() == {}
+    small.check_hints()
+
+
+def test_a_lease_in_an_old_file_says_only_what_is_new_and_since_when(network: Network) -> None:
+    network.add("first")
+    spare = network.write_spare(3, "somebody-with-a-very-long-name\r\nnet17")
+    os.utime(spare, (1, 1))
+    inode = spare.stat().st_ino
+    network.add("b")
+    assert network.lease_files()["10.1.0.3"] == "b\r\neth0"
+    found = (network.path / "10.1.0.3").stat()
+    assert (found.st_ino, found.st_mode & 0o777, found.st_nlink) == (inode, 0o600, 1)
+    assert found.st_mtime > 1_000_000
+    assert not spare.exists()
+
+
+def test_at_most_so_many_files_are_kept(tmp_path: Path) -> None:
+    network = Network(tmp_path, {"subnet": "10.1.0.0/22"})
+    network.add(*range(PLACES + 50))
+    for n in range(PLACES + 50):
+        network.allocator().release(pod(n))
+    assert len(list((network.path / ".tulle").glob("spare.*"))) == PLACES
+    network.check_hints()
+
+
+def _second_name(spare: Path) -> None:
+    spare.hardlink_to(spare.parent.parent / "10.1.0.2")
+
+
+def _link(spare: Path) -> None:
+    spare.symlink_to(spare.parent.parent / "10.1.0.2")
+
+
+def _readable(spare: Path) -> None:
+    spare.write_text("x")
+    spare.chmod(0o644)
+
+
+def _others(spare: Path) -> None:
+    spare.write_text("x")
+    spare.chmod(0o600)
+    os.chown(spare, 12345, 12345)
+
+
+def _huge(spare: Path) -> None:
+    spare.write_bytes(bytes(5000))
+    spare.chmod(0o600)
+
+
+@pytest.mark.parametrize("what", [_second_name, _link, os.mkfifo, _readable, _others, _huge])
+def test_what_is_no_plain_file_of_ours_is_not_written_to(network: Network, what: Callable[[Path], None]) -> None:
+    if what is _others and os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    network.add("first")
+    before = network.lease_files()["10.1.0.2"]
+    what(network.path / ".tulle/spare.3")
+    assert network.add("b") == ["10.1.0.3"]
+    assert network.lease_files() == {"10.1.0.2": before, "10.1.0.3": "b\r\neth0"}
+    assert not (network.path / ".tulle/spare.3").exists()
+    network.check_hints()
+
+
+def test_a_lease_that_has_a_second_name_is_removed_and_its_file_not_kept(network: Network) -> None:
+    """rename(2) onto the file's own other name would do nothing and report success."""
+    network.add("first")
+    (network.path / ".tulle/spare.2").hardlink_to(network.path / "10.1.0.2")
+    assert len(network.allocator().release(pod("first"))) == 1
+    assert network.lease_files() == {}
+    network.check_hints()
+
+
+def test_one_pod_after_another_writes_the_same_file_though_addresses_are_given_out_in_turn(network: Network) -> None:
+    inodes = set()
+    for n in range(20):
+        (ip,) = network.add(n)
+        inodes.add((network.path / ip).stat().st_ino)
+        network.allocator().release(pod(n))
+    assert len(inodes) == 1
+    assert len(list((network.path / ".tulle").glob("spare.*"))) == 1
