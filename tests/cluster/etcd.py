@@ -13,12 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import _lab
 import _netns
@@ -29,22 +29,11 @@ from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, ope
 from cni_plugin.network import Network
 from tests.conformance.nodes import Json
 from tests.netns.failing_engine import enter
+from tests.pace import until
 
 PREFIX = "/coreos.com/network"
 CONF: Json = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
 PATIENCE = 30.0
-Found = TypeVar("Found")
-
-
-def until(
-    look: Callable[[], Found], what: str, seconds: float = PATIENCE, *, why: Callable[[], str] = lambda: ""
-) -> Found:
-    """What `look` finds, once that is true; `why` is asked when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what} {why()}"
-        time.sleep(0.02)
-    return found
 
 
 class Member:
@@ -198,7 +187,7 @@ class Listener:
         """The subnet, once it has one and its peers can know."""
         until(
             lambda: self.cidrs and self.name in {each.name for each in self.now.nodes},
-            f"{self.name} has a subnet", seconds, why=lambda: str(self.now),
+            f"{self.name} has a subnet", patience=seconds, why=lambda: str(self.now),
         )
         return self.subnet
 
@@ -238,7 +227,8 @@ class Agents:
         self.begin(*names)
         for node in self.lab.nodes:
             if not names or node.name in names:
-                until(partial(self._ready, node), f"{node.name} is ready", 60, why=partial(self.log, node.name))
+                why = partial(self.log, node.name)
+                until(partial(self._ready, node), f"{node.name} is ready", patience=60, why=why)
 
     def conf(self, node: LabNode) -> Path:
         return node.state / "net.d" / "10-tulle.conflist"

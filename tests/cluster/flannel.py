@@ -17,8 +17,9 @@ from ipaddress import IPv4Network, ip_network
 import _netns
 from _topology import NETWORK, Node
 
-from tests.cluster.etcd import PREFIX, Member, until
+from tests.cluster.etcd import PREFIX, Member
 from tests.conformance.nodes import Json
+from tests.pace import until
 
 DEVICE = "flannel.1"
 SUBNETS = f"{PREFIX}/subnets/"

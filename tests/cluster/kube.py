@@ -22,6 +22,7 @@ import _netns
 from _kube_parts import IMAGE
 
 from tests.conformance.nodes import Json
+from tests.pace import until
 
 SYSTEM = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -196,13 +197,12 @@ class Lines:
 
     def first(self, fits: Callable[[str], object], seconds: float = 60.0) -> float:
         """When the first line that fits came."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            for when, line in list(self.seen):
-                if fits(line):
-                    return when
-            time.sleep(0.01)
-        raise AssertionError(f"not within {seconds:g} s; the last lines: {self.seen[-5:]}")
+        def found() -> float | None:
+            return next((when for when, line in list(self.seen) if fits(line)), None)
+
+        when = until(found, "a line that fits", patience=seconds, why=lambda: f"the last ones: {self.seen[-5:]}")
+        assert when is not None
+        return when
 
     def _read(self) -> None:
         assert self._process.stdout is not None

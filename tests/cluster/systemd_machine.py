@@ -14,6 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.pace import until
+
 SYSTEMD = "/lib/systemd/systemd"
 MASKED = ("systemd-modules-load", "systemd-sysctl", "systemd-remount-fs", "systemd-udevd", "systemd-binfmt")
 """Units that would do something to the whole machine."""
@@ -78,7 +80,7 @@ class Machine:
             )
         try:
             self._init = self._find_init()
-            wait_for(lambda: "running" in self.sh("systemctl is-system-running || true"), "the machine is up")
+            until(lambda: "running" in self.sh("systemctl is-system-running || true"), "the machine is up")
         except BaseException as error:
             self.close()
             error.add_note((folder / "console").read_text(errors="replace")[-3000:])
@@ -130,17 +132,8 @@ class Machine:
             found[:] = [int(each) for each in children.read_text().split()]
             return bool(found) and Path(f"/proc/{found[0]}/comm").read_text() == "systemd\n"
 
-        wait_for(booted, "systemd is started")
+        until(booted, "systemd is started")
         return found[0]
-
-
-def wait_for(condition: object, what: str, seconds: float = 20.0) -> None:
-    """Until it holds; else AssertionError."""
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 def _cgroup_root() -> Path:

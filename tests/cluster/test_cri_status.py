@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,8 @@ import _lab
 import _netns
 import pytest
 from _topology import LABS, REPO, Spec
+
+from tests.pace import until
 
 PLUGIN = Path(os.environ.get("TULLE_PLUGIN", REPO / "dist" / "tulle" / "tulle"))
 NEEDED = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
@@ -63,22 +64,13 @@ def folder() -> Iterator[Path]:
         _kube_parts.write_image(folder.parent / "image.tar")
         (folder / "conf" / "containerd.toml").write_text(_kube_node.containerd_conf(path))
         _kube_node.boot(node, folder, path, "")
-        wait_for(_kube_node.image_mark(folder).exists, "containerd runs")
+        until(_kube_node.image_mark(folder).exists, "containerd runs")
         on(folder, f"mkdir /opt/tulle; cp -r {PLUGIN.parent} /opt/tulle/current")
         on(folder, "ln -s /opt/tulle/current/tulle /opt/cni/bin")
         yield folder
     finally:
         _lab.down(spec.name)
         assert _netns.existing(spec.prefix) == [] and not (LABS / spec.name).exists()
-
-
-def wait_for(condition: object, what: str) -> None:
-    """Until it holds; else AssertionError."""
-    assert callable(condition)
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.1)
 
 
 def on(folder: Path, script: str) -> None:
@@ -108,11 +100,11 @@ def test_containerd_says_that_the_network_is_not_ready_until_the_agent_is(folder
     log = (folder / "agent.log").open("wb")
     agent = subprocess.Popen([*_kube_node.inside(folder), "/opt/tulle/current/tulled"], stdout=log, stderr=log)
     try:
-        wait_for((disk / "run" / "tulle" / "agent.sock").exists, "the agent serves")
-        wait_for(lambda: "has not learned the cluster" in network_of(folder), "STATUS says that the agent is not ready")
+        until((disk / "run" / "tulle" / "agent.sock").exists, "the agent serves")
+        until(lambda: "has not learned the cluster" in network_of(folder), "STATUS says that the agent is not ready")
         nodes = [{"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.244.1.0/24"]}]
         (disk / "run" / "nodes.json").write_text(json.dumps({"network": "10.244.0.0/16", "nodes": nodes}))
-        wait_for(lambda: network_of(folder) == "", "the network is ready")
+        until(lambda: network_of(folder) == "", "the network is ready")
     finally:
         with suppress(_netns.CommandError):
             on(folder, "pkill -x tulled")

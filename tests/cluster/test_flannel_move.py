@@ -16,9 +16,10 @@ import _lab
 import pytest
 
 from tests.cluster import flannel
-from tests.cluster.etcd import CONF, PREFIX, Agents, Member, Pinging, running, until
+from tests.cluster.etcd import CONF, PREFIX, Agents, Member, Pinging, running
 from tests.cluster.flannel import Flanneld
 from tests.netns.conftest import MakeLab, host_untouched, lab, plugin  # noqa: F401
+from tests.pace import until
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -166,4 +167,4 @@ def test_a_device_of_flannels_that_was_left_is_told_of_and_once_it_is_gone_the_n
     until(lambda: said in cluster.agents.log("n1"), "it is said", why=lambda: cluster.agents.log("n1"))
     cluster.lab.run("n1", "ip", "link", "delete", flannel.DEVICE)
     conf = cluster.agents.conf(cluster.lab.node("n1"))
-    until(conf.exists, "the node is ready", 60, why=lambda: cluster.agents.log("n1"))
+    until(conf.exists, "the node is ready", patience=60, why=lambda: cluster.agents.log("n1"))

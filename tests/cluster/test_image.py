@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.conftest import BUNDLE, REPOSITORY
+from tests.pace import until
 
 TAG = "localhost/tulle:test"
 SBOM = "usr/share/doc/tulle/image.spdx.json"
@@ -228,11 +228,13 @@ class Node:
         return Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().strip()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 30
         up = f"{CTR} version >&/dev/null && echo ok"
-        while not self._init() or "ok" not in self.sh(up, check=False):
-            assert time.monotonic() < deadline and self._process.poll() is None, self._log.read_text()[-2000:]
-            time.sleep(0.1)
+
+        def answers() -> bool:
+            assert self._process.poll() is None, self._log.read_text()[-2000:]
+            return self._init() != "" and "ok" in self.sh(up, check=False)
+
+        until(answers, "containerd answers", why=lambda: self._log.read_text()[-2000:])
 
 
 @pytest.fixture(scope="module")

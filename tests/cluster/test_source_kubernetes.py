@@ -20,8 +20,9 @@ from cni_plugin.agent.source import Announcement
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from tests.cluster.control_plane import ControlPlane, missing
 from tests.conformance.nodes import Json
+from tests.pace import within
 from tests.unit.kube_objects import Object, big_node, node
-from tests.unit.told import Told
+from tests.unit.told import Told, wait
 
 REPO = Path(__file__).resolve().parents[2]
 MANIFEST = REPO / "conf" / "kubernetes" / "tulle.yaml"
@@ -115,13 +116,6 @@ def own(plane: ControlPlane) -> Object:
     return cast(Object, plane.request("GET", "/api/v1/nodes/n1"))
 
 
-def wait(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def conditions(plane: ControlPlane) -> dict[str, Object]:
     return {each["type"]: each for each in own(plane)["status"].get("conditions", [])}
 
@@ -164,11 +158,13 @@ def test_an_api_server_that_is_killed_changes_nothing_and_is_followed_on_when_it
 ) -> None:
     source, told = following
     plane.kill("kube-apiserver")
-    told.wait(lambda: "127.0.0.1" in told.trouble and "refused" in told.trouble, 2.0)
-    source.publish(said())
-    assert told.names() == ["n1"]
-    plane.start("kube-apiserver")
-    plane.wait_ready()
+    try:
+        told.wait(lambda: "127.0.0.1" in told.trouble and "refused" in told.trouble, 2.0)
+        source.publish(said())
+        assert told.names() == ["n1"]
+    finally:  # others need it, and so does this test when it is tried again
+        plane.start("kube-apiserver")
+        plane.wait_ready()
     create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
     told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 15.0)
     wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}), 15.0)
@@ -272,8 +268,10 @@ def test_the_config_map_is_followed_and_a_broken_one_is_not_obeyed(
     assert broken.conf == good.conf and "net-conf.json" in broken.problems[0]
     plane.request("POST", CONFIG_MAPS, {"metadata": {"name": "another"}, "data": {"net-conf.json": "{}"}})
     configure(plane, {"Network": "10.0.0.0/8"})
-    told.until(lambda found: found.problems == () and found.conf != good.conf, 1.0)
-    plane.request("DELETE", f"{CONFIG_MAPS}/another")
+    try:
+        told.until(lambda found: found.problems == () and found.conf != good.conf, 1.0)
+    finally:
+        plane.request("DELETE", f"{CONFIG_MAPS}/another")
 
 
 def test_the_rules_of_our_manifest_are_enough_and_allow_nothing_else(
@@ -349,4 +347,5 @@ def test_a_large_cluster_is_known_within_seconds_and_little_memory(plane: Contro
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     print(f"{count} nodes of 10 kB:", {key: round(each, 2) for key, each in figures.items()})
-    assert figures["all_s"] < 1 + count / 500 and figures["peak_kB"] < 80_000  # both cores have other work at times
+    assert figures["peak_kB"] < 80_000
+    within(1 + count / 500, figures["all_s"])

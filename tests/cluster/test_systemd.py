@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.systemd_machine import Machine, lacks, wait_for
+from tests.cluster.systemd_machine import Machine, lacks
+from tests.pace import until, within
 
 REPO = Path(__file__).resolve().parents[2]
 NET_ADMIN, NET_RAW, SYS_ADMIN = 1 << 12, 1 << 13, 1 << 21
@@ -203,7 +204,7 @@ def test_an_upgrade_under_load_loses_no_packet_and_no_request(machine: Machine) 
 def test_what_is_under_way_when_the_agent_is_stopped_is_finished(machine: Machine) -> None:
     machine.sh(f"printf %s {shlex.quote(SLOW_IPAM)} >/opt/cni/bin/slow; chmod +x /opt/cni/bin/slow; ip netns add p1")
     request = machine.start(cni("ADD", "p1", SLOW_CONF))
-    wait_for(lambda: machine.sh("ls /run/tulle/slow || true", check=False), "its IPAM is asked")
+    until(lambda: machine.sh("ls /run/tulle/slow || true", check=False), "its IPAM is asked")
     was = machine.pid()
     machine.sh("systemctl stop tulled.service 2>&1")
     assert machine.pid() != was and machine.show("tulled.service", "Result") == ["success"]
@@ -218,7 +219,7 @@ def test_an_agent_that_hangs_is_replaced(machine: Machine) -> None:
     time.sleep(2.5)
     assert machine.pid() == was, "while its loop turns nobody touches it"
     machine.sh(f"kill -STOP {was}")
-    wait_for(lambda: machine.pid() not in (0, was), "another one is started")
+    until(lambda: machine.pid() not in (0, was), "another one is started")
     assert "atchdog timeout" in machine.log()
     add(machine, "p1")
 
@@ -228,11 +229,12 @@ def test_an_agent_that_cannot_start_is_in_nobodys_way(machine: Machine) -> None:
     machine.sh("systemctl restart tulled.service || true")
     begun = time.monotonic()
     add(machine, "p1")
-    assert time.monotonic() - begun < 15
+    seconds = time.monotonic() - begun
     assert "invalid /etc/tulle/agent.json" in machine.log()
     machine.sh("rm /etc/tulle/agent.json")
-    wait_for(lambda: machine.show("tulled.service", "ActiveState") == ["active"], "it is put right, and starts")
+    until(lambda: machine.show("tulled.service", "ActiveState") == ["active"], "it is put right, and starts")
     machine.sh(cni("DEL", "p1"))
+    within(15, seconds)
 
 
 def test_metrics_are_served_from_the_sandbox_when_switched_on(machine: Machine) -> None:
@@ -271,7 +273,7 @@ def test_an_agent_with_a_source_writes_the_cni_configuration_from_its_sandbox(ma
     machine.sh(f"echo {shlex.quote(json.dumps(nodes))} >/etc/tulle/nodes.json")
     machine.sh(f"echo {shlex.quote(json.dumps(settings))} >/etc/tulle/agent.json; systemctl restart tulled.service")
     try:
-        wait_for(lambda: machine.sh(f"ls {conflist} 2>&1 || true") == f"{conflist}\n", "the configuration is written")
+        until(lambda: machine.sh(f"ls {conflist} 2>&1 || true") == f"{conflist}\n", "the configuration is written")
         written = json.loads(machine.sh(f"cat {conflist}"))
         assert written["plugins"][0]["cluster"] == "/run/tulle/cluster.json"
         assert machine.sh(f"stat -c %a {conflist}").strip() == "644"

@@ -15,10 +15,11 @@ import json
 import os
 import secrets
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.pace import until
 
 PREFIX = "cf"
 NETNS_DIR = Path("/run/netns")
@@ -191,10 +192,7 @@ class Node(Namespace):
         pod = self.pods.pop(name)
         ports = {each["link_index"] for each in pod.json("ip", "-j", "link") if "link_index" in each}
         pod.remove()
-        deadline = time.monotonic() + 10
-        while ports & {each["ifindex"] for each in self.json("ip", "-j", "link")}:
-            assert time.monotonic() < deadline, f"links of {name} are still there"
-            time.sleep(0.01)
+        until(lambda: not ports & {each["ifindex"] for each in self.json("ip", "-j", "link")}, f"links of {name} go")
 
     def invoke(self, conf: Mapping[str, object] | str, call: Call) -> Reply:
         """Run the plugin that the configuration's `type` names (a string is handed over as it is)."""

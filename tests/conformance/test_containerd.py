@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from tests.conformance.clients import Client, make_rootfs, network, require
 from tests.conformance.conftest import Nodes
 from tests.conformance.nodes import Node, Plugins
 from tests.conformance.observe import snapshot
+from tests.pace import until
 
 CONFIG = """
 version = 2
@@ -67,13 +66,12 @@ class Containerd(Client):
         )
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
-                client.connect(str(self.socket))
-                return
-            time.sleep(0.1)
-        pytest.fail((self.state / "containerd.log").read_text()[-2000:])
+        log = self.state / "containerd.log"
+        with socket.socket(socket.AF_UNIX) as client:
+            until(
+                lambda: client.connect_ex(str(self.socket)) == 0, "containerd listens",
+                why=lambda: log.read_text()[-2000:],
+            )
 
 
 @pytest.fixture
@@ -114,10 +112,7 @@ def test_two_containerd_containers_talk(containerd: Containerd) -> None:
 
 def _wait_for_lease(node: Node) -> str:
     """The address of the only container, once it has one and answers."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for address in node.leases():
-            if node.run("ping", "-c1", "-W1", address, check=False).returncode == 0:
-                return address
-        time.sleep(0.1)
-    pytest.fail("no container came up")
+    def answers(address: str) -> bool:
+        return node.run("ping", "-c1", "-W1", address, check=False).returncode == 0
+
+    return until(lambda: next(filter(answers, node.leases()), ""), "a container has an address")

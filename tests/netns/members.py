@@ -26,7 +26,8 @@ from cni_plugin.records import Records
 from cni_plugin.verbs.peers import survey
 from cni_plugin.verbs.repair import repair
 from tests.conformance import nodes as alone
-from tests.netns.agents import PATIENCE, Agent, Asker, in_node
+from tests.netns.agents import Agent, Asker, in_node
+from tests.pace import PATIENCE, until
 
 Json = dict[str, object]
 DEVICE = "tulle.1"
@@ -101,15 +102,17 @@ class Members:
         for each in self.agents.values():
             each.kill()
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
-        """Wait for it; how long it took. Fails the test with the agents' last words when it does not come."""
+    def until(
+        self, condition: Callable[[], object], what: str, limit: float | None = None, *, patience: float = PATIENCE
+    ) -> float:
+        """Wait for it; how long it took. Fails the test with the agents' last words when that is too late."""
         start = time.monotonic()
-        while not condition():
-            if time.monotonic() - start > seconds:
-                logs = "\n".join(f"{name}: {each.log()}" for name, each in self.agents.items() if has_log(each))
-                raise AssertionError(f"not within {seconds:g} s: {what}\n{logs}")
-            time.sleep(0.01)
+        until(condition, what, limit, patience=patience, why=self.words)
         return time.monotonic() - start
+
+    def words(self) -> str:
+        """What the agents have logged."""
+        return "\n".join(["", *(f"{name}: {each.log()}" for name, each in self.agents.items() if has_log(each))])
 
     def status(self, name: str) -> Json:
         """What the agent of a node answers about its cluster."""
@@ -148,9 +151,9 @@ class Members:
         netns = self.lab.pod(source).netns
         return all(_netns.ping(netns, each, timeout=timeout) for each in self.lab.pod(target).addresses)
 
-    def answered(self, source: str, target: str, seconds: float = 5.0) -> float:
+    def answered(self, source: str, target: str, limit: float = 5.0) -> float:
         """How long it takes until a pod answers another one, asked again and again."""
-        return self.until(lambda: self.reaches(source, target, 0.2), f"{source} reaches {target}", seconds)
+        return self.until(lambda: self.reaches(source, target, 0.2), f"{source} reaches {target}", limit)
 
     def off(self, name: str, cluster: Json | None = None) -> list[str]:
         """What a node would have to do to be as a plan made afresh says, in operators' words; [] when it is."""

@@ -33,6 +33,7 @@ from cni_plugin.verbs.convergence import Convergence
 from tests.netns.conftest import MakeLab
 from tests.netns.kernel_world import MakeNetns, kernel_of, news, run
 from tests.netns.test_failures_agent_repair import Reconciling, reconcile
+from tests.pace import until, within
 from tests.unit.support import Json, net_conf
 
 __all__ = ["reconcile"]
@@ -151,9 +152,9 @@ def test_a_thousand_peers_from_nothing_take_under_two_seconds(world: World) -> N
     world.learns(cluster)
     seconds = time.thread_time() - start
 
-    assert seconds < 2.0
     assert len(world.routes()) == 2000
     assert world.is_as_planned(cluster)
+    within(2.0, seconds)
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
@@ -182,7 +183,7 @@ def test_one_change_costs_the_same_messages_among_ten_peers_and_a_thousand_and_u
 
     assert {step: len(set(each)) for step, each in counts.items()} == dict.fromkeys(counts, 1), counts
     assert all(sent <= 25 and answered <= 40 for each in counts.values() for _, sent, answered in each), counts
-    assert median(times) < 0.050
+    within(0.050, median(times), times)
 
 
 # Whose changes are news
@@ -520,8 +521,7 @@ def test_a_list_in_a_file_is_followed_within_a_second(lab: MakeLab, reconcile: C
 
     for nodes in (made.nodes[:2], made.nodes, made.nodes[:1], made.nodes):
         made.set_cluster(nodes)
-        start = time.monotonic()
-        while peers_of_n1() != {each.pod_cidrs[0] for each in nodes if each.name != "n1"}:
-            assert time.monotonic() - start < 1
+        wanted = {each.pod_cidrs[0] for each in nodes if each.name != "n1"}
+        until(lambda wanted=wanted: peers_of_n1() == wanted, "n1 has the list's peers", 1)  # type: ignore[misc]
     loop.end()
     assert [each for each in loop.said if each.get("problem")] == []

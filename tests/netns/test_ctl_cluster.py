@@ -19,9 +19,9 @@ from _topology import NETWORK, REPO
 
 from tests.conformance.nodes import SYSTEM_PATH
 from tests.netns.conftest import MakeLab
+from tests.pace import until, within
 from tests.unit.ctl_support import Said
 
-PATIENCE = 20.0
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -68,17 +68,8 @@ def agents(lab: _lab.Lab, *nodes: str, **settings: object) -> Iterator[None]:
             stack.callback(process.wait, 20)
             stack.callback(process.terminate)
         for name in nodes:
-            wait_until(lambda name=name: tullectl(lab, name, "status", "--json").json["agent"])
+            until(lambda name=name: tullectl(lab, name, "status", "--json").json["agent"], f"{name} has an agent")  # type: ignore[misc]
         yield
-
-
-def wait_until(met: Any) -> Any:
-    """What this gives as soon as that is anything; fails when it takes too long."""
-    end = time.monotonic() + PATIENCE
-    while not (found := met()):
-        assert time.monotonic() < end, "that never came"
-        time.sleep(0.1)
-    return found
 
 
 def whole_matrix(lab: _lab.Lab) -> Said:
@@ -89,8 +80,8 @@ def whole_matrix(lab: _lab.Lab) -> Said:
         assert done.exit in (0, 1), done.err
         return None if any(row["why"] for row in done.json["rows"]) else done
 
-    found = wait_until(look)
-    assert isinstance(found, Said)
+    found = until(look, "every row is known")
+    assert found is not None
     return found
 
 
@@ -163,7 +154,7 @@ def test_the_matrix_is_complete_with_every_backend_and_family(lab: MakeLab, back
 def test_a_node_whose_agent_does_not_tell_is_an_unknown_row_and_no_lost_one(lab: MakeLab) -> None:
     made = with_pods(lab(nodes=3))
     with agents(made, "n1", "n2", mesh=True), agents(made, "n3"):
-        wait_until(lambda: "not known from n2" not in tullectl(made, "n1", "ping", "--all").out)
+        until(lambda: "not known from n2" not in tullectl(made, "n1", "ping", "--all").out, "n2 tells what it knows")
         done = tullectl(made, "n1", "ping", "--all")
         assert done.exit == 0
         assert "not known from n3: its agent does not tell" in done.out
@@ -206,7 +197,7 @@ def test_a_switch_that_drops_large_frames_is_a_black_hole_with_the_size_that_pas
     made.run("wire", "ip", "link", "set", "n2", "mtu", "1400")
     start = time.monotonic()
     found = findings(made, "n1")
-    assert time.monotonic() - start < 15, "the probes take two seconds at most, the rest is the machine"
+    seconds = time.monotonic() - start
     hole = found["mtu-black-hole"]
     assert (hole["severity"], hole["key"]) == ("error", "packets to n2")
     # a bridge's port grants four bytes more, for a VLAN tag (is_skb_forwardable, net/core/dev.c)
@@ -214,6 +205,7 @@ def test_a_switch_that_drops_large_frames_is_a_black_hole_with_the_size_that_pas
     assert '"mtu": 1354' in hole["remedy"]
     assert tullectl(made, "n1", "ping", "n2", "-c", "1", "-s", "1354").exit == 0
     assert tullectl(made, "n1", "ping", "n2", "-c", "1", "-s", "1355").exit == 1
+    within(15, seconds, "the probes take two seconds at most, the rest is the machine")
 
 
 def test_a_router_that_says_nothing_of_packets_too_big_is_a_black_hole(lab: MakeLab) -> None:
@@ -269,15 +261,15 @@ def test_an_agents_source_that_is_broken_and_nodes_that_are_in_conflict_are_foun
         _lab.write_json(folder / f"{each['name']}.json", each)
     made.configure("n1", cluster=f"{where.env['TULLE_RUN_DIR']}/cluster.json")
     with agents(made, "n1", node="n1", network=NETWORK, source={"type": "file", "path": str(folder)}):
-        wait_until(lambda: (tullectl(made, "n1", "status", "--json").json["cluster"] or {}).get("ready"))
+        until(lambda: (tullectl(made, "n1", "status", "--json").json["cluster"] or {}).get("ready"), "n1 is ready")
         told = tullectl(made, "n1", "status", "--json").json["cluster"]
         assert (told["source"], told["node"], told["nodes"]) == ("file", "n1", 2)
         found = findings(made, "n1", "--no-probe")
         assert "n3" in found["node-conflict"]["value"] and "source-away" not in found
         (folder / "n3.json").write_text("{")
-        wait_until(lambda: "node-list-problem" in findings(made, "n1", "--no-probe"))
+        until(lambda: "node-list-problem" in findings(made, "n1", "--no-probe"), "the problem is found")
         (folder / "net-conf.json").unlink()
-        wait_until(lambda: "source-away" in findings(made, "n1", "--no-probe"))
+        until(lambda: "source-away" in findings(made, "n1", "--no-probe"), "it is found that the source is away")
         assert tullectl(made, "n1", "nodes", "--no-ping", "--json").json[0]["nodes"][1]["programmed"] is True
 
 

@@ -5,7 +5,6 @@ The numbers are those of the list of forty failures that the design names; issue
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import itertools
 import json
@@ -32,6 +31,7 @@ from tests.netns.failing_engine import enter, serve
 from tests.netns.failure_nodes import address, conf, node_with, status
 from tests.netns.test_agent import at_once, calls, interfaces, recent
 from tests.netns.test_agent_kill import AgentWorld, world_with
+from tests.pace import until, within
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_failure_07_an_agent_and_engines_on_one_store_are_quick_and_give_no_addr
     seconds = sorted(each for _, each in found)
     p50, p99 = (seconds[int(len(seconds) * part)] for part in (0.5, 0.99))
     print(f"\n512 ADDs by an agent and 8 engines at once: median {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
-    assert p99 < 10
+    within(10, p99)
 
 
 HOLD_LOCK = """
@@ -276,14 +276,9 @@ def test_failure_27_nobody_is_served_before_the_node_is_as_it_should_be(node: No
 
 
 def _await_socket(node: Node) -> None:
-    deadline = time.monotonic() + 20
     with socket.socket(socket.AF_UNIX) as channel:
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                channel.connect(str(node.run_dir / wire.SOCKET))
-                return
-            time.sleep(0.01)
-    pytest.fail("no socket")
+        path = str(node.run_dir / wire.SOCKET)
+        until(lambda: channel.connect_ex(path) == 0, "somebody listens there")
 
 
 def test_failure_27_status_tells_why_no_pod_should_come_until_it_is_mended(node: Node, plugin: Path) -> None:
@@ -355,5 +350,7 @@ def test_failure_30_pods_come_and_go_when_the_agent_is_dead_or_hangs(node: Node,
         os.kill(agent.pid, signal.SIGSTOP)  # neither greets nor hangs up
         start = time.monotonic()
         assert node.delete(network, "pod2").exit == 0
-        assert 4 < time.monotonic() - start < 30, "the client's patience"
+        seconds = time.monotonic() - start
+        assert seconds > 4, "the client's patience"
         assert node.leases() == {}
+        within(30, seconds)

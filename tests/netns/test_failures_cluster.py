@@ -18,6 +18,7 @@ from _topology import cluster
 
 from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
+from tests.pace import within
 
 DEVICE = "tulle.1"
 ServerInN2 = Callable[[_lab.Lab], None]
@@ -143,7 +144,8 @@ def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_once(
     transfer(made, "n1/p1", target, 8080, 10)  # until the server is up
     for source in ("n1/p1", "n1"):
         ms, arrived = transfer(made, source, target, 8080, 1000)
-        assert (ms < 100, arrived) == (True, 1000), f"{source} took {ms} ms"
+        assert arrived == 1000, source
+        within(0.1, ms / 1000, source)
 
 
 def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
@@ -156,7 +158,8 @@ def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
     _netns.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=SERVICE.format(pod=target))
     for source in ("n1/p1", "n1"):
         ms, arrived = transfer(made, source, "203.0.113.80", 80, 1000)
-        assert (ms < 100, arrived) == (True, 1000), f"{source} took {ms} ms"
+        assert arrived == 1000, source
+        within(0.1, ms / 1000, source)
 
 
 def _mtu(made: _lab.Lab, where: str, link: str) -> int:
@@ -248,8 +251,9 @@ def test_failure_34_a_deleted_vxlan_device_comes_back_with_all_its_entries(
     else:
         repair(plugin, made, "n1")
     assert reaches(made)
-    assert time.perf_counter() - start < 5
+    seconds = time.perf_counter() - start
     assert sorted(_programmed(made, "n1").split("\n")) == sorted(before.split("\n"))
+    within(5, seconds)
 
 
 def test_failure_34_an_uplink_that_went_and_came_back_is_put_right(lab: MakeLab, plugin: Path) -> None:

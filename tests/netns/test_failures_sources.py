@@ -30,13 +30,14 @@ from tests.conformance.clients import find_cnitool, results
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab
 from tests.netns.members import DEVICE, Json, Members, members
+from tests.pace import within
 
 METRICS = "127.0.0.1:9472"
 
 
 def told(failure: int, what: str, seconds: float, limit: float) -> None:
     print(f"\nfailure {failure}, {what}: {seconds * 1000:.0f} ms", file=sys.stderr)
-    assert seconds < limit, f"{what}: {seconds:.2f} s"
+    within(limit, seconds, what)
 
 
 def joined(them: Members, *names: str) -> None:
@@ -55,7 +56,7 @@ def both_ways(them: Members, timeout: float = 1.0) -> bool:
 
 def back(them: Members, failure: int, what: str, start: float, limit: float) -> None:
     """Wait until n1's and n2's pods reach each other, and say how long that took since `start`."""
-    them.until(lambda: both_ways(them, 0.2), f"failure {failure}, {what}: pods reach each other", limit + 5)
+    them.until(lambda: both_ways(them, 0.2), f"failure {failure}, {what}: pods reach each other")
     told(failure, what, time.monotonic() - start, limit)
 
 
@@ -346,14 +347,14 @@ def test_failure_33_a_node_that_got_another_address_tells_it_through_etcd_and_go
         for address in ("192.0.2.101", "192.0.2.111"):
             start = time.monotonic()
             readdress(them, (address,))
-            them.until(lambda: both_ways(them, 0.2), "pods reach each other", 15)
+            them.until(lambda: both_ways(them, 0.2), "pods reach each other")
             told(33, f"by etcd, {address}: from the move to the ping, there and back", time.monotonic() - start, 5)
         them.agents["n3"].kill()
         (gone,) = [key for key, value in etcd.subnets().items() if value["Node"] == "n3"]
         start = time.monotonic()
         etcd.remove(f"subnets/{gone}")
         route = gone.replace("-", "/")
-        them.until(lambda: route not in made.run("n1", "ip", "route"), "n1 hears that n3 has left", 30)
+        them.until(lambda: route not in made.run("n1", "ip", "route"), "n1 hears that n3 has left")
         told(33, "news from etcd after the move", time.monotonic() - start, 1)
 
 
@@ -430,12 +431,12 @@ def test_failure_35_flushed_routes_are_back_at_once_with_a_source_too(lab: MakeL
         for command in ("ip route flush proto 84", "ip -6 route flush proto 84", "ip route del 10.244.2.0/24"):
             start = time.monotonic()
             made.run("n1", *command.split())
-            them.until(lambda: them.off("n1") == [], f"{command}: as a fresh plan says", 5)
+            them.until(lambda: them.off("n1") == [], f"{command}: as a fresh plan says")
             told(35, f"{backend}, {command}", time.monotonic() - start, 1)
         assert both_ways(them)
         left = time.monotonic()
         made.run("n1", "ip", "route", "flush", "proto", "84")
         them.save("n1", "n2")
-        them.until(lambda: them.off("n1", them.cluster("n1", "n2")) == [], "both at once", 5)
+        them.until(lambda: them.off("n1", them.cluster("n1", "n2")) == [], "both at once")
         told(35, f"{backend}, flushed while a node leaves", time.monotonic() - left, 1)
         assert not them.holds("n1", "n3") and both_ways(them)

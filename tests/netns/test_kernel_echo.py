@@ -15,6 +15,7 @@ import pytest
 from cni_plugin.kernel.echo import LEAST, Echo, Reply
 from cni_plugin.kernel.heard import confirmed
 from tests.netns.agents import in_node
+from tests.pace import within
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
@@ -54,7 +55,9 @@ def test_an_echo_comes_back_with_its_number_and_the_kernels_time(netns: Callable
 
     found = there(netns("n"), work)
     assert [(address, number) for address, number, _ in found] == [(LOOPBACK[family], each) for each in range(5, 10)]
-    assert 0 <= min(ms for _, _, ms in found) < 150
+    quickest = min(ms for _, _, ms in found)
+    assert quickest >= 0
+    within(0.150, quickest / 1000)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -104,4 +107,5 @@ def test_a_neighbour_that_answered_is_known_and_one_that_never_did_is_not(netns:
     assert _netns.ping(one, "192.0.2.2")
     assert _netns.ping(one, "192.0.2.3", timeout=0.2) is None
     found = there(one, confirmed)
-    assert found.keys() == {"192.0.2.2"} and 0 <= found["192.0.2.2"] < 30
+    assert found.keys() == {"192.0.2.2"} and found["192.0.2.2"] >= 0
+    within(30, found["192.0.2.2"])

@@ -17,6 +17,7 @@ import pytest
 from tests.netns.conftest import MakeLab
 from tests.netns.test_failures_agent_repair import Reconciling, reconcile
 from tests.netns.test_failures_cluster import ServerInN2, server_in_n2, transfer, two_nodes
+from tests.pace import until
 
 __all__ = ["reconcile", "server_in_n2"]
 Reconcile = Callable[..., Reconciling]
@@ -48,8 +49,10 @@ def mtus(made: _lab.Lab, node: str, pod: str = "p1") -> dict[str, int]:
 def follows(made: _lab.Lab, node: str, wanted: int, pod: str = "p1") -> float:
     """Wait until all links of a pod have this MTU; the seconds that took."""
     start = time.monotonic()
-    while set(mtus(made, node, pod).values()) != {wanted}:
-        assert time.monotonic() - start < 5, (wanted, mtus(made, node, pod))
+    until(
+        lambda: set(mtus(made, node, pod).values()) == {wanted}, f"{pod} of {node} has {wanted}", 5,
+        why=lambda: mtus(made, node, pod),
+    )
     return time.monotonic() - start
 
 
@@ -109,9 +112,7 @@ def test_an_mtu_that_a_configuration_fixes_stays(lab: MakeLab, reconcile: Reconc
     made.add("n1", "p1")
     loop = reconcile(made)
     underlay(made, 1300)
-    deadline = time.monotonic() + 5
-    while mtu(made, "n1", "tulle.1") != 1250:
-        assert time.monotonic() < deadline
+    until(lambda: mtu(made, "n1", "tulle.1") == 1250, "the device follows", 5)
     time.sleep(0.3)
     assert mtus(made, "n1") | {"device": 1250} == {"pod": 1400, "port": 1400, "bridge": 1400, "device": 1250}
     loop.end()

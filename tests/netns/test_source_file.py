@@ -19,13 +19,14 @@ import pytest
 
 from tests.netns.conftest import MakeLab
 from tests.netns.members import Json, Members, members
+from tests.pace import within
 
 LIMIT = 1.0
 
 
 def told(what: str, seconds: float, limit: float = LIMIT) -> None:
     print(f"\n{what}: {seconds * 1000:.0f} ms", file=sys.stderr)
-    assert seconds < limit, f"{what}: {seconds:.2f} s"
+    within(limit, seconds, what)
 
 
 def silent(them: Members) -> list[tuple[str, str]]:

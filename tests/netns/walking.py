@@ -396,7 +396,7 @@ class KubernetesWalk(Walk):
         """Agents ask a server that is away less and less often, so that it may take them half a minute to notice."""
         assert self._away is not None
         self._away()
-        self.them.until(self.is_heard, "all agents hear the API server again", 60)
+        self.them.until(self.is_heard, "all agents hear the API server again", patience=60)
 
     def is_heard(self) -> bool:
         return all(self.them.status(name)["trouble"] == "" for name in self.on)

@@ -18,13 +18,15 @@ import pytest
 from cni_plugin.agent.kube import follow
 from cni_plugin.agent.kube.api import Api
 from cni_plugin.agent.kube.follow import Backoff, Pace
-from cni_plugin.agent.source import Announcement, Mailbox, open_source
+from cni_plugin.agent.kube.view import Known, snapshot
+from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, open_source
 from cni_plugin.agent.sources import kubernetes
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from cni_plugin.errors import CniError
+from tests.pace import TooSlow, within
 from tests.unit.kube_objects import big_node, flannel_notes, node
 from tests.unit.kube_server import CONFIG_MAPS, NODES, KubeServer
-from tests.unit.told import Told
+from tests.unit.told import Told, wait
 
 PACE = Pace(first=0.02, longest=0.2, answer=1.0, watch=(20.0, 20.0), grace=0.3, steady=0.1, page=10)
 N1 = node("n1", "10.244.1.0/24", "192.0.2.1")
@@ -79,13 +81,6 @@ def world(begin: Begin) -> World:
     return made
 
 
-def wait(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def peer(index: int, **notes: str) -> dict[str, object]:
     return node(f"p{index}", f"10.244.{index}.0/24", f"192.0.2.{index}", **notes)
 
@@ -101,11 +96,11 @@ def test_nodes_that_come_change_and_go_are_told_within_20_ms(world: World) -> No
         world.server.put(peer(index))
         world.told.wait(lambda index=index: f"p{index}" in world.told.names())  # type: ignore[misc]
         times.append(time.monotonic() - begun)
-    assert min(times) < 0.02, times
     world.server.put(node("p50", "10.244.50.0/24", "192.0.2.99"))
     world.told.until(lambda found: any(str(each.addresses[0]) == "192.0.2.99" for each in found.nodes))
     world.server.delete("p50")
     world.told.wait(lambda: "p50" not in world.told.names())
+    within(0.02, min(times), times)
 
 
 def test_many_nodes_are_listed_in_pages_and_told_at_once(begin: Begin, server: KubeServer) -> None:
@@ -135,8 +130,32 @@ def test_a_storm_of_changes_is_at_most_20_snapshots_a_second_and_the_last_one_is
         world.told.read(0.005)
     world.server.put(node("moving", "10.244.250.0/24", "203.0.113.1"))
     world.told.until(lambda found: any(str(each.addresses[0]) == "203.0.113.1" for each in found.nodes))
-    seconds = time.monotonic() - begun
-    assert 3 <= world.told.snapshots - before <= 20 * seconds + 2
+    count, seconds = world.told.snapshots - before, time.monotonic() - begun
+    assert count <= 20 * seconds + 2
+    if count < 3:
+        raise TooSlow(f"{count} snapshots in {seconds:.1f} s")
+
+
+def test_a_machine_that_stood_still_does_not_delay_the_next_snapshot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others took of the processor while one was put together is no work of ours that has to be made up for."""
+    stood = threading.Event()
+
+    def interrupted(known: Known, this_node: str) -> Snapshot | None:
+        if not stood.is_set():
+            stood.set()
+            time.sleep(0.4)
+        return snapshot(known, this_node)
+
+    monkeypatch.setattr(kubernetes, "snapshot", interrupted)
+    world.server.put(peer(2))
+    world.told.wait(lambda: "p2" in world.told.names())
+    assert stood.is_set()
+    begun = time.monotonic()
+    world.server.put(peer(3))
+    world.told.wait(lambda: "p3" in world.told.names())
+    within(0.5, time.monotonic() - begun)
 
 
 def test_a_watch_goes_on_from_the_newest_version_that_it_was_told(world: World) -> None:
@@ -254,7 +273,9 @@ def test_a_server_that_refuses_is_told_and_asked_less_and_less_often(world: Worl
     time.sleep(1.0)
     times = [each.at for each in world.server.asked_for(watches=True)][1:]
     gaps = [after - before for before, after in pairwise(times)]
-    assert 4 <= len(times) <= 25, gaps
+    assert len(times) <= 25, gaps
+    if len(times) < 4:
+        raise TooSlow(f"asked at {times}")
     assert max(gaps[-3:]) > 2 * min(gaps[:2])
     assert world.told.names() == ["n1"]
     world.server.refuse = 0
@@ -280,8 +301,9 @@ def test_a_server_that_falls_silent_is_left_when_its_time_is_over(begin: Begin, 
     server.mute = False  # for those who ask again
     begun = time.monotonic()
     world.told.wait(lambda: "p2" in world.told.names())
-    assert time.monotonic() - begun < 2.0
+    seconds = time.monotonic() - begun
     assert len(server.asked_for(watches=False)) == 1
+    within(2.0, seconds)
 
 
 def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pause(begin: Begin) -> None:
@@ -333,7 +355,7 @@ def test_a_source_ends_at_once_whatever_it_waits_for(begin: Begin, server: KubeS
     for each in (following, refused):
         begun = time.monotonic()
         each.source.close()
-        assert time.monotonic() - begun < 0.5
+        within(0.5, time.monotonic() - begun)
     assert not [each for each in threading.enumerate() if each.name.startswith("kubernetes-")]
 
 
@@ -480,7 +502,9 @@ def test_somebody_who_undoes_it_again_and_again_is_not_fought_without_a_pause(wo
         if "tulle.network/address" in notes(world):
             world.server.put(N1)
         time.sleep(0.005)
-    assert 5 <= len(world.server.patches) <= 9
+    assert len(world.server.patches) <= 9
+    if len(world.server.patches) < 5:
+        raise TooSlow(f"{len(world.server.patches)} patches in 2 s")
 
 
 def test_a_node_that_moves_often_is_not_taken_for_one_in_a_quarrel(world: World) -> None:
@@ -488,7 +512,7 @@ def test_a_node_that_moves_often_is_not_taken_for_one_in_a_quarrel(world: World)
     for number in range(20, 30):
         world.source.publish(said(f"192.0.2.{number}"))
         wait(lambda now=f"192.0.2.{number}": notes(world).get("tulle.network/address") == now)  # type: ignore[misc]
-    assert time.monotonic() - begun < 8
+    within(8, time.monotonic() - begun)
 
 
 def test_a_node_whose_subnet_comes_later_is_announced_then(begin: Begin, server: KubeServer) -> None:
@@ -519,9 +543,10 @@ def test_a_node_that_moves_asks_anew_for_its_connections_began_at_an_address_tha
     world.server.put(peer(2))
     world.told.wait(lambda: "p2" in world.told.names())
     wait(lambda: notes(world)["tulle.network/address"] == "192.0.2.8")
-    assert time.monotonic() - begun < 0.5
+    seconds = time.monotonic() - begun
     assert len(world.server.asked_for(watches=False)) == 1
     assert (world.told.trouble, world.told.snapshot and world.told.snapshot.problems) == ("", ())
+    within(0.5, seconds)
 
 
 @pytest.mark.parametrize(("address", "stranded"), [("127.0.0.1", False), ("198.51.100.77", True)])

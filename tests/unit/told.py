@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from cni_plugin.agent.source import Mailbox, Snapshot
+from tests import pace
 
 
 class Told:
@@ -18,19 +19,18 @@ class Told:
         self.trouble = ""
         self.snapshots = 0
 
-    def until(self, holds: Callable[[Snapshot], bool], seconds: float = 5.0) -> Snapshot:
-        """Wait for a snapshot of which this holds."""
-        self.wait(lambda: self.snapshot is not None and holds(self.snapshot), seconds)
+    def until(self, holds: Callable[[Snapshot], bool], limit: float | None = None) -> Snapshot:
+        """Wait for a snapshot of which this holds; when it has to come within a time, that is the limit."""
+        self.wait(lambda: self.snapshot is not None and holds(self.snapshot), limit)
         assert self.snapshot is not None
         return self.snapshot
 
-    def wait(self, holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    def wait(self, holds: Callable[[], bool], limit: float | None = None) -> None:
         """Read until this holds."""
-        end = time.monotonic() + seconds
-        while not holds():
-            left = end - time.monotonic()
-            assert left > 0, f"never came: {self.snapshot} {self.trouble}"
-            self.read(min(left, 0.05))
+        pace.until(
+            holds, "what the source should say", limit,
+            why=lambda: f"{self.snapshot} {self.trouble}", between=lambda: self.read(0.05),
+        )
 
     def read(self, seconds: float) -> None:
         """Take what comes within this time."""
@@ -49,3 +49,8 @@ class Told:
     def names(self) -> list[str]:
         """The nodes of the newest snapshot."""
         return [each.name for each in self.snapshot.nodes] if self.snapshot else []
+
+
+def wait(holds: Callable[[], bool], limit: float | None = None) -> None:
+    """Wait for what no source tells, such as what its server was asked."""
+    pace.until(holds, "what should have happened", limit)
