@@ -29,6 +29,7 @@ from _runtime import Attachment, Json
 
 STEPS = ("queue", "ipam", "records", "netlink", "nft", "other")
 TULLE, MASQ, PLAIN = "tulle", "reference, ipMasq", "reference"
+UNIT = REPO / "conf/systemd/tulled.service"
 START_SECONDS = 30
 RESIDENTS = 8
 """The first pods, one for each side, stay while others come and go: a node's first pod makes the bridge, and its last
@@ -119,7 +120,7 @@ def agent(bench: Bench, netns: str, **settings: object) -> Iterator[Agent]:
     run_dir, conf, log = f"/run/{netns}", bench.state / f"{netns}.json", bench.state / f"{netns}.log"
     conf.write_text(json.dumps(settings))
     engine = str(bench.plugin.with_name("tulled"))
-    argv = ["setpriv", "--pdeathsig", "KILL", engine, "--run-dir", run_dir, "--conf", str(conf)]
+    argv = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", _nice(), engine, "--run-dir", run_dir, "--conf", str(conf)]
     with inside(netns), log.open("w") as stderr:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=stderr)
     try:
@@ -133,6 +134,11 @@ def agent(bench: Bench, netns: str, **settings: object) -> Iterator[Agent]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _nice() -> str:
+    """The priority that systemd gives to the agent."""
+    return next(line for line in UNIT.read_text().splitlines() if line.startswith("Nice=")).partition("=")[2]
 
 
 def ours(bench: Bench, stack: ExitStack, name: str, subnet: str, **settings: object) -> Place:
