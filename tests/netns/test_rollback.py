@@ -25,7 +25,7 @@ from tests.netns.failing_engine import Mode, Outcome, serve
 from tests.netns.failure_nodes import conf
 
 BOOKKEEPING = ("lock", "last_reserved_ip.0", "last_reserved_ip.1")
-"""Files that belong to a pool or a folder and not to a pod; so do `.tulle/used`, `boot` and `index`."""
+"""Files that belong to a pool or a folder and not to a pod; so do `.tulle/used`, `boot`, `index` and the spare ones."""
 
 
 EMPTY: Mapping[str, object] = {}
@@ -66,7 +66,7 @@ def _files(state: Path) -> Iterator[Path]:
     for folder in ("run", "ipam"):
         for each in (state / folder).rglob("*"):
             own = each.name in BOOKKEEPING or each.parent.name == "used" or each.name in ("boot", "index")
-            if not each.is_dir() and not own:
+            if not each.is_dir() and not own and not each.name.startswith("spare."):
                 yield each
 
 
