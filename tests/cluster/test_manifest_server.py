@@ -10,7 +10,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.cluster.control_plane import ControlPlane, missing
-from tests.unit.chart import render
+from tests.helm import render
 
 CONF = Path(__file__).parents[2] / "conf" / "kubernetes"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -72,7 +72,7 @@ def test_the_server_drops_a_field_that_it_does_not_know(plane: ControlPlane) -> 
 
 
 def test_the_server_takes_the_chart_with_other_values(plane: ControlPlane) -> None:
-    daemon: Any = render(CONF / "chart", {
+    daemon: Any = render({
         "env": [{"name": "KUBERNETES_SERVICE_HOST", "value": "192.0.2.10"}],
         "updateStrategy": {"rollingUpdate": {"maxUnavailable": "10%"}},
         "nodeSelector": {"pool": "a"},
