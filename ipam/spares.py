@@ -1,4 +1,4 @@
-"""Files of leases that were given back, kept so that a later lease needs no new inode: `.tulle/spare.0` to `.255`.
+"""Files of leases that were given back, kept so that a later lease needs no new inode: `.tulle/spare.0` to `.511`.
 
 A new inode is what an address costs most. ext4 without a journal passes over those freed within the last minute, one
 look-up each (recently_deleted in fs/ext4/ialloc.c): after some hundred pods that is 0.25 ms and more a file, and to
@@ -17,16 +17,17 @@ from stat import S_ISREG
 
 from ipam.ranges import IP
 
-PLACES = 256
-"""At most so many files, of one block each: 1 MiB."""
+PLACES = 512
+"""At most so many files, of one block each: 2 MiB."""
 _PREFIX = "spare."
 _MODE = 0o600
 _LARGEST = 4096
 
 
 def name_of(ip: IP) -> str:
-    """Where the file of this address is kept, in the private directory."""
-    return f"{_PREFIX}{int(ip) % PLACES}"
+    """Where the file of this address is kept, in the private directory; a pod's two families mostly have one number."""
+    half = PLACES // 2
+    return f"{_PREFIX}{int(ip) % half + (half if ip.version == 6 else 0)}"
 
 
 def keep(ip: IP, fd: int, private_fd: int) -> bool:

@@ -136,7 +136,8 @@ def test_an_add_that_is_killed_at_any_operation_is_cleaned_up_by_the_next(world:
     left: dict[str, Json] = {}
     before = _note(left, world.state(), before, "after an ADD and a DEL")
     for target in range(1, len(names) + 1):
-        assert world.request("ADD", "pod1", "kill", target).code == -9
+        killed = world.request("ADD", "pod1", "kill", target)
+        assert killed.code == -9 or killed.operations < target, "with a file of a lease to write anew it takes fewer"
         _clean(world, cleaner)
         before = _note(left, world.state(), before, f"killed at {target}: {names[target - 1]}, then {cleaner}")
     assert left == {}
@@ -186,7 +187,7 @@ def _note(left: dict[str, Json], found: Json, before: Json, when: str) -> Json:
 
 
 CHANGING = (
-    "sendto,sendmsg,write,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,symlinkat,"
+    "sendto,sendmsg,write,pwrite64,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,symlinkat,"
     "utimensat,ftruncate,ioctl,setns"
 )
 """The system calls by which the executable changes anything."""
@@ -213,10 +214,11 @@ def test_the_executable_killed_at_any_system_call_is_cleaned_up_by_the_next_del(
         pytest.skip("strace is not installed")
     assert world.request("ADD", "other").code == 0
     log = tmp_path / "strace"
-    if _traced(world, plugin, "-o", str(log)).returncode:
-        pytest.skip("this machine does not let strace trace: " + log.read_text()[-200:])
+    for _ in range(2):  # the first leaves files of leases to be written anew, which takes other calls
+        if _traced(world, plugin, "-o", str(log)).returncode:
+            pytest.skip("this machine does not let strace trace: " + log.read_text()[-200:])
+        assert world.request("DEL", "pod1").code == 0
     calls = _calls(log.read_text())
-    assert world.request("DEL", "pod1").code == 0
     before = world.state()
     left: dict[str, Json] = {}
     unharmed = 0

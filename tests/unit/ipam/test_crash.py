@@ -18,7 +18,7 @@ import pytest
 
 import ipam
 from ipam.errors import IpamError, StoreError
-from ipam.spares import PLACES
+from ipam.spares import PLACES, name_of
 from tests.unit.ipam.world import DUAL, Calls, Network, count_calls, failing_at, killed_at, pod, sigkill_at, watching
 
 Prepare = Callable[[Network], None]
@@ -57,8 +57,8 @@ def _with_spares_of_a_crash(n: Network) -> None:
     """Killed between link(2) and unlink(2): what is kept at the place of the next addresses is somebody's lease."""
     n.add("a", "victim-2", "b")
     for ip in n.lease_files():
-        for place in (int(ip_address(ip)) % PLACES, int(ip_address(ip)) % PLACES + 3):  # its own, and of one to be
-            spare = n.path / f".tulle/spare.{place}"
+        for address in (ip_address(ip), ip_address(ip) + 3):  # its own place, and that of one to be
+            spare = n.path / ".tulle" / name_of(address)
             spare.unlink(missing_ok=True)
             spare.hardlink_to(n.path / ip)
 

@@ -46,12 +46,21 @@ def test_a_lease_in_an_old_file_says_only_what_is_new_and_since_when(network: Ne
 
 
 def test_at_most_so_many_files_are_kept(tmp_path: Path) -> None:
-    network = Network(tmp_path, {"subnet": "10.1.0.0/22"})
-    network.add(*range(PLACES + 50))
-    for n in range(PLACES + 50):
+    network = Network(tmp_path, {"ranges": [[{"subnet": "10.1.0.0/22"}], [{"subnet": "fd00:1::/64"}]]})
+    network.add(*range(PLACES // 2 + 50))
+    for n in range(PLACES // 2 + 50):
         network.allocator().release(pod(n))
     assert len(list((network.path / ".tulle").glob("spare.*"))) == PLACES
     network.check_hints()
+
+
+def test_both_addresses_of_a_pod_leave_their_files(dual: Network) -> None:
+    dual.add("a")
+    inodes = {(dual.path / ip).stat().st_ino for ip in dual.lease_files()}
+    dual.allocator().release(pod("a"))
+    dual.add("b")
+    assert len(inodes) == 2
+    assert {(dual.path / ip).stat().st_ino for ip in dual.lease_files()} == inodes
 
 
 def _second_name(spare: Path) -> None:
