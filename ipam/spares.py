@@ -35,12 +35,14 @@ def keep(ip: IP, fd: int, private_fd: int) -> bool:
 
     Only a plain file without a second name: rename(2) of one onto its own other name does nothing and reports success.
     """
+    name = name_of(ip)
     try:
         if not _is_plain(os.stat(str(ip), dir_fd=fd, follow_symlinks=False)):
             return False
-        os.rename(str(ip), name_of(ip), src_dir_fd=fd, dst_dir_fd=private_fd)
+        os.rename(str(ip), name, src_dir_fd=fd, dst_dir_fd=private_fd)
     except OSError:
         return False
+    _unsign(name, private_fd)
     return True
 
 
@@ -78,6 +80,22 @@ def drop(private_fd: int) -> int:
     for name in names:
         _forget(name, private_fd)
     return len(names)
+
+
+def _unsign(name: str, private_fd: int) -> None:
+    """The reference's CHECK walks all files, subdirectories too: none of ours may say whose lease it was.
+
+    No container ID begins like this (SPEC.md, CNI_CONTAINERID).
+    """
+    fd = _open(name, private_fd)
+    try:
+        if fd >= 0:
+            os.pwrite(fd, b"-", 0)
+    except OSError:
+        _forget(name, private_fd)
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _names(private_fd: int) -> Iterator[str]:

@@ -45,6 +45,14 @@ def test_a_lease_in_an_old_file_says_only_what_is_new_and_since_when(network: Ne
     assert not spare.exists()
 
 
+def test_no_file_says_that_a_pod_that_is_gone_has_an_address(dual: Network) -> None:
+    """The reference's CHECK believes any file below the directory."""
+    dual.add("a", "b")
+    dual.allocator().release(pod("a"))
+    texts = [each.read_bytes() for each in dual.path.rglob("*") if each.is_file()]
+    assert [texts.count(text) for text in (b"b\r\neth0", b"a\r\neth0", b"-\r\neth0")] == [2, 0, 2]
+
+
 def test_at_most_so_many_files_are_kept(tmp_path: Path) -> None:
     network = Network(tmp_path, {"ranges": [[{"subnet": "10.1.0.0/22"}], [{"subnet": "fd00:1::/64"}]]})
     network.add(*range(PLACES // 2 + 50))
