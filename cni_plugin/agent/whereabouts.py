@@ -33,6 +33,9 @@ MOST_ASKED = 32
 ANYWHERE = ("198.41.0.4", "2001:503:ba3e::2:30")
 """Public addresses that no node has, a root name server's; nothing is sent to them, the kernel is asked for the way."""
 
+SERVICES = "kube-ipvs0"
+"""kube-proxy's dummy device in IPVS mode: it holds the addresses of Services, among them some that are nodes' too."""
+
 
 class Machine(NamedTuple):
     """The addresses of each interface, link-local ones left out, in the kernel's order; and where ways lead."""
@@ -136,8 +139,12 @@ def _both(addresses: Sequence[Address]) -> tuple[Address, ...]:
 
 
 def held_by(addresses: Mapping[str, Sequence[str]]) -> dict[str, tuple[Address, ...]]:
-    """`Machine.held` from texts, with or without prefix lengths; loopback's own are no place to be reached at."""
+    """`Machine.held` from texts, with or without prefix lengths; loopback's own are no place to be reached at.
+
+    Nor are those of Services, which every node holds.
+    """
     return {
         name: tuple(each for each in (ip_address(text.partition("/")[0]) for text in texts) if not each.is_loopback)
         for name, texts in addresses.items()
+        if name != SERVICES
     }

@@ -13,6 +13,8 @@ from cni_plugin.errors import CniError
 
 TWO_CARDS = {"eth0": ["10.0.2.15/24"], "eth1": ["192.0.2.1/24", "2001:db8::1/64"], "lo": ["127.0.0.1/8"]}
 PEERS = ("192.0.2.2", "192.0.2.3")
+IPVS = {**TWO_CARDS, "kube-ipvs0": ["10.96.0.1/32", "192.0.2.1/32", "192.0.2.2/32", "2001:db8:96::1/128"]}
+"""kube-proxy's dummy device in IPVS mode: Services' addresses, and those of nodes that are a Service's externalIPs."""
 WAYS = {**dict.fromkeys(PEERS, "eth1"), **dict.fromkeys(ANYWHERE, "eth0"), "198.51.100.1": "eth1"}
 
 
@@ -91,6 +93,22 @@ def test_an_ipv6_machine_is_found_too() -> None:
 
 def test_loopback_is_no_place_but_an_address_on_it_is() -> None:
     assert told(AddressSettings(interface=("lo",)), held={"lo": ["127.0.0.1/8", "203.0.113.1/32"]}) == ["203.0.113.1"]
+
+
+@pytest.mark.parametrize("held", [IPVS, dict(reversed(IPVS.items()))], ids=["last", "first"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AddressSettings(), AddressSettings(pattern="eth1|kube.*"), AddressSettings(interface=("kube-ipvs0", "eth1")),
+        AddressSettings(can_reach="198.51.100.1"),
+    ],
+    ids=["by itself", "pattern", "interface", "canReach"],
+)
+def test_an_address_on_kube_proxys_dummy_device_is_a_services_and_never_this_nodes(
+    settings: AddressSettings, held: Mapping[str, Sequence[str]]
+) -> None:
+    found = told(settings, held=held, known=["10.96.0.1", "192.0.2.1"], peers=PEERS)
+    assert found == ["192.0.2.1", "2001:db8::1"]
 
 
 def test_a_machine_without_an_address_is_nowhere() -> None:
