@@ -27,6 +27,7 @@ FINDINGS: tuple[Find, ...] = (
     find_node.foreign_drop,
     find_node.legacy_drop,
     find_node.bridge_netfilter,
+    find_node.services_beside,
     find_node.strict_rp_filter,
     find_node.conntrack_full,
     find_pods.pools,

@@ -143,7 +143,10 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `agent` is its own word (empty: away); `managed` are links that NetworkManager takes care of."""
+    """All of it. `agent` is its own word (empty: away); `managed` are links that NetworkManager takes care of.
+
+    `services`: whose rules lead to the backends of Services here, such as "kube-proxy with nftables".
+    """
 
     version: str = ""
     boot: str = ""
@@ -156,6 +159,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
     hooks: tuple[Hook, ...] = ()
     legacy: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
     features: dict[str, bool] = {}
     pods: tuple[Pod, ...] = ()
     stamps: tuple[Stamp, ...] = ()

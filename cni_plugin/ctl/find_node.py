@@ -13,6 +13,7 @@ from cni_plugin.plan.node import FORWARDING
 
 OUR_TABLE = "inet tulle"
 _CALL_IPTABLES = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
+_IPVS = "kube-ipvs0"
 _NEEDED_BY = {
     "bridge": "no pod can be wired without a bridge",
     "veth": "no pod can be wired without veth pairs",
@@ -97,14 +98,34 @@ def bridge_netfilter(facts: Facts) -> Iterator[Finding]:
     """Frames between pods of this node pass the IP firewall; harmless but for a firewall that drops."""
     dropping = any(foreign_drop(facts)) or any(each.endswith("DROP") for each in facts.legacy)
     keys = [each for each in _CALL_IPTABLES if facts.sysctls.get(each) == "1"]
-    if keys:
+    if keys and (dropping or not _proxies(facts)):
         yield Finding(
             "br-netfilter", WARNING if dropping else HINT, " and ".join(keys), "1",
             "frames between two pods of this node pass the forward chains of every firewall too"
             + (", one of which drops: pods beside each other cannot talk" if dropping
-               else "; kube-proxy with iptables wants that, others pay for it without need"),
-            "sysctl -w " + " ".join(f"{each}=0" for each in keys) + ", unless kube-proxy runs with iptables",
+               else "; Services of a kube-proxy need that, in any mode, and where none is it is paid for in vain"),
+            "sysctl -w " + " ".join(f"{each}=0" for each in keys) + ", unless a kube-proxy runs here, in whatever mode",
         )
+
+
+def services_beside(facts: Facts) -> Iterator[Finding]:
+    """Only with br_netfilter do rules for Services see what crosses the bridge: a pod's answer to one beside it."""
+    proxies = _proxies(facts)
+    for family in facts.families if proxies else ():
+        key = _CALL_IPTABLES[family == 6]
+        if facts.sysctls.get(key) != "1":
+            yield Finding(
+                "services-need-br-netfilter", WARNING, key, facts.sysctls.get(key, "no such key"),
+                f"{' and '.join(proxies)} is here, and its rules do not see what crosses a bridge: a pod that asks a "
+                f"Service whose backend runs beside it on this node gets no answer by IPv{family}, by pods of other "
+                "nodes it does",
+                f"modprobe br_netfilter; sysctl -w {key}=1, and for the next boot in /etc/modules-load.d and "
+                "/etc/sysctl.d",
+            )
+
+
+def _proxies(facts: Facts) -> list[str]:
+    return [*facts.services, *(["kube-proxy with IPVS"] if facts.link(_IPVS) else [])]
 
 
 def missing_features(facts: Facts) -> Iterator[Finding]:

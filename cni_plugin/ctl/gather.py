@@ -42,6 +42,8 @@ _SYSCTLS = (
     *(f"net/bridge/bridge-nf-call-{each}" for each in ("iptables", "ip6tables")),
     *(f"net/netfilter/nf_conntrack_{each}" for each in ("count", "max")),
 )
+_SERVICES = {"nftables": " kube-proxy {", "iptables": "chain KUBE-SERVICES "}
+"""How kube-proxy calls its table, and its chain where iptables are those of nftables."""
 _ANYWHERE = ("192.0.0.8", "100::1")
 _DAMAGED = ".tmp.damaged."
 """What the name of a record begins with that `files.set_aside` has renamed."""
@@ -72,6 +74,11 @@ class Machine:
     def hooks(self) -> tuple[Hook, ...]:
         """Everybody's base chains; of those that drop what is forwarded also what they accept."""
         return tuple(map(_with_accepts, hooks(listing("list chains"))))
+
+    def services(self) -> tuple[str, ...]:
+        """Whose rules lead to the backends of Services, by the chains that they name so."""
+        chains = listing("list chains")
+        return tuple(f"kube-proxy with {name}" for name, sign in _SERVICES.items() if sign in chains)
 
     def legacy(self) -> tuple[str, ...]:
         """What the old iptables have, "iptables-legacy FORWARD policy DROP"; () without them."""
@@ -104,6 +111,7 @@ def gather(kernel: Kernel, records: Records, places: Places, machine: Machine) -
         own=notes.many("our links", lambda: [each.name for each in kernel.own_links()]),
         limits=notes.many("uplink", lambda: _limits(records, links, machine, recorded)),
         hooks=notes.many("nftables", machine.hooks),
+        services=notes.many("kube-proxy", machine.services),
         legacy=notes.many("the old iptables", machine.legacy),
         features=notes.one("kernel features", lambda: machine.features(needs)) or {},
         pods=tuple(_pod(notes, kernel, each) for each in recorded),

@@ -112,6 +112,9 @@ class Around(Machine):
         """Those in the rules told."""
         return tuple(hooks(self._rules))
 
+    def services(self) -> tuple[str, ...]:
+        return ()
+
     def legacy(self) -> tuple[str, ...]:
         """None."""
         return ()

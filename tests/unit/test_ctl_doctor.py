@@ -114,6 +114,12 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     "foreign-drop": (with_facts(hooks=drop("ip filter")), "warning", "nft insert rule ip filter FORWARD iifname"),
     "legacy-iptables": (with_facts(legacy=("iptables-legacy FORWARD policy DROP",)), "warning", "old iptables"),
     "br-netfilter": (with_sysctls(**{"net__bridge__bridge-nf-call-iptables": "1"}), "hint", "kube-proxy"),
+    "services-need-br-netfilter": (
+        with_facts(services=("kube-proxy with nftables",)), "warning", "modprobe br_netfilter",
+    ),
+    "services-need-br-netfilter with IPVS": (
+        with_facts(links=(*RIGHT.links, Link("kube-ipvs0", 90, "dummy", 1500))), "warning", "kube-proxy with IPVS",
+    ),
     "mac-policy": (with_facts(link_files=PERSISTENT), "hint", "99-default.link"),
     "mac-not-set": (changed(VETH, assigned=1), "warning", "ip link set tl0 address 0e:00:00:00:00:01"),
     "manage-foreign-routes": (with_facts(networkd=()), "warning", "the default"),
@@ -253,6 +259,14 @@ def test_bridge_netfilter_is_a_warning_only_with_a_firewall_that_drops() -> None
     facts = with_facts(sysctls={**RIGHT.sysctls, **key}, hooks=drop("ip filter"))
     (found,) = [each for each in diagnose(facts) if each.name == "br-netfilter"]
     assert found.severity == "warning"
+
+
+def test_a_kube_proxy_with_br_netfilter_is_no_trouble_but_where_a_family_lacks_it() -> None:
+    both = {f"net/bridge/bridge-nf-call-{each}": "1" for each in ("iptables", "ip6tables")}
+    proxy = with_facts(services=("kube-proxy with iptables",), sysctls={**RIGHT.sysctls, **both})
+    assert diagnose(proxy) == []
+    half = msgspec.structs.replace(proxy, sysctls={**proxy.sysctls, "net/bridge/bridge-nf-call-ip6tables": "0"})
+    assert [each.key for each in diagnose(half)] == ["net/bridge/bridge-nf-call-ip6tables"]
 
 
 def test_our_own_table_and_other_hooks_are_no_foreign_firewall() -> None:
