@@ -43,13 +43,17 @@ def image_of(bundle: Path, scratch: Path) -> Path:
     return own
 
 
-def apply(kube: Kube) -> None:
-    """Has Kubernetes run the agents. Raises CommandError."""
+def apply(kube: Kube, **env: str) -> None:
+    """Has Kubernetes run the agents, these variables added to their environment. Raises CommandError."""
     objects = objects_of(kube)
     for each in objects:
         if each["kind"] == "ConfigMap":
             data = cast(Json, each["data"])
             data["net-conf.json"] = json.dumps(network_conf(kube.spec))
+        if each["kind"] == "DaemonSet":
+            pod = cast(Json, cast(Json, cast(Json, each["spec"])["template"])["spec"])
+            (agent,) = cast(list[Json], pod["containers"])
+            cast(list[Json], agent["env"]).extend({"name": name, "value": value} for name, value in env.items())
     kube.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 

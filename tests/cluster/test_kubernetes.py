@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import _kube
 import _kube_parts
 import _kube_tulle
 import _lab
@@ -32,6 +33,8 @@ from tests.pace import within
 PLUGIN = Path(os.environ.get("TULLE_PLUGIN", REPO / "dist" / "tulle" / "tulle"))
 LAB = str(REPO / "scripts" / "lab")
 NODES = ("n1", "n2")
+API = "https://10.96.0.1/version"
+"""The API server by its Service."""
 BUILT = "" if PLUGIN.with_name("tulled").exists() else "dist/tulle is not built: run scripts/build"
 LACKS = _kube_parts.lacks() or BUILT
 
@@ -124,7 +127,7 @@ def test_a_service_reaches_pods_of_both_nodes_from_a_pod(cluster: Cluster) -> No
 def test_a_pod_reaches_the_api_server_by_its_service(cluster: Cluster) -> None:
     """From its own address, which the API server has no route to: this is the masquerade."""
     first, _ = one_on_each(cluster)
-    words = cluster.in_pod(first, "curl", "-sk", "-m", "5", "https://10.96.0.1/version")
+    words = cluster.in_pod(first, "curl", "-sk", "-m", "5", API)
     assert "gitVersion" in _netns.run(words)
 
 
@@ -298,6 +301,58 @@ def test_the_lab_shows_the_cluster_as_a_person_asks_for_it(cluster: Cluster) -> 
     assert "kube-tulle" in lab("status", "--name", name)
     assert "tulle-config" in lab("kubectl", "--name", name, "-n", "kube-tulle", "get", "configmaps")
     assert "tulle.1" in lab("exec", "--name", name, "n1", "--", "ip", "-br", "link")
+
+
+def test_without_kube_proxy_nodes_become_ready_by_the_api_servers_own_address_and_pods_reach_each_other(
+    cluster: Cluster,
+) -> None:
+    """Services are nobody's then; what needs none works, and Tulle is no exception once it is told where the API is."""
+    kube = cluster.kube
+    with without_kube_proxy(cluster):
+        assert not any(answers(cluster, node, API) for node in NODES)
+        remove_tulle(cluster)
+        for node in NODES:
+            cluster.on(node, "rm /etc/cni/net.d/10-tulle.conflist")
+        kube.wait(lambda: all(kube.conditions(node)["Ready"] == "False" for node in NODES), "no node is Ready")
+        _kube_tulle.apply(kube, KUBERNETES_SERVICE_HOST=kube.address, KUBERNETES_SERVICE_PORT=str(_kube.PORT))
+        kube.ready(*NODES)
+        container: Json = {"command": ["sh", "-c", _kube_tulle.WEB]}
+        with cluster.running("unproxied", 4, container) as pods:
+            first, second = (next(each for each in pods if each.node == node) for node in NODES)
+            assert cluster.ping(first, second.address)
+            assert cluster.fetch(second, f"http://{first.address}:8080").strip() == first.name
+
+
+@contextlib.contextmanager
+def without_kube_proxy(cluster: Cluster) -> Iterator[None]:
+    """No node has a kube-proxy or a rule of one. It, and Tulle's agents by it, are there again in the end."""
+    kube = cluster.kube
+    ended = "pkill -x kube-proxy; while pgrep -x kube-proxy >/dev/null; do sleep 0.1; done"
+    try:
+        for node in NODES:
+            cluster.on(node, f"{ended}; iptables-save | grep -v KUBE- | iptables-restore; conntrack -F")
+        yield
+    finally:
+        for node in NODES:
+            log = kube.folder / "log" / f"{node}-kube-proxy"
+            cluster.on(node, f"kube-proxy --config={kube.node_folder(node)}/conf/kube-proxy.json >>{log} 2>&1 &")
+        for node in NODES:
+            kube.wait(lambda node=node: answers(cluster, node, API), f"{node} reaches the API by its Service")  # type: ignore[misc]
+        remove_tulle(cluster)
+        _kube_tulle.apply(kube)
+        kube.kubectl("-n", _kube_tulle.NAMESPACE, "rollout", "status", "daemonset/tulle", timeout=120)
+        kube.ready(*NODES)
+
+
+def answers(cluster: Cluster, node: str, url: str) -> bool:
+    """Whether an HTTPS server answers a node within a second."""
+    return bool(cluster.kube.on(node, "curl", "-sk", "-m", "1", url, check=False))
+
+
+def remove_tulle(cluster: Cluster) -> None:
+    """No agent runs any more; what agents have made on the nodes stays."""
+    cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "delete", "daemonset", "tulle", "--ignore-not-found")
+    cluster.kube.wait(lambda: not agents(cluster), "the agents are gone")
 
 
 def test_up_makes_a_dual_stack_cluster_and_down_leaves_nothing(cluster: Cluster) -> None:

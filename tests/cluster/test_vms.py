@@ -1,110 +1,24 @@
-"""Two virtual machines with a stock Debian kernel, each a node: for what this machine's own kernel cannot show.
+"""Two virtual machines with a stock Debian kernel, each a node: what this machine's own kernel cannot show.
 
-The machines come from a lab that boots them from this machine's own files (`$TULLE_VMLAB`, or ../shared/vmlab beside
-the repository); without it the tests are skipped by name. The node list has node1 and node2 at 10.77.0.1 and .2.
+Without the lab that boots them (`tests/cluster/vms.py`) the tests are skipped by name.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
-BUNDLE = REPO / "dist" / "tulle"
-PLUGIN = "/vmshare/tulle/tulle"
-"""In the machines: a copy in the folder that the lab shares with them, for they see their own /tmp and not ours."""
-VMLAB = Path(os.environ.get("TULLE_VMLAB", REPO.parent / "shared" / "vmlab")) / "vmlab.sh"
-LAB = f"tulle{os.getpid() % 10000}"
+from tests.cluster.vms import LACKS, Vm, booted, cluster_conf
 
-pytestmark = [
-    pytest.mark.timeout(400),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not VMLAB.exists(), reason=f"there is no virtual machine lab: set TULLE_VMLAB ({VMLAB})"),
-    pytest.mark.skipif(not BUNDLE.exists(), reason="dist/tulle is not built: run scripts/build"),
-]
-
-
-class Vm:
-    """One booted machine. `sh` runs a script in it and gives back stdout; a failure is an AssertionError."""
-
-    def __init__(self, number: int) -> None:
-        self.name, self.number = f"vm{number}", number
-        self.interfaces: list[str] = []
-
-    def sh(self, script: str, *, check: bool = True, seconds: int = 90) -> str:
-        """Run a shell script."""
-        argv = [str(VMLAB), "exec", "-n", "-t", str(seconds), self.name, "--", "sh", "-ec", script]
-        done = subprocess.run(argv, env=_env(), capture_output=True, text=True, timeout=seconds + 60, check=False)
-        assert not check or done.returncode == 0, f"{self.name}: {script}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def cni(self, verb: str, pod: str, conf: dict[str, object], *, check: bool = True) -> dict[str, object]:
-        """Call the plugin as a runtime would, for a pod in the namespace of that name."""
-        env = f"CNI_COMMAND={verb} CNI_CONTAINERID={pod} CNI_NETNS=/run/netns/{pod} CNI_IFNAME=eth0 CNI_PATH=/opt"
-        out = self.sh(f"echo {shlex.quote(json.dumps(conf))} | env {env} {PLUGIN}", check=check)
-        return dict(json.loads(out)) if out.strip() else {}
-
-    def add(self, pod: str, conf: dict[str, object]) -> list[str]:
-        """A new pod; its addresses. The interfaces of the result are kept."""
-        self.sh(f"ip netns add {pod}")
-        result = self.cni("ADD", pod, conf)
-        ips, interfaces = result["ips"], result["interfaces"]
-        assert isinstance(ips, list) and isinstance(interfaces, list)
-        self.interfaces = [each["name"] for each in interfaces]
-        return [each["address"].split("/")[0] for each in ips]
-
-    def delete(self, pod: str, conf: dict[str, object]) -> None:
-        """The pod and its namespace go."""
-        self.cni("DEL", pod, conf)
-        self.sh(f"ip netns del {pod}")
-
-    def pings(self, pod: str, address: str, *options: str) -> bool:
-        """Whether one of three packets from the pod is answered."""
-        words = " ".join(options)
-        out = self.sh(f"ip netns exec {pod} ping -c 3 -i 0.2 -W 2 {words} {address} || true")
-        return " 0 received" not in out and "received" in out
-
-
-def _env() -> dict[str, str]:
-    return {**os.environ, "VMLAB_ID": LAB}
+pytestmark = [pytest.mark.timeout(400), pytest.mark.skipif(bool(LACKS), reason=LACKS)]
 
 
 @pytest.fixture(scope="module")
 def vms() -> Iterator[tuple[Vm, Vm]]:
-    """Both machines, booted; stopped at the end whatever happened."""
-    for step in (["prepare"], ["up", "2"]):
-        done = subprocess.run([str(VMLAB), *step], env=_env(), capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode != 0:
-            subprocess.run([str(VMLAB), "down"], env=_env(), capture_output=True, timeout=60, check=False)
-        assert done.returncode == 0, f"vmlab {step}: {done.stdout}\n{done.stderr}"
-    try:
-        state = Path(os.environ.get("VMLAB_DIR", "/var/cache/vmlab"))
-        shutil.copytree(BUNDLE, state / f"run-{LAB}" / "share" / "tulle", symlinks=True)
-        yield Vm(1), Vm(2)
-    finally:
-        subprocess.run([str(VMLAB), "down"], env=_env(), capture_output=True, timeout=60, check=False)
-
-
-def cluster_conf(number: int, backend: str) -> dict[str, object]:
-    """The configuration of node `number`."""
-    nodes = [
-        {
-            "name": f"node{each}",
-            "address": f"10.77.0.{each}",
-            "ipv6Address": f"fd00:77::{each}",
-            "podCIDRs": [f"10.244.{each}.0/24", f"fd00:244:{each}::/64"],
-        }
-        for each in (1, 2)
-    ]
-    cluster = {"network": "10.244.0.0/16", "backend": {"type": backend}, "node": f"node{number}", "nodes": nodes}
-    return {"cniVersion": "1.1.0", "name": "vms", "type": "tulle", "cluster": cluster, "ipam": {"type": "host-local"}}
+    with booted() as machines:
+        yield machines
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
