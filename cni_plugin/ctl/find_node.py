@@ -117,8 +117,8 @@ def services_beside(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "services-need-br-netfilter", WARNING, key, facts.sysctls.get(key, "no such key"),
                 f"{' and '.join(proxies)} is here, and its rules do not see what crosses a bridge: a pod that asks a "
-                f"Service whose backend runs beside it on this node gets no answer by IPv{family}, by pods of other "
-                "nodes it does",
+                f"Service whose backend runs beside it on this node gets no answer by IPv{family}; from another node "
+                "it works",
                 f"modprobe br_netfilter; sysctl -w {key}=1, and for the next boot in /etc/modules-load.d and "
                 "/etc/sysctl.d",
             )
