@@ -120,7 +120,8 @@ def agent(bench: Bench, netns: str, **settings: object) -> Iterator[Agent]:
     run_dir, conf, log = f"/run/{netns}", bench.state / f"{netns}.json", bench.state / f"{netns}.log"
     conf.write_text(json.dumps(settings))
     engine = str(bench.plugin.with_name("tulled"))
-    argv = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", _nice(), engine, "--run-dir", run_dir, "--conf", str(conf)]
+    leash = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", niceness()]
+    argv = [*leash, engine, "--run-dir", run_dir, "--conf", str(conf)]
     with inside(netns), log.open("w") as stderr:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=stderr)
     try:
@@ -136,7 +137,7 @@ def agent(bench: Bench, netns: str, **settings: object) -> Iterator[Agent]:
             process.wait()
 
 
-def _nice() -> str:
+def niceness() -> str:
     """The priority that systemd gives to the agent."""
     return next(line for line in UNIT.read_text().splitlines() if line.startswith("Nice=")).partition("=")[2]
 

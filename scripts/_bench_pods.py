@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from _bench_agent import MASQ, RESIDENTS, TULLE, Place, node, ours, references
+from _bench_agent import MASQ, RESIDENTS, TULLE, Place, niceness, node, ours, references
 from _bench_report import Goal, Series, compare, number, ratio, timed
 from _bench_rush import AT_ONCE, Crowd, Rushed, harness
 from _bench_spawn import Cost, Side, conf_bytes, expect, interleave, run
@@ -143,6 +143,7 @@ def burst(bench: Bench) -> None:
     nothing = harness(many, Path("/run/crowd/true"))
     bench.report.remarks += [
         ("burst", f"{many} pods, {AT_ONCE} at a time; without agent {fewer}, one round, after the others"),
+        ("burst", f"the agent has the priority that its systemd unit gives it: nice {niceness()}"),
         ("burst", f"cpu is the mean of one; of Tulle's the agent's: {' and '.join(shares)} ms"),
         ("burst", f"the bench alone, by /bin/true: {nothing.rate:.0f} /s, {1000 / nothing.rate:.2f} ms each"),
     ]
