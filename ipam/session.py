@@ -81,6 +81,7 @@ class Session:
             if void and self._discard(lease.ip):
                 continue
             kept.append(lease)
+        self.store.drop_spares()  # after the void leases: a loss of power may have left one of both at once
         self.rebuild(kept)
 
     def try_to_settle(self) -> None:
@@ -185,7 +186,7 @@ class Session:
 
     def _discard(self, ip: IP) -> bool:
         try:
-            self.store.remove(ip)
+            self.store.discard(ip)
         except IsADirectoryError:
             return False  # Not a lease of anybody: it stays, as damaged.
         return True

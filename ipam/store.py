@@ -121,8 +121,8 @@ class Store:
         text = f"{owner.container}\r\n{owner.ifname}".encode()
         try:
             self._add(ip, text)
-        except OSError as error:  # what is kept for later goes before there is no room for what is needed
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spares.drop(self.private_fd):
+        except OSError as error:
+            if not self._makes_room(error):
                 raise
             self._add(ip, text)
 
@@ -130,7 +130,7 @@ class Store:
         name = spares.write(ip, text, self.private_fd)
         if not name:
             name = TEMPORARY
-            self.write_temporary(text)
+            self._write_temporary(text)
         try:
             os.link(name, str(ip), src_dir_fd=self.private_fd, dst_dir_fd=self.fd, follow_symlinks=False)
         finally:
@@ -138,8 +138,11 @@ class Store:
 
     def remove(self, ip: IP) -> None:
         """Removes a lease; that there is none is fine."""
-        if self.private_fd >= 0 and spares.keep(ip, self.fd, self.private_fd):
-            return
+        if self.private_fd < 0 or not spares.keep(ip, self.fd, self.private_fd):
+            self.discard(ip)
+
+    def discard(self, ip: IP) -> None:
+        """Removes a lease, and keeps nothing of it."""
         try:
             os.unlink(str(ip), dir_fd=self.fd)
         except FileNotFoundError:
@@ -197,8 +200,25 @@ class Store:
             except FileNotFoundError:
                 pass
 
+    def drop_spares(self) -> None:
+        """Removes the files that are kept for later leases."""
+        if self.private_fd >= 0:
+            spares.drop(self.private_fd)
+
+    def _makes_room(self, error: OSError) -> bool:
+        """Whether there may be room now: what is kept for later goes before there is none for what is needed."""
+        return error.errno in (errno.ENOSPC, errno.EDQUOT) and spares.drop(self.private_fd) > 0
+
     def write_temporary(self, text: bytes) -> None:
         """A new file: one that a crash left may be a second name of a lease, so it is never written to."""
+        try:
+            self._write_temporary(text)
+        except OSError as error:
+            if not self._makes_room(error):
+                raise
+            self._write_temporary(text)
+
+    def _write_temporary(self, text: bytes) -> None:
         try:
             fd = os.open(TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
         except FileExistsError:

@@ -50,7 +50,7 @@ def _with_spares(n: Network) -> None:
     """At each place is the file of a lease that was given back, with more text and with less than is to be."""
     n.add("a", "victim-2", "b")
     for place in range(PLACES):
-        n.write_spare(place, "gone-by-now-and-long\r\neth0" if place % 2 else "x")
+        n.write_spare(place, "-one-by-now-and-long\r\neth0" if place % 2 else "-")
 
 
 def _with_spares_of_a_crash(n: Network) -> None:
@@ -61,6 +61,7 @@ def _with_spares_of_a_crash(n: Network) -> None:
             spare = n.path / ".tulle" / name_of(address)
             spare.unlink(missing_ok=True)
             spare.hardlink_to(n.path / ip)
+    n.path.touch()
 
 
 SITUATIONS: dict[str, Prepare] = {
@@ -178,6 +179,11 @@ assert [o.container for _, o in a.leases()] == [f"c{n}" for n in range(given)], 
 assert a.usage()[0].used == given
 assert len(a.release(Owner("c0", "eth0"))) == 1, "a full disk stops no DEL"
 a.allocate(Owner("again", "eth0"))
+b = Allocator(sys.argv[1], "pods", parse({"subnet": "10.1.0.0/24"}), boot_id="c")
+assert b.allocate(Owner("booted", "eth0")), "what an earlier boot had makes room"
+assert [o.container for _, o in b.leases()] == ["booted"]
+for n in range(1, given):
+    b.allocate(Owner(f"c{n}", "eth0"))
 print("full", given)
 """
 
@@ -188,7 +194,7 @@ from ipam.allocator import Allocator
 from ipam.errors import StoreError
 from ipam.ranges import parse
 from ipam.store import Owner
-a = Allocator(sys.argv[1], "pods", parse({"subnet": "10.1.0.0/24"}), boot_id="b")
+a = Allocator(sys.argv[1], "pods", parse({"subnet": "10.1.0.0/24"}), boot_id="c")
 assert a.find(Owner("c1", "eth0")), "CHECK works"
 assert a.usage()[0].used
 assert a.release(Owner("nobody", "eth0")) == ()

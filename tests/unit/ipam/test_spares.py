@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipam.spares import PLACES
-from tests.unit.ipam.world import Network, pod
+from tests.unit.ipam.world import Calls, Network, pod, watching
 
 
 @pytest.fixture
@@ -54,10 +55,11 @@ def test_no_file_says_that_a_pod_that_is_gone_has_an_address(dual: Network) -> N
 
 
 def test_at_most_so_many_files_are_kept(tmp_path: Path) -> None:
-    network = Network(tmp_path, {"ranges": [[{"subnet": "10.1.0.0/22"}], [{"subnet": "fd00:1::/64"}]]})
-    network.add(*range(PLACES // 2 + 50))
-    for n in range(PLACES // 2 + 50):
+    network = Network(tmp_path, {"subnet": "10.1.0.0/22"})
+    network.add(*range(PLACES + 50))
+    for n in range(PLACES + 50):
         network.allocator().release(pod(n))
+    assert network.lease_files() == {}
     assert len(list((network.path / ".tulle").glob("spare.*"))) == PLACES
     network.check_hints()
 
@@ -114,7 +116,6 @@ def test_a_lease_that_has_a_second_name_is_removed_and_its_file_not_kept(network
     (network.path / ".tulle/spare.2").hardlink_to(network.path / "10.1.0.2")
     assert len(network.allocator().release(pod("first"))) == 1
     assert network.lease_files() == {}
-    network.check_hints()
 
 
 def test_one_pod_after_another_writes_the_same_file_though_addresses_are_given_out_in_turn(network: Network) -> None:
@@ -125,3 +126,57 @@ def test_one_pod_after_another_writes_the_same_file_though_addresses_are_given_o
         network.allocator().release(pod(n))
     assert len(inodes) == 1
     assert len(list((network.path / ".tulle").glob("spare.*"))) == 1
+
+
+def test_none_is_kept_over_a_boot_or_a_crash(network: Network) -> None:
+    """What a loss of power leaves may look like a spare file and be a lease: each name may reach the disk or not."""
+    network.add("a", "b")
+    network.allocator().release(pod("a"))
+    assert list((network.path / ".tulle").glob("spare.*"))
+    network.allocator("boot-2").allocate(pod("c"))
+    assert list((network.path / ".tulle").glob("spare.*")) == []
+    network.allocator("boot-2").release(pod("c"))
+    network.path.touch()
+    network.allocator("boot-2").allocate(pod("d"))
+    assert list((network.path / ".tulle").glob("spare.*")) == []
+
+
+class _Without(Calls):
+    """A file system on which one call does nothing and reports success."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(lambda *_: None)
+        self._nothing = name
+
+    def __getattr__(self, name: str) -> object:
+        return (lambda *_, **__: None) if name == self._nothing else super().__getattr__(name)
+
+
+def test_a_lease_is_gone_though_its_file_could_not_be_moved_and_nothing_said_so(network: Network) -> None:
+    network.add("a")
+    with watching(_Without("rename")):
+        assert len(network.allocator().release(pod("a"))) == 1
+    assert network.lease_files() == {}
+    network.check_hints()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "ftruncate", "close"])
+def test_a_kept_file_that_cannot_be_written_is_replaced_by_a_new_one(network: Network, call: str) -> None:
+    """EIO, or what NFS says only when a file is closed."""
+    network.add("a")
+    place = network.write_spare(3, "-" + "x" * 100)
+    inode, failed = place.stat().st_ino, []
+
+    def fail(_: int, name: str, args: tuple[object, ...], __: dict[str, object]) -> None:
+        if name == call and isinstance(args[0], int) and os.fstat(args[0]).st_ino == inode and not failed:
+            failed.append(name)
+            if name == "close":
+                os.close(args[0])
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    calls = Calls(fail)
+    calls.WATCHED = calls.WATCHED | {"close"}
+    with watching(calls):
+        assert network.add("b") == ["10.1.0.3"]
+    assert network.lease_files()["10.1.0.3"] == "b\r\neth0"
+    network.check_hints()

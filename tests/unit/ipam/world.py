@@ -87,6 +87,7 @@ class Network:
         assert set(self.bits()) == set(self.lease_files())
         private = sorted(f.name for f in (self.path / ".tulle").iterdir() if not f.name.startswith("spare."))
         assert private == ["boot", "index", "used"]
+        assert {f.read_bytes()[:1] for f in (self.path / ".tulle").glob("spare.*")} <= {b"-"}, "it says whose it was"
 
     def index(self) -> dict[str, str]:
         """What the index says: the addresses of each owner."""
