@@ -237,7 +237,8 @@ class Asker:
         opened = [os.open(call.netns, os.O_RDONLY)] if call.netns and os.path.exists(call.netns) else []
         frame = self.frame(call, **more)
         sent = socket.send_fds(channel, [frame], opened)
-        channel.sendall(frame[sent:])
+        if sent < len(frame):  # to send nothing is refused once the agent has answered and let go
+            channel.sendall(frame[sent:])
         for each in opened:
             os.close(each)
 
