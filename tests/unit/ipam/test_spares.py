@@ -165,7 +165,8 @@ def test_a_kept_file_that_cannot_be_written_is_replaced_by_a_new_one(network: Ne
     """EIO, or what NFS says only when a file is closed."""
     network.add("a")
     place = network.write_spare(3, "-" + "x" * 100)
-    inode, failed = place.stat().st_ino, []
+    inode = place.stat().st_ino
+    failed: list[str] = []
 
     def fail(_: int, name: str, args: tuple[object, ...], __: dict[str, object]) -> None:
         if name == call and isinstance(args[0], int) and os.fstat(args[0]).st_ino == inode and not failed:
