@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 import msgspec
@@ -119,12 +119,7 @@ class Store:
     def add(self, ip: IP, owner: Owner) -> None:
         """Makes a lease. FileExistsError if the address is taken."""
         text = f"{owner.container}\r\n{owner.ifname}".encode()
-        try:
-            self._add(ip, text)
-        except OSError as error:
-            if not self._makes_room(error):
-                raise
-            self._add(ip, text)
+        self._with_room(lambda: self._add(ip, text))
 
     def _add(self, ip: IP, text: bytes) -> None:
         name = spares.write(ip, text, self.private_fd)
@@ -205,18 +200,18 @@ class Store:
         if self.private_fd >= 0:
             spares.drop(self.private_fd)
 
-    def _makes_room(self, error: OSError) -> bool:
-        """Whether there may be room now: what is kept for later goes before there is none for what is needed."""
-        return error.errno in (errno.ENOSPC, errno.EDQUOT) and spares.drop(self.private_fd) > 0
+    def _with_room(self, write: Callable[[], None]) -> None:
+        """Do it; what is kept for later goes before there is no room for what is needed."""
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spares.drop(self.private_fd):
+                raise
+            write()
 
     def write_temporary(self, text: bytes) -> None:
         """A new file: one that a crash left may be a second name of a lease, so it is never written to."""
-        try:
-            self._write_temporary(text)
-        except OSError as error:
-            if not self._makes_room(error):
-                raise
-            self._write_temporary(text)
+        self._with_room(lambda: self._write_temporary(text))
 
     def _write_temporary(self, text: bytes) -> None:
         try:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import msgspec
@@ -73,12 +73,15 @@ class Machine:
 
     def hooks(self) -> tuple[Hook, ...]:
         """Everybody's base chains; of those that drop what is forwarded also what they accept."""
-        return tuple(map(_with_accepts, hooks(listing("list chains"))))
+        return tuple(map(_with_accepts, hooks(self._chains)))
 
     def services(self) -> tuple[str, ...]:
         """Whose rules lead to the backends of Services, by the chains that they name so."""
-        chains = listing("list chains")
-        return tuple(f"kube-proxy with {name}" for name, sign in _SERVICES.items() if sign in chains)
+        return tuple(f"kube-proxy with {name}" for name, sign in _SERVICES.items() if sign in self._chains)
+
+    @cached_property
+    def _chains(self) -> str:
+        return listing("list chains")
 
     def legacy(self) -> tuple[str, ...]:
         """What the old iptables have, "iptables-legacy FORWARD policy DROP"; () without them."""

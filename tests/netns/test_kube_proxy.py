@@ -27,7 +27,7 @@ from _topology import POD_NETS, Node
 from tests.answering import CLIENT, SERVER, Answer, answers
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab
-from tests.netns.members import members
+from tests.netns.members import Members, members
 from tests.netns.test_ctl_cluster import findings
 from tests.pace import within
 
@@ -332,41 +332,41 @@ def ours(made: _lab.Lab, node: str) -> str:
     return _netns.attempt(["nft", "-a", "list", "table", "inet", "tulle"], netns=made.node(node).netns).stdout
 
 
-def test_pods_and_repairs_leave_kube_proxys_table_byte_for_byte_as_it_was(
-    lab: MakeLab, plugin: Path, serve: StartServers
-) -> None:
+@pytest.fixture
+def followed(lab: MakeLab, plugin: Path, serve: StartServers) -> Iterator[tuple[Members, KubeProxy]]:
+    """Two nodes with agents and Services, and the kube-proxy of the first."""
     made = lab(nodes=2)
     with members(made, plugin) as them:
         them.save()
         them.join()
         first, _ = with_services(made, serve)
-        before = first.listed()
         assert "masquerade" in ours(made, "n1")
-        made.add("n1", "p2")
-        made.delete("n1/p2")
-        made.run("n1", "nft", "delete", "table", "inet", "tulle")
-        them.until(lambda: "masquerade" in ours(made, "n1"), "our table is there again", 1)
-        assert first.listed() == before, "not one rule was written anew"
-        serves(made)
+        yield them, first
+
+
+def test_pods_and_repairs_leave_kube_proxys_table_byte_for_byte_as_it_was(followed: tuple[Members, KubeProxy]) -> None:
+    them, first = followed
+    made, before = them.lab, first.listed()
+    made.add("n1", "p2")
+    made.delete("n1/p2")
+    made.run("n1", "nft", "delete", "table", "inet", "tulle")
+    them.until(lambda: "masquerade" in ours(made, "n1"), "our table is there again", 1)
+    assert first.listed() == before, "not one rule was written anew"
+    serves(made)
 
 
 def test_a_kube_proxy_that_writes_its_table_anew_leaves_ours_and_the_agent_does_nothing_about_it(
-    lab: MakeLab, plugin: Path, serve: StartServers
+    followed: tuple[Members, KubeProxy],
 ) -> None:
-    made = lab(nodes=2)
-    with members(made, plugin) as them:
-        them.save()
-        them.join()
-        first, _ = with_services(made, serve)
-        mine, theirs = ours(made, "n1"), first.listed()
-        assert "masquerade" in mine
-        for _ in range(5):
-            first.sync()
-            serves(made)
-        made.run("n1", "ip", "route", "del", made.node("n2").pod_cidrs[0])
-        them.until(lambda: them.off("n1") == [], "the agent has looked at the node since", 1)
-        assert ours(made, "n1") == mine, "not one rule was written anew"
-        assert without_handles(first.listed()) == without_handles(theirs)
+    them, first = followed
+    made, mine, theirs = them.lab, ours(them.lab, "n1"), first.listed()
+    for _ in range(5):
+        first.sync()
+        serves(made)
+    made.run("n1", "ip", "route", "del", made.node("n2").pod_cidrs[0])
+    them.until(lambda: them.off("n1") == [], "the agent has looked at the node since", 1)
+    assert ours(made, "n1") == mine, "not one rule was written anew"
+    assert without_handles(first.listed()) == without_handles(theirs)
 
 
 def without_handles(listed: str) -> str:
