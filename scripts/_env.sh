@@ -5,6 +5,7 @@
 #
 #   tulle_apt PKG...       install what is missing
 #   tulle_venv EXTRA...    make .venv with the named extras of pyproject.toml; sets TULLE_PY to its interpreter
+#                          (every package as scripts/requirements-EXTRA.txt has it, which scripts/lock renews)
 
 TULLE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 TULLE_PYTHON=${TULLE_PYTHON:-/usr/bin/python3}   # Debian's own: its libpython is shared, as freezing needs it
@@ -69,7 +70,8 @@ tulle_apt_install() {
 
 # Changes whenever .venv has to be made or completed again.
 tulle_venv_stamp() {
-    { "$TULLE_PYTHON" -VV && cat "$TULLE_ROOT/pyproject.toml"; } | sha256sum | cut -c1-16
+    { "$TULLE_PYTHON" -VV && cat "$TULLE_ROOT/pyproject.toml" "$TULLE_ROOT"/scripts/requirements-*.txt; } |
+        sha256sum | cut -c1-16
 }
 
 tulle_venv() {
@@ -86,12 +88,22 @@ tulle_venv() {
         exec 9<"$TULLE_ROOT/scripts" && flock 9   # two scripts at once: one waits
         tulle_venv_is_ours "$venv" ||
             tulle_step "making the virtual environment .venv" "$TULLE_PYTHON" -m venv --clear "$venv" || exit 1
-        tulle_step "installing Python packages ($extras)" \
-            "$TULLE_PY" -m pip install --quiet --editable "${TULLE_ROOT}[$extras]"
+        tulle_step "installing Python packages ($extras)" tulle_pip "${extras//,/ }"
     ) || tulle_die "the virtual environment could not be made; is the package index reachable?"
     for extra in ${extras//,/ }; do
         printf '%s\n' "$stamp" >"$venv/.tulle-$extra"
     done
+}
+
+# tulle_pip 'EXTRA...': nothing whose digest is not locked, what builds our own package included.
+tulle_pip() {
+    local extra
+    local -a locked=()
+    for extra in $1; do
+        locked+=(--requirement "$TULLE_ROOT/scripts/requirements-$extra.txt")
+    done
+    "$TULLE_PY" -m pip install --quiet --require-hashes "${locked[@]}" &&
+        "$TULLE_PY" -m pip install --quiet --no-deps --no-build-isolation --editable "$TULLE_ROOT"
 }
 
 # An environment that another interpreter made (an upgraded system, another TULLE_PYTHON) is made anew.

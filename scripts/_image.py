@@ -28,6 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import _requirements
 import _sbom
 from _sbom import Content, Inventory, Package
 
@@ -95,6 +96,7 @@ def collect(bundle: Path) -> Root:
 
 def _bundle(bundle: Path, release: str, inventory: Inventory) -> list[Entry]:
     """The bundle as it is installed on a node, and its executables on the path."""
+    _refuse_unlocked(inventory.packages.values())
     home = f"{BUNDLE_HOME}/{release}"
     found = []
     for path in sorted(bundle.rglob("*")):
@@ -110,6 +112,20 @@ def _bundle(bundle: Path, release: str, inventory: Inventory) -> list[Entry]:
     links = [_link(f"usr/local/bin/{each}", f"/{BUNDLE_HOME}/current/{each}") for each in EXECUTABLES]
     licence = Entry("usr/share/doc/tulle/LICENSE", data=(_sbom.ROOT / "LICENSE").read_bytes(), packages=("tulle",))
     return [*found, *links, _link(f"{BUNDLE_HOME}/current", release), licence]
+
+
+def _refuse_unlocked(packages: Iterable[Package]) -> None:
+    """A bundle is told by what it is made of: an old one, or one from an environment that somebody changed by hand."""
+    pins = _requirements.locked("build")
+    for each in packages:
+        if each.kind != "pypi" or each.name == _sbom.ours().name:
+            continue
+        pin = pins.get(_requirements.normalised(each.name))
+        if pin is None or pin.version != each.version:
+            raise ImageError(
+                f"the bundle has {each.name} {each.version}, and scripts/requirements-build.txt has "
+                f"{pin.version if pin else 'none'}: remove .venv and build it again (scripts/build --force)"
+            )
 
 
 def _skeleton() -> list[Entry]:

@@ -104,6 +104,18 @@ def test_a_bundle_that_is_not_whole_makes_no_image(tmp_path: Path) -> None:
     assert "run scripts/build" in done.stderr
 
 
+def test_a_bundle_of_other_releases_than_are_locked_makes_no_image(tmp_path: Path) -> None:
+    packages = json.loads((BUNDLE / "packages.json").read_text())
+    for each in packages["packages"]:
+        each["version"] += ".post9" * (each["name"] == "msgspec")
+    (tmp_path / "release").write_text("0\n")
+    (tmp_path / "packages.json").write_text(json.dumps(packages))
+    words = [str(REPOSITORY / "scripts" / "image"), "--bundle", str(tmp_path), "--output", str(tmp_path / "i.tar")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "msgspec" in done.stderr and "scripts/build --force" in done.stderr
+
+
 # --- the bill of materials ---
 
 
