@@ -107,8 +107,15 @@ class Records:
 
     def masquerades(self) -> dict[str, Masquerade]:
         """What each network has masqueraded."""
-        found = {name: self._masquerade(name) for name in files.names(self._networks)}
+        found = {name: self.masquerade(name) for name in files.names(self._networks)}
         return {name: each for name, each in found.items() if each is not None}
+
+    def masquerade(self, network: str) -> Masquerade | None:
+        """What this one has; None where nothing is noted, or nothing that can be understood."""
+        try:
+            return msgspec.json.decode(files.read(f"{self._networks}/{network}") or b"", type=Masquerade)
+        except (msgspec.MsgspecError, OSError):
+            return None
 
     def set_masquerade(self, network: str, wanted: Masquerade) -> None:
         """Note what a network has masqueraded."""
@@ -119,11 +126,6 @@ class Records:
         """Forget it; whether there was anything."""
         return files.remove_with_leftover(f"{self._networks}/{network}")
 
-    def _masquerade(self, network: str) -> Masquerade | None:
-        try:
-            return msgspec.json.decode(files.read(f"{self._networks}/{network}") or b"", type=Masquerade)
-        except (msgspec.MsgspecError, OSError):
-            return None
 
     def _load(self, path: str) -> Record | None:
         data = files.read(path)

@@ -1,7 +1,8 @@
 """CHECK: compare what ADD made with what stands; the difference, in the words of `ip` and `bridge`, is the error.
 
 Only what is ours and still claimed counts. Plugins that were chained after us may have changed MACs, MTUs and sysctls
-or moved routes to another table, and CHECK must not take that for damage (failure 28).
+or moved routes to another table, and CHECK must not take that for damage (failure 28). Nor does it mind other pods and
+networks, which come and go meanwhile.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Iterator
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
-from cni_plugin.model import POD, Addr, AnyObject, Bridge, PodLink, Up, state
-from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.model import POD, Addr, AnyObject, Bridge, Chain, PodLink, Up, state
+from cni_plugin.plan.lease import subnets
+from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt
 from cni_plugin.plan.pod import lasting
 from cni_plugin.records import Record
-from cni_plugin.spec import Result, parse_result
+from cni_plugin.spec import IPConfig, Result, parse_result
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import leases
 
@@ -45,12 +47,29 @@ def check(context: Context) -> bytes:
 
 
 def _check_masquerade(context: Context, record: Record | None) -> None:
-    if record is None or not record.masquerade:
+    """The rules of the pod's own network. What lacks is looked for again under the lock: what a network has
+    masqueraded is on record before it is in the kernel."""
+    if record is None or not (record.masquerade and record.ips) or _is_masqueraded(context, record):
         return
-    chain = masquerade_chain(context.records.masquerades())
-    ops = diff(state([chain]), context.kernel.read([chain]))
-    if ops:
-        raise CniError(CHECK_FAILED, f"the masquerade of {record.network} is not as ADD made it", script(ops))
+    with context.records.lock():
+        if _is_masqueraded(context, record):
+            return
+        chain = masquerade_chain({**context.records.masquerades(), record.network: _own_masquerade(context, record)})
+        ops = diff(state([chain]), context.kernel.read([chain]))
+    raise CniError(CHECK_FAILED, f"the masquerade of {record.network} is not as ADD made it", script(ops))
+
+
+def _is_masqueraded(context: Context, record: Record) -> bool:
+    want = masquerade_chain({record.network: _own_masquerade(context, record)})
+    have = next(iter(context.kernel.read([want]).values()), None)
+    return isinstance(have, Chain) and have.hook == want.hook and set(want.rules) <= set(have.rules)
+
+
+def _own_masquerade(context: Context, record: Record) -> Masquerade:
+    """What the network has masqueraded; in any case the subnets of this pod."""
+    own = Masquerade(subnets([IPConfig(each) for each in record.ips]))
+    noted = context.records.masquerade(record.network)
+    return own if noted is None else noted.joined(own)
 
 
 def _recorded(record: Record, claimed: Result) -> Iterator[AnyObject]:

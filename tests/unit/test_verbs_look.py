@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from cni_plugin.model import POD, PodLink
+from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
 from cni_plugin.plan.pod import Attachment
+from cni_plugin.records import Records
 from cni_plugin.spec import VERSIONS
 from tests.unit.support import Node
+
+CHAIN_KEY = ("chain", "", CHAIN)
 
 # CHECK
 
@@ -50,6 +56,45 @@ def test_check_misses_a_route(node: Node) -> None:
     reply = checked.call("CHECK")
     assert reply.code == 101
     assert "ip -n POD route add 0.0.0.0/0 via 10.22.0.1 dev eth0" in str(reply.body["details"])
+
+
+def test_check_does_not_mind_what_other_networks_have_masqueraded(node: Node) -> None:
+    """Neither rules of theirs that stand, nor what an ADD that was killed has only noted."""
+    checked = node.after(node.call("ADD"))
+    node.records.set_masquerade("others", Masquerade(("10.77.0.0/24",)))
+    assert checked.call("CHECK").exit == 0
+    node.kernel.state[CHAIN_KEY] = masquerade_chain(node.records.masquerades())
+    node.records.drop_masquerade("others")
+    assert checked.call("CHECK").exit == 0
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "not even noted"])
+def test_check_misses_the_rule_of_its_own_network_among_those_of_others(node: Node, *, noted: bool) -> None:
+    checked = node.after(node.call("ADD"))
+    node.kernel.state[CHAIN_KEY] = masquerade_chain({"others": Masquerade(("10.77.0.0/24",))})
+    if not noted:
+        node.records.drop_masquerade("pods")
+    reply = checked.call("CHECK")
+    assert reply.code == 101
+    assert "ip saddr { 10.22.0.0/24 }" in str(reply.body["details"])
+
+
+def test_check_waits_for_a_change_of_its_own_network_that_is_under_way(node: Node) -> None:
+    """A pod of another subnet comes: that is noted, and then made so, both under the lock."""
+    checked = node.after(node.call("ADD"))
+    both = Masquerade(("10.22.0.0/24", "10.23.0.0/24"))
+    locked = node.records.lock
+
+    @contextmanager
+    def finishing() -> Iterator[None]:
+        with locked():
+            node.kernel.state[CHAIN_KEY] = masquerade_chain({"pods": both})
+            yield
+
+    node.records.set_masquerade("pods", both)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Records, "lock", lambda _: finishing())
+        assert checked.call("CHECK").exit == 0
 
 
 def test_check_misses_a_lease(node: Node) -> None:
