@@ -228,6 +228,22 @@ class Store:
             os.close(fd)
 
 
+def holder(path: str, ip: IP) -> Owner | None:
+    """Whose an address is in the network at this path; None if nobody is known to have it.
+
+    For who wants to know and changes nothing: nothing is locked, and nothing made where no leases are.
+    """
+    store = Store(path)
+    try:
+        store.fd = open_directory(path)
+        lease = store.read(ip) if store.fd >= 0 else None
+    except OSError:
+        return None
+    finally:
+        store.close()
+    return lease.owner if lease else None
+
+
 def ensure_directory(name: str, parent_fd: int) -> None:
     """Makes a private directory unless it is there."""
     try:

@@ -34,6 +34,15 @@ class OwnLink(NamedTuple):
     up: bool = True
 
 
+class PodWire(NamedTuple):
+    """A veth in a pod: its MAC, its addresses without prefix lengths, and its other end, if that is on the node."""
+
+    mac: str
+    addresses: tuple[str, ...]
+    host_dev: str
+    host_alias: str
+
+
 class Kernel(Protocol):
     """A node's kernel, and the namespace of one pod once `enter` was called."""
 
@@ -66,6 +75,9 @@ class Kernel(Protocol):
 
     def pod_link_exists(self, name: str) -> bool:
         """Whether the pod's namespace has a link of this name."""
+
+    def pod_wire(self, name: str) -> PodWire | None:
+        """The veth of this name in the pod's namespace; None for no link, and for one of another kind."""
 
     def delete_pod_link(self, name: str) -> None:
         """Remove a veth of this name from the pod's namespace, if there is one; other kinds are left."""

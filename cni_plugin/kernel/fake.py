@@ -17,7 +17,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel.door import OwnLink, Uplink
+from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.model import (
     HOST,
@@ -134,6 +134,12 @@ class FakeKernel:
     def pod_link_exists(self, name: str) -> bool:
         """Whether the pod has a link of this name."""
         return ("link", POD, name) in self.state
+
+    def pod_wire(self, name: str) -> PodWire | None:
+        """The pod's end of a veth, with its addresses and the node's end."""
+        addresses = tuple(each.address.split("/")[0] for each in self._all(Addr) if (each.ns, each.dev) == (POD, name))
+        veth = next((each for each in self._all(Veth) if each.peer == name), None)
+        return PodWire(veth.peer_mac, addresses, veth.name, veth.alias) if veth else None
 
     def delete_pod_link(self, name: str) -> None:
         """Remove the pod's end of a veth, and so the veth."""

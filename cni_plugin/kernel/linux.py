@@ -21,7 +21,7 @@ from cni_plugin.kernel.announce import announce, await_port
 from cni_plugin.kernel.apply import Applier, How
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.dad import await_dad
-from cni_plugin.kernel.door import OwnLink, Uplink
+from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.netns import open_namespace
@@ -143,10 +143,25 @@ class LinuxKernel:
         """Whether the pod's namespace has a link of this name; without a pod it has not."""
         return self._pod is not None and self._pod.link(name) is not None
 
+    def pod_wire(self, name: str) -> PodWire | None:
+        """The veth of this name in the pod's namespace, and its other end."""
+        link = self._pod_veth(name)
+        if self._pod is None or link is None:
+            return None
+        there = self._host.link_at(link.number("IFLA_LINK"))
+        if there is not None and not self._pod.is_peer(link, there):
+            there = None
+        return PodWire(
+            link.text("IFLA_ADDRESS"),
+            tuple(map(local_address, addresses_on(self._pod, name))),
+            there.text("IFLA_IFNAME") if there else "",
+            there.text("IFLA_IFALIAS") if there else "",
+        )
+
     def delete_pod_link(self, name: str) -> None:
         """Remove a veth of this name from the pod's namespace; its other end goes with it. Raises Refused."""
-        link = self._pod.link(name) if self._pod else None
-        if self._pod is None or link is None or link.text("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
+        link = self._pod_veth(name)
+        if self._pod is None or link is None:
             return
         (outcome,) = self._pod.netlink.send([encode(codec.RTM_DELLINK, 0, {"family": 0, "index": link.link})])
         if outcome.errno and self._pod.link_at(link.link) is not None:
@@ -271,6 +286,10 @@ class LinuxKernel:
     def locally_held(self) -> frozenset[str]:
         """All addresses of the node, without prefix lengths."""
         return frozenset(map(local_address, self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0}))))
+
+    def _pod_veth(self, name: str) -> Message | None:
+        link = self._pod.link(name) if self._pod else None
+        return link if link and link.text("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth" else None
 
     def _uplink_at(self, index: int) -> Uplink | None:
         link = self._host.link_at(index)

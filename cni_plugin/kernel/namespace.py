@@ -86,6 +86,21 @@ class Namespace:
         else:
             self._index.clear()
 
+    def is_peer(self, link: Message, other: Message) -> bool:
+        """Whether a link of another namespace is the other end of this one's.
+
+        Links are numbered in each namespace anew, so the kernel is asked for that end itself, which it finds by this
+        namespace's number for the other (IFLA_IF_NETNSID, Linux 4.15).
+        """
+        there = link.number("IFLA_LINK_NETNSID", default=-1)
+        if there < 0:  # both ends are here
+            return False
+        attrs: list[Attr] = [("IFLA_IF_NETNSID", there)]
+        fields = {"family": 0, "index": link.number("IFLA_LINK")}
+        peer = self.netlink.ask(encode(RTM_GETLINK, 0, fields, attrs))
+        names = ("IFLA_IFNAME", "IFLA_ADDRESS")
+        return peer is not None and all(peer.text(each) == other.text(each) for each in names)
+
     def _ask(self, name: str, index: int) -> Message | None:
         try:
             return self.netlink.ask(bytearray(_question(name, index)))

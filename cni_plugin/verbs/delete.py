@@ -1,9 +1,9 @@
 """DEL: take away all that the attachment owns, whatever is left of netns, configuration and result.
 
 What is on record goes first; without a record, what follows from the attachment's name (its veth, its leases) and
-what stands in the pod under CNI_IFNAME goes, so a pod wired by the reference plugin is taken down as well. Nothing
-left to do is success. The link goes before its address is given back, so nobody else can get the address while
-the old pod can still send from it.
+what stands in the pod under CNI_IFNAME goes, so a pod wired by the reference plugin is taken down as well; but nothing
+that is known to be another attachment's (`whose`). Nothing left to do is success. The link goes before its address is
+given back, so nobody else can get the address while the old pod can still send from it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown
+from cni_plugin.verbs.whose import is_anothers
 
 
 def delete(context: Context) -> Takedown[bytes]:
@@ -73,15 +74,14 @@ def with_recorded(context: Context, record: Record) -> Context:
 
 
 def _delete_unrecorded(context: Context) -> None:
-    """A pod that was wired by another plugin, or whose record is lost: its end of the pair, if it is there.
+    """A pod that was wired by another plugin: its end of the pair, if it is there and nobody else's.
 
-    Not when it is on record as another network's: a DEL of a network that the pod never had must not unplug it.
+    A path of a namespace may by now be another pod's: /proc/PID/ns/net is, once a process number is used again.
     """
-    mine = (context.request.container, context.request.ifname)
-    if any((each.container, each.ifname) == mine for each in context.records.all()):
-        return
     try:
         context.kernel.enter(context.request.netns)
     except NetnsError:
         return  # gone, or never one: its links went with it
-    context.kernel.delete_pod_link(context.request.ifname)
+    wire = context.kernel.pod_wire(context.request.ifname)
+    if wire is not None and not is_anothers(context, wire):
+        context.kernel.delete_pod_link(context.request.ifname)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import State
+from cni_plugin.model import Addr, Bridge, State, state
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
@@ -54,10 +54,10 @@ def ensure_bridge(kernel: Kernel, records: Records, conf: NetConf, want: tuple[s
 
     Two first pods may meet here: who finds something to do looks again under the lock.
     """
-    if not _bridge_ops(kernel, conf, want):
+    if not _bridge_ops(kernel, records, conf, want):
         return []
     with records.lock():
-        ops = _bridge_ops(kernel, conf, want)
+        ops = _bridge_ops(kernel, records, conf, want)
         apply(kernel, ops)
         return ops
 
@@ -67,8 +67,10 @@ def undo_bridge(kernel: Kernel, records: Records, bridge: str, ops: Sequence[Op]
     if not ops:
         return
     with records.lock():
-        if not any(each.bridge == bridge for each in records.all()):
-            undo(kernel, ops)
+        if any(each.bridge == bridge for each in records.all()):
+            return
+        used = kernel.ports(bridge) > 0  # by somebody who keeps no records here
+        undo(kernel, [each for each in ops if not (used and isinstance(each.object, Bridge))])
 
 
 def put_record(kernel: Kernel, records: Records, record: Record, wanted: Masquerade | None) -> None:
@@ -102,14 +104,25 @@ def restore_masquerade(kernel: Kernel, networks: Mapping[str, Masquerade]) -> li
     return settle(kernel, want, kernel.read([chain]))
 
 
-def _bridge_ops(kernel: Kernel, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
+def _bridge_ops(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
     bridge, gateways, mtu = want
     wanted = bridge_state(conf, bridge, gateways, mtu)
     dev = gateway_device(conf, bridge)
     have = kernel.read(wanted.values())
     present = kernel.addresses(dev) if gateways and conf.force_address else ()
-    have = {**have, **displaced(conf, dev, gateways, present)}
+    out = displaced(conf, dev, gateways, present)
+    if out:
+        kept = state(Addr(dev, each) for each in _gateways_of_others(records, conf.name, dev))
+        out = {key: each for key, each in out.items() if key not in kept}
+    have = {**have, **out}
     return diff(adopt(wanted, have), have)
+
+
+def _gateways_of_others(records: Records, network: str, dev: str) -> Iterator[str]:
+    """What pods of other networks have as gateways there: `forceAddress` speaks for its own network only."""
+    for each in records.all():
+        if each.network != network and each.gateway_dev == dev:
+            yield from each.gateways
 
 
 def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquerade) -> None:

@@ -59,9 +59,15 @@ def follow(
 
 
 def _changes(kernel: Kernel, record: Record, mtu: int) -> list[Op]:
-    """The end that sends gets less before the other, and more after it."""
+    """The end that sends gets less before the other, and more after it.
+
+    Where the node's end is gone, so is the pod's, and what bears its name in that namespace is another's.
+    """
     ends = [each for each in record.objects if isinstance(each, Veth | PodLink) and each.mtu == record.mtu]
-    have = {key: each for key, each in kernel.read(ends).items() if getattr(each, "mtu", 0) == record.mtu}
+    stood = kernel.read(ends)
+    if Veth(record.attachment.host_dev).key not in stood:
+        return []
+    have = {key: each for key, each in stood.items() if getattr(each, "mtu", 0) == record.mtu}
     want = {key: msgspec.structs.replace(each, mtu=mtu) for key, each in have.items()}
     ops = diff(want, have)
     return sorted(ops, key=lambda op: isinstance(op.object, PodLink), reverse=mtu < record.mtu)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from cni_plugin.agent.attached import Attachments
+from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.errors import KernelError
@@ -93,6 +94,14 @@ def test_a_pod_whose_namespace_cannot_be_entered_waits(node: Node) -> None:
     node.unplug("a eth0")
     follow(node.kernel, node.records, POD, 1400)
     assert behind(node, 1400) == [], "of a pod that is gone the record alone is left"
+
+
+def test_another_pods_link_in_a_namespace_whose_path_is_used_again_stays(node: Node) -> None:
+    """The node's end of the attachment is gone, and with it the pod's: what bears its name there is another's."""
+    node.unplug("a eth0")
+    node.kernel.apply([Op("create", Veth("veth0", peer="eth0", mtu=1450))])
+    follow(node.kernel, node.records, POD, 1400)
+    assert ends(node) == [1450, 1450]
 
 
 def test_who_is_gone_is_let_be(node: Node) -> None:
