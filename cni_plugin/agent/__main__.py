@@ -28,6 +28,7 @@ CHUNK = 1 << 20
 
 def main(arguments: Sequence[str]) -> int:
     """Do as the arguments say. Returns the exit code: that of the reply, or 2 for arguments that are not ours."""
+    os.umask(0o022)  # a runtime's may be any, and what we make has the mode that is asked for
     match arguments:
         case ["--once", name]:
             return once(name)

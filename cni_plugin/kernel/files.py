@@ -106,9 +106,15 @@ def remove_with_leftover(path: str) -> bool:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder, mode 0700, and those above it. Raises OSError, ELOOP when the last is a link."""
+    """Make a folder and those above it, all that are missing with mode 0700. Raises OSError, ENOTDIR for a link."""
     try:
-        os.makedirs(path, 0o700)
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        above = os.path.dirname(path.rstrip("/"))  # os.makedirs gives its mode to the last one only
+        if not above:
+            raise
+        make_folder(above)
+        make_folder(path)
     except FileExistsError:
         if os.path.islink(path) or not os.path.isdir(path):
             raise OSError(errno.ENOTDIR, "not a folder", path) from None

@@ -148,3 +148,22 @@ def test_of_several_processes_one_at_a_time_holds_a_lock(tmp_path: Path) -> None
     for each in children:
         each.join()
     assert files.read(f"{tmp_path}/n") == b"200"
+
+
+def test_every_folder_that_is_made_on_the_way_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        files.make_folder(f"{tmp_path}/run/attachments/pods/")
+    finally:
+        os.umask(before)
+    made = [tmp_path / each for each in ("run", "run/attachments", "run/attachments/pods")]
+    assert [each.stat().st_mode & 0o777 for each in made] == [0o700] * 3
+
+
+def test_a_folder_below_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError):
+        files.make_folder("run/attachments")
