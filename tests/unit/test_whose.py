@@ -130,7 +130,7 @@ def test_a_failed_add_leaves_its_bridge_to_who_came_upon_it(node: Node) -> None:
         node.kernel.state[("link", "", "vethX")] = Veth("vethX", master="tulle0")
         raise OSError(28, "No space left on device")
 
-    node.kernel.announce = plug_in_and_fail  # type: ignore[method-assign]
+    node.kernel.announce = plug_in_and_fail  # type: ignore[assignment,method-assign]
     assert node.call("ADD").code == 5
     assert any(isinstance(each, Bridge) for each in node.kernel.state.values())
     assert not any(isinstance(each, Addr) for each in node.kernel.state.values())
