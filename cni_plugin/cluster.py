@@ -75,12 +75,18 @@ class Cluster(msgspec.Struct, frozen=True):
         """
         wanted = self.node or hostname
         found = [each for each in self.nodes if each.name == wanted]
+        found = found or [each for each in self.nodes if same_name(each.name, wanted)]
         if not found and not self.node:
             found = [each for each in self.nodes if any(str(address) in held for address in each.addresses)]
         if len(found) != 1:
             known = ", ".join(each.name for each in self.nodes[:8]) + (", ..." if len(self.nodes) > 8 else "")
             raise invalid("node", wanted, f"name this node as it is called in cluster.nodes ({known})")
         return found[0]
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two names are one node's: host names compare without case (RFC 4343), and a kubelet lowers its own."""
+    return one.casefold() == other.casefold()
 
 
 def parse(raw: object) -> Cluster:

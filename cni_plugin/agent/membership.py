@@ -25,7 +25,7 @@ from cni_plugin.agent import conflist
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, open_source
 from cni_plugin.agent.whereabouts import MOST_ASKED, Machine, Whereabouts, held_by, whereabouts
-from cni_plugin.cluster import Cluster, Node
+from cni_plugin.cluster import Cluster, Node, same_name
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
@@ -116,6 +116,8 @@ class Membership:
             for each in set(newest.problems) - set(self._snapshot.problems if self._snapshot else ()):
                 self._journal.say("warn", each, source=self._kind)
             self._snapshot, self._taken = newest, time.time()
+            if newest.me is not None and same_name(newest.me.name, self._name):
+                self._name = newest.me.name  # as the source spells it
             self.wake()
 
     def due(self) -> float | None:
@@ -214,7 +216,7 @@ class Membership:
     def _find_myself(self, snapshot: Snapshot, changed: Changed) -> Whereabouts:
         """Links and addresses are listed only when the kernel told of some, or what the source says is another."""
         known = snapshot.me.addresses if snapshot.me else ()
-        others = (each.addresses[0] for each in snapshot.nodes if each.name != self._name and each.addresses)
+        others = (each.addresses[0] for each in self._others(snapshot) if each.addresses)
         peers = tuple(islice(others, MOST_ASKED))
         where, basis = self._where, (known, peers)
         same = basis == self._basis or (where is not None and where.firm and known == self._basis[0])
@@ -222,7 +224,7 @@ class Membership:
             return where
         ours = {each.name for each in self._kernel.own_links()}
         theirs = {name: each for name, each in self._kernel.interfaces().items() if name not in ours}
-        machine = Machine(held_by(theirs), self._leads)
+        machine = Machine(held_by(theirs), self._kernel.ways)
         found = whereabouts(self._settings.address, machine, known, peers)
         if found is None:
             raise NotYet("no interface has an address that peers could reach: see address in the agent's settings")
@@ -239,9 +241,6 @@ class Membership:
         new = {address: name for address, name in at.items() if self._advertised.get(address) != name}
         told = self._kernel.advertise(new) if new else ()
         self._advertised = {each: name for each, name in at.items() if each in told or each not in new}
-
-    def _leads(self, targets: Collection[str]) -> Mapping[str, str]:
-        return {address: way.dev for address, way in self._kernel.ways(targets).items()}
 
     def _announce(self, where: Whereabouts, conf: NetworkConf) -> None:
         said = _Published(where, conf.backend, conf.options)
@@ -263,7 +262,7 @@ class Membership:
         if known is None or not known.pod_cidrs:
             raise NotYet(f"the source has no subnet for the node {self._name} yet")
         me = msgspec.structs.replace(known, name=self._name, addresses=where.told, data={})
-        others = [each for each in snapshot.nodes if each.name != self._name]
+        others = self._others(snapshot)
         if len(others) == len(snapshot.nodes):
             _, complaints = clusters.settled([*others, me], conf.networks)
             if any(each.startswith(f"{self._name} ") for each in complaints):
@@ -276,6 +275,9 @@ class Membership:
             nodes=tuple(sorted((*others, me), key=lambda each: each.name)),
             local=where.local[0] if where.local[0] != where.told[0] else None,
         )
+
+    def _others(self, snapshot: Snapshot) -> list[Node]:
+        return [each for each in snapshot.nodes if not same_name(each.name, self._name)]
 
     def _cni(self, snapshot: Snapshot) -> Mapping[str, object] | None:
         """What the CNI configuration is made of; None where nobody wants one written and there is no template."""

@@ -10,7 +10,9 @@ The first rule that yields an address holds:
     the peers             the interface by which most of them are reached
     the default route     the interface that leads anywhere else
 
-An interface may have an address of each family: IPv4 goes first, for tunnels use the first one.
+An interface may have an address of each family: IPv4 goes first, for tunnels use the first one. Where a way has a
+source of its own (`ip route ... src 198.51.100.1`), that goes before its interface's addresses: a machine that routes
+may have its address on loopback alone, and none on the links that lead away.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from typing import NamedTuple, TypeAlias
 
 from cni_plugin.agent.settings import AddressSettings
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.model import Way
 from cni_plugin.network import Address
 
-Leads: TypeAlias = Callable[[Sequence[str]], Mapping[str, str]]
-"""From addresses to the interfaces by which the kernel would reach them; what it cannot reach is left out."""
+Leads: TypeAlias = Callable[[Sequence[str]], Mapping[str, Way]]
+"""From addresses to the ways by which the kernel would reach them; what it cannot reach is left out."""
 MOST_ASKED = 32
 """Peers whose ways are looked at: the question is only which interface most of them are behind."""
 ANYWHERE = ("198.41.0.4", "2001:503:ba3e::2:30")
@@ -113,10 +116,22 @@ def _address(key: str, text: str, family: int = 0) -> Address:
 
 
 def _leading(machine: Machine, targets: Sequence[str]) -> tuple[Address, ...]:
-    """The addresses of the interface by which most of these are reached; of two equal ones, the first in order."""
+    """The addresses by which most of these are reached; of two equal interfaces, those of the first in order."""
     ways = machine.leads(targets) if targets else {}
-    counted = Counter(ways[each] for each in targets if each in ways)
-    return next((_of(machine, name) for name, _ in counted.most_common() if _of(machine, name)), ())
+    counted = Counter(ways[each].dev for each in targets if each in ways)
+    led = (_led(machine, [each for each in ways.values() if each.dev == name]) for name, _ in counted.most_common())
+    return next(filter(None, led), ())
+
+
+def _led(machine: Machine, ways: Sequence[Way]) -> tuple[Address, ...]:
+    """An IPv6 way without a source of its own is answered with a temporary address, so there the interface's go first.
+
+    (rt6_fill_node in net/ipv6/route.c, by ipv6_dev_get_saddr and use_tempaddr.)
+    """
+    sources = [ip_address(each.source) for each in ways if each.source]
+    here = [each for each in sources if any(each in held for held in machine.held.values())]
+    own = machine.held.get(ways[0].dev, ())
+    return _both([*(each for each in here if each.version == 4), *own, *here])
 
 
 def _known(machine: Machine, known: Sequence[Address]) -> tuple[Address, ...]:

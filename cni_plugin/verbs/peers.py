@@ -27,7 +27,7 @@ from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, Route, State, Up, Vxlan, Way, state
-from cni_plugin.netconf import NetConf
+from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.records import Records
 from cni_plugin.verbs.ensure import settle, undo
@@ -206,7 +206,9 @@ def locate(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
             f"cluster.nodes: {node.name}'s address {address} is on no interface of this machine: "
             "correct the address, or cluster.node if this is another node",
         )
-    return backends.Me(node, uplink.name, uplink.mtu, uplink.prefixes, cluster.local)
+    # loopback's, where a machine that routes has its address, says nothing of the links that lead away
+    mtu = uplink.mtu if uplink.mtu <= MAX_MTU else kernel.default_mtu() or MAX_MTU
+    return backends.Me(node, uplink.name, mtu, uplink.prefixes, cluster.local)
 
 
 def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backend) -> backends.Me:

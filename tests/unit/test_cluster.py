@@ -47,6 +47,12 @@ def test_else_the_host_name_says_it() -> None:
     assert name_of(made(), {"192.0.2.1"}, "n2") == "n2"
 
 
+def test_names_compare_without_case_and_one_that_is_spelt_so_goes_first() -> None:
+    assert name_of(made(node="N2"), {"192.0.2.1"}, "n1") == "n2"
+    assert name_of(made(), {"192.0.2.1"}, "N2") == "n2"
+    assert name_of(made({**N1, "name": "Node-A"}, {**N2, "name": "node-a"}), set(), "node-a") == "node-a"
+
+
 def test_else_an_address_that_this_machine_holds_says_it() -> None:
     assert name_of(made(), {"127.0.0.1", "192.0.2.2"}, "debian") == "n2"
     both = {**N1, "ipv6Address": "2001:db8::1"}

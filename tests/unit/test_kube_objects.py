@@ -312,10 +312,36 @@ def test_flannels_nodes_read_what_they_need_as_they_write_it(texts: list[str]) -
 
 
 def test_flannels_annotations_that_the_node_bears_already_are_kept_up_to_date() -> None:
-    before = own(flannel_notes("198.51.100.1", "2e:99:aa:00:01:02"))
+    before = own({**flannel_notes("198.51.100.1", "2e:99:aa:00:01:02"), "tulle.network/address": "198.51.100.1"})
     differing = announce.differing(before, announce.wanted(before, said(ADDRESS, vtepMAC=MAC, vni="1"), flannel=False))
     assert differing[f"{FLANNEL}/public-ip"] == ADDRESS and MAC in (differing[f"{FLANNEL}/backend-data"] or "")
     assert f"{FLANNEL}/kube-subnet-manager" not in differing  # as it is
+
+
+def test_the_address_that_flannel_told_of_a_node_is_kept_when_the_node_moves() -> None:
+    before = own(flannel_notes("203.0.113.1", "2e:99:aa:00:01:02"))
+    assert before.node.addresses == (ip_address("203.0.113.1"), ip_address(ADDRESS))
+    wanted = announce.wanted(before, said(ADDRESS, vtepMAC=MAC), flannel=True)
+    assert wanted["tulle.network/address"] == wanted[f"{FLANNEL}/public-ip"] == "203.0.113.1"
+    after = own({**before.notes, **{key: each for key, each in wanted.items() if each is not None}})
+    assert after.overwritten == before.overwritten and after.inherited == ()  # what we wrote is not flannel's any more
+    assert announce.differing(after, announce.wanted(after, said(ADDRESS, vtepMAC=MAC), flannel=True)) == {}
+
+
+def test_an_address_of_flannels_that_the_kubelet_tells_too_is_nothing_to_keep() -> None:
+    before = own(flannel_notes(ADDRESS, "2e:99:aa:00:01:02"))
+    assert (before.inherited, before.overwritten) == ((), ())
+    assert "tulle.network/public-ip-overwrite" not in announce.wanted(before, said(ADDRESS), flannel=True)
+
+
+def test_what_an_operator_asked_flannel_to_tell_is_told_and_his_overwrites_go_before_it() -> None:
+    asked = {f"{FLANNEL}/node-public-ip": "203.0.113.1", f"{FLANNEL}/node-public-ipv6": "2001:db8:f::1"}
+    assert set(own(asked).overwritten) == {ip_address("203.0.113.1"), ip_address("2001:db8:f::1")}
+    for prefix in (FLANNEL, "tulle.network"):
+        found = own({**asked, f"{prefix}/public-ip-overwrite": "203.0.113.9"})
+        assert set(found.overwritten) == {ip_address("203.0.113.9"), ip_address("2001:db8:f::1")}
+    peer = noted({**asked, **flannel_notes("198.51.100.1", MAC)}, this_node="n9")
+    assert addresses(peer) == ["198.51.100.1"]  # what it makes of that, a peer says itself
 
 
 def test_a_backend_without_data_says_null_to_flannel() -> None:

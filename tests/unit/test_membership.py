@@ -135,6 +135,15 @@ def test_a_node_learns_its_peers_and_is_ready(world: World) -> None:
     assert world.source.readied == 1
 
 
+def test_a_node_is_called_as_its_source_spells_it(tmp_path: Path) -> None:
+    world = World(tmp_path, node="N1")
+    assert world.hear(snapshot(*NODES[:3])) == []
+    assert world.member.reason == ""
+    assert world.cluster().node == "n1"
+    assert [each.name for each in world.cluster().nodes] == ["n1", "n2", "n3"]
+    world.member.close()
+
+
 def test_the_runtimes_configuration_comes_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[set[str], bool, int]] = []
 

@@ -162,6 +162,16 @@ def test_it_is_the_smallest_over_the_ways_to_all_peers_less_the_overhead(tmp_pat
     assert left(kernel, tmp_path / "d") == 1350, "who cannot be reached at the moment does not count"
 
 
+def test_loopbacks_mtu_is_no_wires_where_a_machine_that_routes_has_its_address_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeKernel, "default_mtu", lambda _: 1500)
+    kernel = FakeKernel(uplink=Uplink("lo", 65536, ("192.0.2.1/32",)), held=("192.0.2.1",))
+    alone = {**LISTED, "nodes": LISTED["nodes"][:1]}  # type: ignore[index]
+    facts = ensure(net_conf(cluster=alone), kernel, Records(str(tmp_path)))
+    assert facts is not None and facts.mtu == 1450
+
+
 def test_an_mtu_that_the_backend_fixes_holds(tmp_path: Path) -> None:
     assert left(kernel_with(), tmp_path, mtu=1200) == 1200
 

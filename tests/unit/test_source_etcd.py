@@ -226,6 +226,7 @@ OURS = Us("n1", at("192.0.2.1"), nets("10.244.1.0/24"))
     [
         (key("10.244.1.0/24", "192.0.2.1", "n1"), True),
         (key("10.244.9.0/24", "192.0.2.1", "n1"), True),  # the disk is new
+        (key("10.244.9.0/24", "192.0.2.1", "N1"), True),  # the host writes itself otherwise
         (key("10.244.1.0/24", "192.0.2.99", "n1"), True),  # the address changed
         (key("10.244.1.0/24", "192.0.2.1", "old-name"), True),  # the host was renamed
         (key("10.244.9.0/24", "192.0.2.99", "n1"), False),  # a twin
@@ -249,6 +250,15 @@ def test_two_machines_of_one_name_are_told_apart_and_it_is_said() -> None:
         "another node calls itself n1, too: 192.0.2.99 with 10.244.9.0-24; give each node a name of its own, or remove "
         "that key if this node had it before"
     ]
+
+
+def test_a_subnet_that_a_flannel_has_by_now_may_be_this_nodes_own_behind_a_nat_and_that_is_said() -> None:
+    theirs = key("10.244.1.0/24", "203.0.113.1")
+    assert claim.taken_by_flannel([theirs], OURS.remembered) == (
+        ". 10.244.1.0-24 is a flannel's at 203.0.113.1: if that was this node's --public-ip, set address.public"
+    )
+    for other in (key("10.244.1.0/24", "203.0.113.1", "n7"), key("10.244.9.0/24", "203.0.113.1"), key("10.244.1.0/24")):
+        assert claim.taken_by_flannel([other], OURS.remembered) == ""
 
 
 def test_what_it_has_goes_before_what_is_reserved_and_that_before_the_elder() -> None:

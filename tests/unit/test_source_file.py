@@ -130,6 +130,16 @@ def test_a_file_for_one_node_alone_may_say_which_one_that_is(
     assert peers == [each for each in ("n1", "n2") if each != me], "it is no peer of itself"
 
 
+@pytest.mark.parametrize("name", ["N1", "n1"])
+def test_a_host_name_with_capitals_is_the_same_node(tmp_path: Path, name: str) -> None:
+    fill(tmp_path / "nodes.d", 1, 2)
+    put(tmp_path / "cluster.json", whole(1, 2))
+    for path in (tmp_path / "nodes.d", tmp_path / "cluster.json"):
+        snapshot, _ = Reader(str(path), name).read()
+        assert snapshot is not None and snapshot.me is not None and snapshot.me.name == "n1"
+        assert names(snapshot) == ["n1", "n2"]
+
+
 def test_a_folder_tells_the_same_as_a_file_with_its_contents(tmp_path: Path) -> None:
     fill(tmp_path / "nodes.d", 1, 2, 3)
     put(tmp_path / "cluster.json", whole(1, 2, 3))

@@ -420,6 +420,17 @@ def test_a_token_that_no_header_can_hold_is_not_told_either(server: KubeServer, 
         source.close()
 
 
+def test_a_host_name_with_capitals_finds_its_node_which_has_none(server: KubeServer) -> None:
+    told = Told()
+    options = {"type": "kubernetes", "kubeconfig": str(server.kubeconfig)}
+    source = open_source(options, "N1", told.mailbox)
+    try:
+        found = told.until(lambda snapshot: snapshot.me is not None)
+        assert found.me is not None and found.me.name == "n1" and not any("N1" in each for each in found.problems)
+    finally:
+        source.close()
+
+
 @pytest.mark.parametrize("name", ["", "tulle-config", "a/b/c", "/x", "x/"])
 def test_a_config_map_that_is_no_name_is_refused(name: str) -> None:
     mailbox = Mailbox()

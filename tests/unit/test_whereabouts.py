@@ -10,12 +10,14 @@ import pytest
 from cni_plugin.agent.settings import AddressSettings
 from cni_plugin.agent.whereabouts import ANYWHERE, Machine, Whereabouts, held_by, whereabouts
 from cni_plugin.errors import CniError
+from cni_plugin.model import Way
 
 TWO_CARDS = {"eth0": ["10.0.2.15/24"], "eth1": ["192.0.2.1/24", "2001:db8::1/64"], "lo": ["127.0.0.1/8"]}
 PEERS = ("192.0.2.2", "192.0.2.3")
 IPVS = {**TWO_CARDS, "kube-ipvs0": ["10.96.0.1/32", "192.0.2.1/32", "192.0.2.2/32", "2001:db8:96::1/128"]}
 """kube-proxy's dummy device in IPVS mode: Services' addresses, and those of nodes that are a Service's externalIPs."""
-WAYS = {**dict.fromkeys(PEERS, "eth1"), **dict.fromkeys(ANYWHERE, "eth0"), "198.51.100.1": "eth1"}
+LINKS = {**dict.fromkeys(PEERS, "eth1"), **dict.fromkeys(ANYWHERE, "eth0"), "198.51.100.1": "eth1"}
+WAYS = {address: Way(dev, 1500) for address, dev in LINKS.items()}
 
 
 def found(
@@ -24,8 +26,9 @@ def found(
     held: Mapping[str, Sequence[str]] = TWO_CARDS,
     known: Sequence[str] = (),
     peers: Sequence[str] = (),
+    ways: Mapping[str, Way] = WAYS,
 ) -> Whereabouts | None:
-    machine = Machine(held_by(held), lambda targets: {each: WAYS[each] for each in targets if each in WAYS})
+    machine = Machine(held_by(held), lambda targets: {each: ways[each] for each in targets if each in ways})
     listed = [[ip_address(each) for each in addresses] for addresses in (known, peers)]
     return whereabouts(settings or AddressSettings(), machine, *listed)
 
@@ -36,8 +39,9 @@ def told(
     held: Mapping[str, Sequence[str]] = TWO_CARDS,
     known: Sequence[str] = (),
     peers: Sequence[str] = (),
+    ways: Mapping[str, Way] = WAYS,
 ) -> list[str]:
-    where = found(settings, held=held, known=known, peers=peers)
+    where = found(settings, held=held, known=known, peers=peers, ways=ways)
     return [str(each) for each in where.told] if where else []
 
 
@@ -93,6 +97,37 @@ def test_an_ipv6_machine_is_found_too() -> None:
 
 def test_loopback_is_no_place_but_an_address_on_it_is() -> None:
     assert told(AddressSettings(interface=("lo",)), held={"lo": ["127.0.0.1/8", "203.0.113.1/32"]}) == ["203.0.113.1"]
+
+
+ROUTING = {"lo": ["127.0.0.1/8", "203.0.113.1/32", "2001:db8:f::1/128"]}
+"""A machine that routes: its address is on loopback, and the links that lead away have none."""
+
+
+def sourced(four: str, six: str, dev: str = "eth0") -> dict[str, Way]:
+    return {address: Way(dev, 1500, six if ":" in address else four, "fe80::1") for address in (*PEERS, *ANYWHERE)}
+
+
+@pytest.mark.parametrize("peers", [(), PEERS], ids=["the default route", "the peers"])
+def test_an_address_on_loopback_alone_is_found_by_the_source_of_the_ways(peers: Sequence[str]) -> None:
+    ways = sourced("203.0.113.1", "2001:db8:f::1")
+    expected = ["203.0.113.1"] if peers else ["203.0.113.1", "2001:db8:f::1"]
+    assert told(held=ROUTING, peers=peers, ways=ways) == expected
+    assert told(AddressSettings(can_reach=PEERS[0]), held=ROUTING, ways=ways) == ["203.0.113.1"]
+
+
+def test_a_ways_own_source_goes_before_the_addresses_of_its_link() -> None:
+    held = {**ROUTING, "eth0": ["10.1.1.1/31"]}
+    assert told(held=held, ways=sourced("203.0.113.1", ""), peers=PEERS) == ["203.0.113.1"]
+
+
+def test_a_temporary_ipv6_address_is_no_place_to_be_found_at() -> None:
+    held = {"eth0": ["192.0.2.1/24", "2001:db8::1/64", "2001:db8::abcd/64"]}
+    assert told(held=held, ways=sourced("192.0.2.1", "2001:db8::abcd")) == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_a_source_that_is_a_services_is_nobodys() -> None:
+    held = {**TWO_CARDS, "kube-ipvs0": ["10.96.0.1/32"]}
+    assert told(held=held, ways=sourced("10.96.0.1", "", "eth1"), peers=PEERS) == ["192.0.2.1", "2001:db8::1"]
 
 
 @pytest.mark.parametrize("held", [IPVS, dict(reversed(IPVS.items()))], ids=["last", "first"])

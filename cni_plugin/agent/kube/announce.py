@@ -5,7 +5,12 @@
     tulle.network/backend-data: {"vni":"1", ...}      flannel.alpha.coreos.com/backend-data: {"VNI":1,"VtepMAC":"..."}
 
 The right column is written only in a cluster that flannel has not left yet, so that its nodes and ours reach each
-other. A patch has only what differs from what the API shows; nothing differs, no patch.
+other. What flannel told that the API does not know the node by (its --public-ip) is kept as an overwrite of ours, for
+flannel's own annotations are ours to write from then on:
+
+    flannel.alpha.coreos.com/public-ip: 203.0.113.1   ->   tulle.network/public-ip-overwrite: 203.0.113.1
+
+A patch has only what differs from what the API shows; nothing differs, no patch.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ def wanted(own: Own, said: Announcement, *, flannel: bool) -> dict[str, str | No
         f"{OURS}{ADDRESSES[6]}": second,
         f"{OURS}backend": said.backend,
         f"{OURS}backend-data": _json(data) if data else None,
+        **{f"{OURS}{PUBLIC[each.version]}-overwrite": str(each) for each in own.inherited if each in own.overwritten},
     }
     return {**ours, **_flannels(own, told, said.backend, data)} if flannel or MANAGED in own.notes else ours
 

@@ -88,14 +88,17 @@ class _ConfigObject(msgspec.Struct, frozen=True):
 class Own(msgspec.Struct, frozen=True):
     """The Node object of this very node: its subnets, all addresses that it is known by, and what was announced.
 
-    `overwritten` are those that an operator set, which go before what the node says itself. `notes` are the
-    annotations under our prefix and flannel's. `unavailable` is the status of its condition NetworkUnavailable, ""
-    where it has none. `version` makes two readings differ, for what we put right may be undone between them.
+    `overwritten` are those that an operator set, which go before what the node says itself. `inherited` are those that
+    flannel told for it and the API does not know it by: what --public-ip or --iface said, which we are not told.
+    `notes` are the annotations under our prefix and flannel's. `unavailable` is the status of its condition
+    NetworkUnavailable, "" where it has none. `version` makes two readings differ, for what we put right may be undone
+    between them.
     """
 
     node: Node
     overwritten: tuple[Address, ...]
     notes: Mapping[str, str]
+    inherited: tuple[Address, ...] = ()
     unavailable: str = ""
     version: str = ""
 
@@ -161,10 +164,7 @@ def _seen(found: _NodeObject, this_node: str) -> Seen:
     internal = tuple(reader.internal(found.status))
     addresses = reader.addresses(internal)
     since = found.meta.created.timestamp() if found.meta.created else 0.0
-    own = None
-    if name == this_node:
-        overwritten = tuple(reader.overwritten().values())
-        own = _own(found, Node(name, (*overwritten, *internal), subnets, since=since), overwritten)
+    own = _own(found, reader, Node(name, internal, subnets, since=since)) if name == this_node else None
     if subnets and not addresses:
         reader.complain(
             f"node {name} is left out: it has no InternalIP in status.addresses and no annotation {OURS}address: "
@@ -174,10 +174,14 @@ def _seen(found: _NodeObject, this_node: str) -> Seen:
     return Seen(name, node, reader.backend(), reader.prefix == FLANNELS, tuple(reader.problems), own)
 
 
-def _own(found: _NodeObject, node: Node, overwritten: tuple[Address, ...]) -> Own:
+def _own(found: _NodeObject, reader: _Reader, node: Node) -> Own:
+    """`node` as its kubelet knows it."""
+    inherited = reader.inherited(node.addresses)
+    overwritten = tuple({**inherited, **reader.wished(), **reader.overwritten()}.values())
+    node = msgspec.structs.replace(node, addresses=(*overwritten, *node.addresses))
     notes = {key: each for key, each in (found.meta.annotations or {}).items() if key.startswith((OURS, FLANNELS))}
     status = (each.status for each in found.status.conditions or () if each.type == "NetworkUnavailable")
-    return Own(node, overwritten, notes, next(status, ""), found.meta.version)
+    return Own(node, overwritten, notes, tuple(inherited.values()), next(status, ""), found.meta.version)
 
 
 class _Reader:
@@ -230,6 +234,15 @@ class _Reader:
         """What an operator says instead; our key goes before flannel's."""
         keys = [(family, f"{prefix}{name}-overwrite") for prefix in (FLANNELS, OURS) for family, name in PUBLIC.items()]
         return dict(self._addresses(keys))
+
+    def wished(self) -> dict[int, Address]:
+        """What an operator asked this node's own flannel to tell (kube.go: GetStoredPublicIP)."""
+        return dict(self._addresses((family, f"{FLANNELS}node-{name}") for family, name in PUBLIC.items()))
+
+    def inherited(self, internal: tuple[Address, ...]) -> dict[int, Address]:
+        """What this node's flannel told before we came, as far as it is not what the kubelet says of itself."""
+        before = self._told() if self.prefix == FLANNELS else {}
+        return {family: each for family, each in before.items() if each not in internal}
 
     def backend(self) -> str:
         """The announced backend's name."""

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from cni_plugin.agent.lease.schema import Entry
+from cni_plugin.cluster import same_name
 from cni_plugin.network import Address, Network, NetworkConf
 from ipam.carve import carve
 
@@ -31,8 +32,8 @@ def is_ours(entry: Entry, us: Us) -> bool:
     if not entry.name:
         return address
     if not entry.addresses:
-        return entry.name == us.name
-    return (entry.name == us.name) + address + (entry.cidrs == us.remembered) >= 2
+        return same_name(entry.name, us.name)
+    return same_name(entry.name, us.name) + address + (entry.cidrs == us.remembered) >= 2
 
 
 def chosen(entries: Iterable[Entry], us: Us, conf: NetworkConf) -> tuple[Entry | None, tuple[Entry, ...]]:
@@ -54,8 +55,17 @@ def twins(entries: Iterable[Entry], us: Us) -> tuple[str, ...]:
         f"another node calls itself {us.name}, too: {each.addresses[0]} with {each.stored.key}; give each node a name "
         "of its own, or remove that key if this node had it before"
         for each in entries
-        if each.name == us.name and each.addresses and not is_ours(each, us)
+        if same_name(each.name, us.name) and each.addresses and not is_ours(each, us)
     )
+
+
+def taken_by_flannel(entries: Iterable[Entry], before: tuple[Network, ...]) -> str:
+    """What to add where a flannel has the subnet that this node had: it may be this node's own, behind a NAT."""
+    theirs = next((each for each in entries if each.cidrs == before and each.addresses and not each.name), None)
+    if theirs is None:
+        return ""
+    address = theirs.addresses[0]
+    return f". {theirs.stored.key} is a flannel's at {address}: if that was this node's --public-ip, set address.public"
 
 
 def fits(cidrs: Collection[Network], conf: NetworkConf) -> bool:

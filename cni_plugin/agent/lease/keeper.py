@@ -192,6 +192,7 @@ class Keeper:
         if before and before != own.cidrs:
             had, has = (" and ".join(map(str, each)) for each in (before, own.cidrs))
             self._notice = f"{self._node} had {had} and has {has} now: pods that were started before must be made anew"
+            self._notice += claim.taken_by_flannel(self._view.entries(), before)
             self._noticed = time.monotonic()
         with self._lock:
             self._held, self._key = own.cidrs, own.stored.key

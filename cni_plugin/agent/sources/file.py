@@ -18,7 +18,7 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from threading import Thread
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
-from cni_plugin.cluster import Node, parse, settled
+from cni_plugin.cluster import Node, parse, same_name, settled
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.inotify import Inotify
@@ -162,12 +162,12 @@ class Reader:
     def _of_file(self) -> Snapshot:
         raw = decode(files.regular(self._path, MOST_BYTES), "in the file")
         cluster = parse(raw)
-        named = {each.name: each for each in cluster.nodes}
-        me = named.get(self._node) or named.get(cluster.node)  # a file for one node alone may say which one that is
+        me = _named(cluster.nodes, self._node)
+        me = me or _named(cluster.nodes, cluster.node)  # a file for one node alone may say which one that is
         others = tuple(each for each in cluster.nodes if each != me)
         return Snapshot(
             conf=parse_network(raw, "cluster"),
-            nodes=cluster.nodes if me is None or me.name == self._node else others,
+            nodes=cluster.nodes if me is None or same_name(me.name, self._node) else others,
             me=me,
         )
 
@@ -187,7 +187,7 @@ class Reader:
         return Snapshot(
             conf=conf if isinstance(conf, NetworkConf) else None,
             nodes=nodes,
-            me=next((each for each in nodes if each.name == self._node), None),
+            me=_named(nodes, self._node),
             cni=cni if isinstance(cni, dict) else None,
             problems=(*filter(None, problems), *(f"{self._path}: {each}" for each in complaints)),
         )
@@ -203,6 +203,10 @@ class Reader:
             return _Entry(stamp, _meaning(name, decode(files.regular(path, MOST_BYTES), "in the file")))
         except _BROKEN as error:
             return _Entry((), known.good, _words(path, error, known=known.good is not None))
+
+
+def _named(nodes: Iterable[Node], name: str) -> Node | None:
+    return next((each for each in nodes if same_name(each.name, name)), None)
 
 
 def _meaning(name: str, raw: Mapping[str, object]) -> object:

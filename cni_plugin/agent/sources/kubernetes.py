@@ -160,4 +160,4 @@ def open_source(conf: msgspec.Struct, node: str, mailbox: Mailbox) -> Kubernetes
     if not namespace or not name or "/" in name:
         remedy = "write namespace/name, such as kube-tulle/tulle-config"
         raise CniError(INVALID_CONFIG, f"invalid source.configMap {settings.config_map!r}: {remedy}")
-    return KubernetesSource(settings, node, mailbox, Pace())
+    return KubernetesSource(settings, node.lower(), mailbox, Pace())  # a name there has no capitals (RFC 1123)
