@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
 from cni_plugin.kernel.program import run
 
@@ -42,8 +43,8 @@ def call(executable: str, verb: str, environ: Mapping[str, str], stdin: bytes) -
         why = errno.errorcode.get(error.errno or 0, "unknown")
         raise CniError(DELEGATE_FAILED, f"{executable} cannot be run ({why}): install it anew") from error
     try:
-        answer = msgspec.json.decode(stdout) if stdout.strip() else {}
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = decoding.decode(stdout) if stdout.strip() else {}
+    except msgspec.DecodeError:
         answer = None
     if status == 0 and isinstance(answer, dict):
         return answer

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.errors import (
     DECODING_FAILURE,
     INVALID_CONFIG,
@@ -168,8 +169,8 @@ def decode(data: bytes, where: str = "on stdin") -> Mapping[str, object]:
     if not data.strip():
         raise CniError(DECODING_FAILURE, f"there is no network configuration {where}: it must be a JSON object")
     try:
-        shape = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        shape = decoding.decode(data)
+    except msgspec.DecodeError as error:
         raise CniError(DECODING_FAILURE, f"{what} is not valid JSON: {error}") from error
     if not isinstance(shape, dict):
         raise CniError(DECODING_FAILURE, f"{what} must be a JSON object")

@@ -11,11 +11,14 @@ with an earlier boot's stamp is void all the same.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.kernel import files
 from cni_plugin.model import AnyObject
 from cni_plugin.plan.masquerade import Masquerade
@@ -51,9 +54,6 @@ class Record(msgspec.Struct, frozen=True):
         return Attachment(self.network, self.container, self.ifname)
 
 
-_DECODER = msgspec.json.Decoder(Record)
-
-
 class Records:
     """The records below one run folder. All methods raise OSError when the folder cannot be used."""
 
@@ -69,12 +69,16 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write an attachment's record."""
-        files.make_folder(f"{self._attachments}/{record.network}")
+        _make_folder(self._attachments, record.network)
         files.write(self._path(record.attachment), msgspec.json.encode(record))
 
     def find(self, attachment: Attachment) -> Record | None:
         """The attachment's record of this boot. One that cannot be read is set aside, and counts as none."""
         return self._load(self._path(attachment))
+
+    def has(self, container: str, ifname: str) -> bool:
+        """Whether any network has that interface of the container on record: one look for each network."""
+        return any(self.find(Attachment(network, container, ifname)) for network in self.networks())
 
     def remove(self, attachment: Attachment) -> bool:
         """Remove the record; whether the network has no attachment left."""
@@ -113,7 +117,7 @@ class Records:
     def masquerade(self, network: str) -> Masquerade | None:
         """What this one has; None where nothing is noted, or nothing that can be understood."""
         try:
-            return msgspec.json.decode(files.read(f"{self._networks}/{network}") or b"", type=Masquerade)
+            return decoding.decode_as(Masquerade, files.read(f"{self._networks}/{network}") or b"")
         except (msgspec.MsgspecError, OSError):
             return None
 
@@ -128,17 +132,36 @@ class Records:
 
 
     def _load(self, path: str) -> Record | None:
-        data = files.read(path)
-        if data is None:
-            return None
+        """What is no record, whatever it is, stands in nobody's way: it is set aside, and `tullectl doctor` tells."""
         try:
-            record = _DECODER.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            files.set_aside(path)
+            data = files.read(path)
+            record = decoding.decode_as(Record, data) if data is not None else None
+        except (OSError, msgspec.DecodeError) as error:
+            if isinstance(error, OSError) and error.errno not in files.ODD:
+                raise
+            _set_aside(path, error)
             return None
-        return record if record.boot == files.boot_id() else None
+        return record if record is not None and record.boot == files.boot_id() else None
 
     def _path(self, attachment: Attachment) -> str:
         """Readable where it can be: a file name has at most 255 bytes (NAME_MAX, include/uapi/linux/limits.h)."""
         name = f"{attachment.container}:{attachment.ifname}"
         return f"{self._attachments}/{attachment.network}/{name if len(name.encode()) <= 180 else attachment.digest}"
+
+
+def _set_aside(path: str, why: Exception) -> None:
+    """On a disk that cannot be written it stays, and is passed over."""
+    with suppress(OSError):
+        files.set_aside(path)
+        print(f"tulle: {path} is no record and was set aside: {why}", file=sys.stderr)
+
+
+def _make_folder(parent: str, name: str) -> None:
+    """What stands in the place of either and is no folder is set aside. Raises OSError."""
+    try:
+        files.make_folder(f"{parent}/{name}")
+    except (NotADirectoryError, FileExistsError):
+        for path in (parent, f"{parent}/{name}"):
+            if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+                files.set_aside(path)
+        files.make_folder(f"{parent}/{name}")

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.model import State
 from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.pod import Attachment
@@ -122,5 +123,5 @@ def _stamp(entry: os.DirEntry[str]) -> Stamp:
 
 def _common(record: Record) -> bytes:
     """The configuration without what is one pod's."""
-    keys = msgspec.json.decode(bytes(record.conf), type=dict[str, msgspec.Raw])
+    keys = decoding.decode_as(dict[str, msgspec.Raw], record.conf)
     return msgspec.json.encode({key: each for key, each in keys.items() if key.lower() not in _OF_ONE_POD})

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.agent.attached import Attached, Attachments
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.settings import Settings
@@ -306,7 +307,7 @@ class Reconciler:
     def _watch_lists(self, facts: Iterable[Facts]) -> None:
         """The files of lists that people keep; an agent's own changes with what its source says."""
         kept = self._clusters.networks() if self._clusters is not None else ()
-        sources = (msgspec.json.decode(each.source) for each in facts if each.network not in kept)
+        sources = (decoding.decode(each.source) for each in facts if each.network not in kept)
         if self._lists is not None:
             self._guarded("node lists", partial(self._lists.watch, {each for each in sources if isinstance(each, str)}))
 

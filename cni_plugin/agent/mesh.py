@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from cni_plugin import cluster as clusters
-from cni_plugin import mesh
+from cni_plugin import decoding, mesh
 from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.echo import Echo, Reply
@@ -255,8 +255,8 @@ def place_of(records: Records, network: str) -> Place | None:
 
 
 def _place(facts: peers.Facts) -> Place | None:
-    source = msgspec.json.decode(facts.source)
-    raw = msgspec.json.decode(files.follow(source)) if isinstance(source, str) else source
+    source = decoding.decode(facts.source)
+    raw = decoding.decode(files.follow(source)) if isinstance(source, str) else source
     nodes = clusters.parse(raw).nodes
     tunnel = bool(facts.device)
     mine = next((mesh.overlay(each, tunnel=tunnel) for each in nodes if each.name == facts.node), ())

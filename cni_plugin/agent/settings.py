@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
 
@@ -71,7 +72,7 @@ def load(path: str) -> Settings:
     except FileNotFoundError:
         return Settings()
     try:
-        return msgspec.json.decode(data, type=Settings)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return msgspec.convert(decoding.decode(data), Settings)
+    except msgspec.DecodeError as error:
         known = ", ".join(Settings.__struct_fields__)
         raise CniError(INVALID_CONFIG, f"invalid {path}: {error}; its keys are {known}") from error

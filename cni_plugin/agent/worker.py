@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from cni_plugin import netconf, wire
+from cni_plugin import decoding, netconf, wire
 from cni_plugin.agent.connection import Connection
 from cni_plugin.agent.journal import Journal, Served
 from cni_plugin.errors import CniError
@@ -237,8 +237,8 @@ def _waits(request: wire.Request) -> bool:
 
 def _decoded(data: bytes, kind: type[Shape]) -> Shape | None:
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decoding.decode_as(kind, data)
+    except msgspec.DecodeError:
         return None
 
 

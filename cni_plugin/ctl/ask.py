@@ -10,7 +10,7 @@ import socket
 
 import msgspec
 
-from cni_plugin import wire
+from cni_plugin import decoding, wire
 from cni_plugin.errors import TRY_AGAIN_LATER, CniError
 
 PATIENCE = 5.0
@@ -34,7 +34,7 @@ def ask(run_dir: str, question: str) -> object:
     """The agent's answer, decoded. Raises AgentAway."""
     path = socket_of(run_dir)
     try:
-        return msgspec.json.decode(_exchange(path, question))
+        return decoding.decode(_exchange(path, question))
     except (OSError, wire.WireError, msgspec.MsgspecError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise AgentAway(path, why) from error

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.client import VERSION
 from cni_plugin.ctl import ask, served
 from cni_plugin.ctl.notes import Notes
@@ -124,7 +125,7 @@ def _files(folder: str, place: str, censor: Censor, notes: Notes) -> list[Member
 
 
 def _censored(path: str, censor: Censor) -> object:
-    return censor.json(msgspec.json.decode(files.follow(path)))
+    return censor.json(decoding.decode(files.follow(path)))
 
 
 def _below(folder: str, place: str, censor: Censor, notes: Notes) -> Iterator[Member]:
@@ -135,7 +136,7 @@ def _below(folder: str, place: str, censor: Censor, notes: Notes) -> Iterator[Me
 def _node_lists(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Member]:
     """The files that networks' node lists are in, where they are not in the configuration itself."""
     for each in notes.many("node lists", lambda: all_facts(Records(run_dir))):
-        path = msgspec.json.decode(each.source)
+        path = decoding.decode(each.source)
         shape = notes.one(path, partial(_censored, path, censor)) if isinstance(path, str) else None
         if shape is not None:
             yield _json(f"clusters/{each.network}-nodes.json", shape)
@@ -165,7 +166,7 @@ def _text(text: str, censor: Censor) -> str:
     if not text.strip():
         return ""
     try:
-        return msgspec.json.encode(censor.json(msgspec.json.decode(text))).decode()
+        return msgspec.json.encode(censor.json(decoding.decode(text))).decode()
     except msgspec.MsgspecError:
         return ""
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import netconf
+from cni_plugin import decoding, netconf
 from cni_plugin.ctl.facts import Config
 from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
@@ -100,7 +100,7 @@ def _backend(conf: NetConf) -> str:
     cluster: object = conf.cluster
     if isinstance(cluster, str):
         try:
-            cluster = msgspec.json.decode(files.follow(cluster))
+            cluster = decoding.decode(files.follow(cluster))
         except (OSError, msgspec.MsgspecError):
             return ""
     folded = netconf.fold(cluster)

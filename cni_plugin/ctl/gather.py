@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin import backend as backends
+from cni_plugin import decoding
 from cni_plugin.client import VERSION
 from cni_plugin.ctl import addresses, ask, between, configs, members, others, view
 from cni_plugin.ctl.configs import Read
@@ -240,8 +241,8 @@ def _stamps(records: Records, folders: Collection[str]) -> Iterator[Stamp]:
     for network in files.names(base):
         for name in files.names(f"{base}/{network}"):
             try:
-                written = msgspec.json.decode(files.read(f"{base}/{network}/{name}") or b"{}", type=_Written)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+                written = decoding.decode_as(_Written, files.read(f"{base}/{network}/{name}") or b"{}")
+            except msgspec.DecodeError:
                 continue  # the records tell of it where they are read
             yield Stamp(f"record {network}/{name}", written.boot, written.created)
     for folder in folders:
@@ -252,9 +253,12 @@ def _stamps(records: Records, folders: Collection[str]) -> Iterator[Stamp]:
 
 
 def _damaged(records: Records) -> Iterator[str]:
-    """Records that could not be read, and were set aside when somebody tried."""
+    """Records that could not be read, and were set aside when somebody tried; and what is no network's folder."""
     base = f"{records.run_dir}/attachments"
     for network in files.names(base):
+        if not os.path.isdir(f"{base}/{network}"):
+            yield f"{base}/{network}"
+            continue
         for name in sorted(os.listdir(f"{base}/{network}")):
             if name.startswith(_DAMAGED):
                 yield f"{base}/{network}/{name}"
@@ -266,7 +270,7 @@ def _pools(
     """By the configurations in the runtime's folder, and by the attachments' own where those have none."""
     raws = {each.conf.name: each.raw for each in found if each.conf is not None}
     for record in recorded:
-        raws.setdefault(record.network, msgspec.json.decode(bytes(record.conf)))
+        raws.setdefault(record.network, decoding.decode(record.conf))
     for network, raw in raws.items():
         for each in usage(kernel, records, raw):
             yield Pool(network, f"range set {each.range_set}", each.used, each.size)

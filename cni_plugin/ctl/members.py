@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin import cluster as clusters
-from cni_plugin import mesh
+from cni_plugin import decoding, mesh
 from cni_plugin.cluster import Cluster, Node
 from cni_plugin.ctl import configs
 from cni_plugin.ctl.roster import DIRECT, Member, Membership, natural
@@ -48,7 +48,7 @@ def _listed(records: Records, conf_dir: str) -> Iterator[_Listed]:
     seen: set[str] = set()
     paths: set[object] = set()
     for facts in all_facts(records):
-        source = msgspec.json.decode(facts.source)
+        source = decoding.decode(facts.source)
         seen.add(facts.network)
         paths.add(source if isinstance(source, str) else "")
         yield _Listed(facts.network, source, facts)
@@ -105,10 +105,10 @@ def _raw(source: object) -> object:
     if not isinstance(source, str):
         return source
     try:
-        return msgspec.json.decode(files.follow(source))
+        return decoding.decode(files.follow(source))
     except OSError as error:
         raise CniError(INVALID_CONFIG, f"{source}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise CniError(INVALID_CONFIG, f"{source} is not valid JSON: {error}") from error
 
 

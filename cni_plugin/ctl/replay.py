@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin import cluster as clusters
-from cni_plugin import netconf
+from cni_plugin import decoding, netconf
 from cni_plugin.ctl.secrets import LEFT_OUT
 from cni_plugin.ctl.served import Request
 from cni_plugin.describe import describe
@@ -115,7 +115,7 @@ def _cluster(source: object, held: frozenset[str]) -> tuple[dict[str, object], c
     """The node list itself in place of its path, with this node named in it."""
     if isinstance(source, str):
         try:
-            source = msgspec.json.decode(files.follow(source))
+            source = decoding.decode(files.follow(source))
         except (OSError, msgspec.MsgspecError) as error:
             raise CniError(INVALID_CONFIG, f"its node list {source!r} cannot be read here: {error}") from error
     parsed = clusters.parse(source)
@@ -141,7 +141,7 @@ def _without_result(raw: Mapping[str, object]) -> dict[str, object]:
 
 def _code(stdout: bytes) -> int:
     try:
-        found = msgspec.json.decode(stdout)
+        found = decoding.decode(stdout)
     except msgspec.MsgspecError:
         return -1
     return int(found.get("code", 0)) if isinstance(found, dict) else -1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.ctl.ask import ask
 from cni_plugin.errors import DECODING_FAILURE, INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
@@ -49,7 +50,7 @@ def bundled(path: str) -> list[Request]:
     except OSError as error:
         raise CniError(INVALID_CONFIG, f"{path!r}: {error.strerror}; name a bundle that can be read") from error
     try:
-        return _typed(msgspec.json.decode(_member(data) if data[:2] == b"\x1f\x8b" else data), path)
+        return _typed(decoding.decode(_member(data) if data[:2] == b"\x1f\x8b" else data), path)
     except msgspec.MsgspecError as error:
         raise CniError(DECODING_FAILURE, f"{path!r} holds no requests: {error}") from error
 

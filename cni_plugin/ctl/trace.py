@@ -14,6 +14,7 @@ from functools import partial
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.ctl import view
 from cni_plugin.ctl.addresses import held
 from cni_plugin.ctl.notes import Notes
@@ -101,7 +102,7 @@ def wrong(told: Trace) -> bool:
 
 
 def _attachment(kernel: Kernel, record: Record, notes: Notes) -> dict[str, object]:
-    conf = Censor().json(msgspec.json.decode(bytes(record.conf)))
+    conf = Censor().json(decoding.decode(record.conf))
     plugin = conf.get("type", "") if isinstance(conf, dict) else ""
     return {
         "network": record.network, "container": record.container, "ifname": record.ifname,

@@ -12,11 +12,18 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
+_CHUNK = 1 << 20
 _TEMPORARY = ".tmp."
 _DAMAGED = f"{_TEMPORARY}damaged."
+MOST_BYTES = 64 << 20
+"""Of one file, where nothing smaller is said: what we write for 5,000 nodes is 3 MiB."""
+ODD = frozenset({
+    errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG,
+})
+"""What `read` meets where something stands that is no file of ours: a folder, a link, a socket, a huge file."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -27,48 +34,52 @@ def boot_id() -> str:
 
 
 def read(path: str) -> bytes | None:
-    """The whole file, None when there is none. Raises OSError, ELOOP for a symbolic link."""
+    """The whole of a file of ours, None when there is none. Raises OSError as `follow`, ELOOP for a symbolic link."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return _contents(path, MOST_BYTES, os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    try:
-        chunks = []
-        while chunk := os.read(fd, 1 << 20):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    finally:
-        os.close(fd)
 
 
-def follow(path: str) -> bytes:
-    """The whole of a file that the operator named; links may lead there. Raises OSError."""
-    with open(path, "rb") as file:
-        return file.read()
+def follow(path: str, most: int = MOST_BYTES) -> bytes:
+    """The whole of a file of at most `most` bytes that somebody else keeps; links may lead there.
 
-
-def regular(path: str, most: int) -> bytes:
-    """A file of at most `most` bytes that somebody else keeps; links may lead there, a FIFO holds nobody up.
-
-    Raises OSError: EISDIR for a folder, EINVAL for what is no file either, EFBIG.
+    Raises OSError: EISDIR for a folder, EINVAL for what is no file either or a path that cannot be one, EFBIG.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return _contents(path, most, 0)
+
+
+def _contents(path: str, most: int, flags: int) -> bytes:
+    """Nothing but a file is read, for the rest may have no end, and opening a FIFO waits for its writer."""
     try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    except ValueError:  # Python's own, before the kernel is asked
+        raise OSError(errno.EINVAL, "a path holds no NUL", path) from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
             raise OSError(code, "it is a folder" if code == errno.EISDIR else "it is not a file", path)
-        with open(fd, "rb", closefd=False) as file:
-            data = file.read(most + 1)
+        size, chunks = found.st_size, list[bytes]()
+        while size <= most and (chunk := os.read(fd, _CHUNK)):
+            chunks.append(chunk)
+            size = max(size, sum(map(len, chunks)))  # what grows while it is read, and /proc, whose files have none
     finally:
         os.close(fd)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", path)
-    return data
+    if size > most:
+        raise OSError(errno.EFBIG, f"it is larger than {_readable(most)}", path)
+    return b"".join(chunks)
+
+
+def _readable(size: int) -> str:
+    return f"{size >> 20} MiB" if size >> 20 else f"{size >> 10} KiB"
 
 
 def write(path: str, data: bytes) -> None:
-    """Put a file in place, mode 0600, over an earlier one. Writers of one file take turns. Raises OSError."""
+    """Put a file in place, mode 0600, over an earlier one; a folder there is set aside. Raises OSError.
+
+    Writers of one file take turns.
+    """
     _put(path, data, _temporary(path))
 
 
@@ -84,9 +95,13 @@ def _put(path: str, data: bytes, temporary: str, mode: int = 0) -> None:
         _fill(temporary, data)
         if mode:
             os.chmod(temporary, mode)  # whatever the umask is
-        os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
+        except IsADirectoryError:
+            set_aside(path)
+            os.rename(temporary, path)
     except BaseException:
-        remove(temporary)
+        _discard(temporary)
         raise
 
 
@@ -100,9 +115,20 @@ def remove(path: str) -> bool:
 
 
 def remove_with_leftover(path: str) -> bool:
-    """Remove a file, and what a killed writer of it may have left; whether there was one. Raises OSError."""
-    remove(_temporary(path))
-    return remove(path)
+    """Remove a file, and what a killed writer of it may have left; whether there was one. Raises OSError.
+
+    A folder that somebody put in its place is set aside.
+    """
+    _discard(_temporary(path))
+    return _discard(path)
+
+
+def _discard(path: str) -> bool:
+    try:
+        return remove(path)
+    except IsADirectoryError:
+        set_aside(path)
+        return True
 
 
 def make_folder(path: str) -> None:
@@ -121,7 +147,7 @@ def make_folder(path: str) -> None:
 
 
 def remove_folder(path: str) -> bool:
-    """Remove a folder that holds nothing but leftovers; whether it is gone. Raises OSError."""
+    """Remove a folder that holds nothing but leftovers; whether there is nothing else in it. Raises OSError."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -132,8 +158,9 @@ def remove_folder(path: str) -> bool:
         if names(path):
             return False
         for name in os.listdir(path):
-            remove(os.path.join(path, name))
-        os.rmdir(path)
+            _discard(os.path.join(path, name))
+        with suppress(OSError):  # somebody's folder, set aside, keeps this one from going, and nothing else
+            os.rmdir(path)
     return True
 
 
@@ -142,14 +169,14 @@ def sweep(path: str) -> None:
     if os.path.isdir(path):
         for name in os.listdir(path):
             if name.startswith(_TEMPORARY) and not name.startswith(_DAMAGED):
-                remove(os.path.join(path, name))
+                _discard(os.path.join(path, name))
 
 
 def names(path: str) -> list[str]:
     """The entries of a folder in order, temporary ones left out; [] when there is none."""
     try:
         return sorted(name for name in os.listdir(path) if not name.startswith(_TEMPORARY))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -164,9 +191,17 @@ def writable(path: str) -> bool:
 def locked(path: str, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies.
 
-    Raises OSError; BlockingIOError when somebody else holds it and it is not to be waited for.
+    What stands there and is no file is set aside: nobody can hold a lock on it. Raises OSError; BlockingIOError when
+    somebody else holds it and it is not to be waited for.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in ODD:
+            raise
+        set_aside(path)
+        fd = os.open(path, flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
@@ -175,7 +210,13 @@ def locked(path: str, *, wait: bool = True) -> Iterator[None]:
 
 
 def _fill(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """A new file, whatever a killed writer or anybody else left in its place."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError:
+        _discard(path)
+        fd = os.open(path, flags, 0o600)
     try:
         while data:
             data = data[os.write(fd, data) :]
@@ -184,9 +225,14 @@ def _fill(path: str, data: bytes) -> None:
 
 
 def set_aside(path: str) -> None:
-    """Rename a file that cannot be read, so that it is neither used nor lost. Raises OSError."""
+    """Rename what cannot be read, so that it is neither used nor lost. Raises OSError."""
     folder, name = os.path.split(path)
-    os.rename(path, os.path.join(folder, f"{_DAMAGED}{name[-64:]}"))
+    try:
+        os.rename(path, os.path.join(folder, f"{_DAMAGED}{name[-64:]}"))
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR):
+            raise  # else an earlier one stands there, and one of the two is a folder
+        os.rename(path, os.path.join(folder, f"{_DAMAGED}{os.lstat(path).st_ino}.{name[-64:]}"))
 
 
 def _temporary(path: str) -> str:

@@ -41,6 +41,8 @@ from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig
 
 OWNER_MARK = "tulle:"
+HOST_DEV = "tl"
+"""How the name of every host's end begins."""
 DEFAULT_VLAN = 1
 NO_LINK_LOCAL = "1"
 """IN6_ADDR_GEN_MODE_NONE, include/uapi/linux/if_link.h."""
@@ -63,7 +65,7 @@ class Attachment(NamedTuple):
     @property
     def host_dev(self) -> str:
         """The name of the host's end of its veth pair: the same before, during and after its life."""
-        return f"tl{self.digest[:11]}"
+        return f"{HOST_DEV}{self.digest[:11]}"
 
     @property
     def alias(self) -> str:

@@ -29,6 +29,8 @@ class _Ranged(Protocol):
     def gateway(self) -> str: ...
 
 
+_MOST_RESOLV_CONF = 1 << 20
+"""Bytes; resolvers read a few lines."""
 _Words: TypeAlias = tuple[tuple[str, str], ...]
 
 
@@ -157,7 +159,7 @@ def _resolv_conf(path: str) -> Dns:
     if not path:
         return Dns()
     try:
-        text = files.follow(path).decode(errors="replace")
+        text = files.follow(path, _MOST_RESOLV_CONF).decode(errors="replace")
     except OSError as error:
         raise CniError(
             INVALID_CONFIG, f"invalid ipam.resolvConf {path!r}: {error.strerror}; name a file that can be read"

@@ -21,6 +21,7 @@ import msgspec
 
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
+from cni_plugin import decoding
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
@@ -261,7 +262,7 @@ def load(records: Records, network: str) -> Facts | None:
     """What was programmed for a network in this boot."""
     try:
         data = files.read(f"{records.run_dir}/clusters/{network}")
-        facts = msgspec.json.decode(data, type=Facts) if data else None
+        facts = decoding.decode_as(Facts, data) if data else None
     except (msgspec.MsgspecError, OSError):
         return None
     return facts if facts is not None and facts.boot == files.boot_id() else None
@@ -277,7 +278,7 @@ def programmed(records: Records, network: str) -> State:
     """The objects that were programmed for a network."""
     try:
         data = files.read(f"{records.run_dir}/programmed/{network}")
-        return state(msgspec.json.decode(data, type=tuple[AnyObject, ...])) if data else {}
+        return state(decoding.decode_as(tuple[AnyObject, ...], data)) if data else {}
     except (msgspec.MsgspecError, OSError):
         return {}
 
@@ -319,7 +320,7 @@ def stamp_of(source: str | Mapping[str, object], *, replaced: bool = False) -> S
         return ()
     try:
         found = os.stat(source)
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL in it is none
         return ()
     if not replaced and abs(time.time_ns() - found.st_mtime_ns) < _TICK:
         return ()
@@ -330,8 +331,8 @@ def _decoded(source: str | Mapping[str, object], data: bytes) -> object:
     if not isinstance(source, str):
         return source
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decoding.decode(data)
+    except msgspec.DecodeError as error:
         raise CniError(INVALID_CONFIG, f"invalid cluster {source!r}: the file is not valid JSON: {error}") from error
 
 

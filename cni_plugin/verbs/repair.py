@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.diff import Op, diff, differences
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Kernel, OwnLink
@@ -137,7 +138,7 @@ def _conf(record: Record) -> NetConf:
 
 
 def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -> list[Op]:
-    source = msgspec.json.decode(facts.source)
+    source = decoding.decode(facts.source)
     if dry_run:
         _, want, have = survey(facts.network, source, kernel, records)
         return diff(want, have)

@@ -16,7 +16,7 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import PodWire
 from cni_plugin.netconf import DEFAULT_DATA_DIR
-from cni_plugin.plan.pod import OWNER_MARK
+from cni_plugin.plan.pod import HOST_DEV, OWNER_MARK
 from cni_plugin.spec import parse_result
 from cni_plugin.verbs.context import Context
 from ipam.store import Owner, holder
@@ -35,12 +35,14 @@ def is_anothers(context: Context, wire: PodWire) -> bool:
 
 
 def _is_on_record(context: Context, wire: PodWire) -> bool:
-    """As another container's, or as this one's in another network: a DEL of a network it never had is not for it."""
-    mine = (context.request.container, context.request.ifname)
-    return any(
-        each.attachment.host_dev == wire.host_dev or (each.container, each.ifname) == mine
-        for each in context.records.all()
-    )
+    """As another container's, or as this one's in another network: a DEL of a network it never had is not for it.
+
+    All records are read only where the wire is named as ours are, and has lost its mark.
+    """
+    if context.records.has(context.request.container, context.request.ifname):
+        return True
+    named = wire.host_dev.startswith(HOST_DEV)
+    return named and any(each.attachment.host_dev == wire.host_dev for each in context.records.all())
 
 
 def _holders(context: Context, wire: PodWire) -> Iterator[Owner]:

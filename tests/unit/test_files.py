@@ -52,6 +52,33 @@ def test_a_write_goes_on_where_the_kernel_took_only_a_part(tmp_path: Path, monke
     assert files.read(f"{tmp_path}/a") == b"one two three"
 
 
+def test_only_files_are_read_and_only_such_as_have_an_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 1 << 30)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, words in {"fifo": "not a file", "sparse": "larger than 64 MiB", "zero": "not a file", ".": "folder",
+                        "a\0b": "NUL"}.items():
+        with pytest.raises(OSError, match=words) as caught:
+            files.follow(f"{tmp_path}/{name}")
+        assert caught.value.errno in files.ODD
+    with pytest.raises(OSError, match="larger than 1 KiB"):
+        (tmp_path / "a").write_bytes(bytes(1025))
+        files.follow(f"{tmp_path}/a", 1024)
+    assert b"processor" in files.follow("/proc/cpuinfo")
+
+
+def test_a_folder_where_a_file_belongs_is_set_aside_not_lost(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x").write_text(str(number))
+        files.write(f"{tmp_path}/a", b"ours")
+        assert files.read(f"{tmp_path}/a") == b"ours"
+        files.remove_with_leftover(f"{tmp_path}/a")
+    assert sorted(each.read_text() for each in tmp_path.glob("*/x")) == ["1", "2"]
+    assert files.remove_folder(str(tmp_path))
+
+
 def test_reading_follows_no_link_but_what_the_operator_named_may_be_one(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"x")
     (tmp_path / "link").symlink_to(tmp_path / "real")

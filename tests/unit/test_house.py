@@ -24,10 +24,11 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "histogram": set(),
     "meter": set(),
+    "decoding": set(),
     "wire": set(),
     "spec": {"errors"},
     "model": set(),
-    "netconf": {"errors", "spec"},
+    "netconf": {"decoding", "errors", "spec"},
     "diff": {"model"},
     "describe": {"diff", "model"},
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
@@ -42,22 +43,22 @@ ROOMS: dict[str, set[str]] = {
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter"},
     # What is on disk: attachments by what `plan` calls them, through the door's files.
-    "records": {"model", "plan", "kernel"},
+    "records": {"decoding", "model", "plan", "kernel"},
     # Other executables.
-    "delegate": {"errors", "kernel"},
+    "delegate": {"decoding", "errors", "kernel"},
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
-        "errors", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel", "records",
-        "delegate", "ipam", "meter",
+        "errors", "decoding", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
+        "records", "delegate", "ipam", "meter",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`.
     "agent": {
-        "client", "errors", "spec", "netconf", "network", "cluster", "backend", "model", "plan", "kernel", "records",
-        "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "client", "errors", "decoding", "spec", "netconf", "network", "cluster", "backend", "model", "plan", "kernel",
+        "records", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
     },
     "ctl": {
-        "client", "meter", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan", "kernel",
-        "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
+        "client", "meter", "decoding", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan",
+        "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
     },
     # Stands alone: it could be anybody's.
     "ipam": set(),
@@ -101,7 +102,10 @@ CALLS: dict[str, tuple[str, ...]] = {
     "os.pipe2": (),
     "os.memfd_create": ("cni_plugin/kernel/program.py",),
     "posix.execve": ("cni_plugin/client.py",),
-    "print": ("cni_plugin/verbs/", "cni_plugin/agent/", "cni_plugin/ctl/"),
+    # One door for JSON, which bounds it.
+    "msgspec.json.decode": ("cni_plugin/decoding.py",),
+    "msgspec.json.Decoder": (),
+    "print": ("cni_plugin/records.py", "cni_plugin/verbs/", "cni_plugin/agent/", "cni_plugin/ctl/"),
     "open_kernel": ("cni_plugin/agent/", "cni_plugin/ctl/", "cni_plugin/verbs/run.py"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import msgspec
@@ -136,11 +137,80 @@ def test_files_are_for_root_alone(records: Records) -> None:
         assert path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link", "socket", "huge", "deep", "no text"])
+def test_what_is_no_record_stands_in_nobodys_way(records: Records, kind: str) -> None:
+    records.put(record("c2"))
+    path = Path(records.folder("pods")) / "c1:eth0"
+    put_odd(path, kind)
+    assert records.find(record().attachment) is None
+    assert [each.container for each in records.all()] == ["c2"]
+    assert [each.name for each in path.parent.iterdir() if each.name.startswith(".tmp.damaged.")] != []
+    records.put(record())
+    assert records.find(record().attachment) is not None
+    put_odd(path, kind)
+    assert not records.remove(record().attachment)
+    assert records.remove(record("c2").attachment)
+    assert files.names(records.folder("pods")) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link", "socket", "huge", "deep", "no text"])
+def test_what_is_no_folder_of_a_network_is_passed_over(records: Records, kind: str) -> None:
+    put_odd(Path(records.folder("other")), kind)
+    put_odd(Path(records.run_dir) / "networks" / "other", kind)
+    put_odd(Path(records.run_dir) / "networks" / "pods", kind)
+    put_odd(Path(records.run_dir) / "lock", kind)
+    records.put(record())
+    with records.lock():
+        records.set_masquerade("pods", Masquerade((), ()))
+    assert [each.container for each in records.all()] == ["c1"]
+    assert list(records.masquerades()) == ["pods"]
+    records.put(record(network="other"))
+    assert {each.network for each in records.all()} == {"pods", "other"}
+
+
+@pytest.mark.parametrize("others", [1, 100])
+def test_to_know_whether_anybody_has_a_pod_is_one_look_for_each_network(
+    records: Records, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    for number in range(others):
+        records.put(record(f"other{number}"))
+    records.put(record("mine", network="more"))
+    read, seen = files.read, list[str]()
+    monkeypatch.setattr(files, "read", lambda path: (seen.append(path), read(path))[1])
+    assert not records.has("c1", "eth0")
+    assert len([each for each in seen if "attachments" in each]) == 2
+    assert records.has("mine", "eth0")
+    assert not records.has("mine", "eth1")
+
+
+def put_odd(path: Path, kind: str) -> None:
+    """What nobody of ours would put there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+            (path / "x").write_text("x")
+        case "fifo":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case "socket":
+            os.mknod(path, stat.S_IFSOCK | 0o600)
+        case "huge":
+            path.touch()
+            os.truncate(path, 1 << 30)
+        case "deep":
+            path.write_bytes(b'{"conf":' + b"[" * 2000 + b"]" * 2000 + b"}")
+        case _:
+            path.write_bytes(os.urandom(3000))
+
+
 def test_a_symbolic_link_is_not_followed(records: Records, tmp_path: Path) -> None:
     records.put(record())
     path = Path(records.run_dir) / "attachments" / "pods" / "c1:eth0"
     target = tmp_path / "elsewhere"
     path.rename(target)
     path.symlink_to(target)
-    with pytest.raises(OSError, match=os.strerror(40)):
-        records.find(record().attachment)
+    assert records.find(record().attachment) is None
+    assert not path.is_symlink()

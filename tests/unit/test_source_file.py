@@ -316,13 +316,13 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, monkeypatc
     reader = Reader(str(tmp_path / "nodes.d"), "n1")
     reader.read()
     seen: list[str] = []
-    honest = files.regular
+    honest = files.follow
 
-    def regular(path: str, most: int) -> bytes:
+    def follow(path: str, most: int) -> bytes:
         seen.append(path)
         return honest(path, most)
 
-    monkeypatch.setattr(files, "regular", regular)
+    monkeypatch.setattr(files, "follow", follow)
     put(tmp_path / "nodes.d" / "n7.json", json.dumps(node(7, address="192.0.2.77")))
     reader.read()
     assert seen == [str(tmp_path / "nodes.d" / "n7.json")]

@@ -31,6 +31,8 @@ from lightkube.core.generic_client import BasicRequest, GenericSyncClient
 from lightkube.resources import core_v1
 from lightkube.types import PatchType
 
+from cni_plugin import decoding
+
 MOST_BYTES = 64 << 20
 _LONGEST_MESSAGE = 300
 _GONE = 410
@@ -143,7 +145,7 @@ class Api:
         rest = ""
         while True:
             request = self._list(kind, {"limit": str(size), "continue": rest or None})
-            answer = msgspec.json.decode(self._ask(request), type=_List)
+            answer = decoding.decode_as(_List, self._ask(request))
             yield Page(tuple((_about(each).meta.name, each) for each in answer.items or ()), answer.meta.version)
             rest = answer.meta.rest
             if not rest:
@@ -243,11 +245,11 @@ def _host(config: SingleConfig) -> str:
 
 
 def _about(data: bytes | msgspec.Raw) -> _Object:
-    return msgspec.json.decode(data, type=_Object)
+    return decoding.decode_as(_Object, data)
 
 
 def _event(line: bytes) -> Event:
-    found = msgspec.json.decode(line, type=_Event)
+    found = decoding.decode_as(_Event, line)
     about = _about(found.object)
     if found.type != "ERROR":
         return Event(found.type, about.meta.name, about.meta.version, found.object)
@@ -284,7 +286,7 @@ def _refusal(request: BasicRequest, response: httpx2.Response) -> ApiError:
     said = b"".join(_first(response.iter_bytes(), 64 << 10))
     try:
         message = _about(said).message
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except msgspec.DecodeError:
         message = ""
     if response.status_code == _GONE:
         return Gone(message)

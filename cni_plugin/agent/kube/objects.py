@@ -21,7 +21,7 @@ from datetime import datetime
 
 import msgspec
 
-from cni_plugin import network
+from cni_plugin import decoding, network
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
 from cni_plugin.netconf import decode
@@ -128,16 +128,16 @@ class Configured(msgspec.Struct, frozen=True):
 def read_node(data: bytes | msgspec.Raw, this_node: str) -> Seen:
     """What a Node object says. Raises msgspec.MsgspecError for what is no object with a name."""
     try:
-        found = msgspec.json.decode(data, type=_NodeObject)
+        found = decoding.decode_as(_NodeObject, data)
     except msgspec.ValidationError as error:
-        name = msgspec.json.decode(data, type=_NameOnly).meta.name
+        name = decoding.decode_as(_NameOnly, data).meta.name
         return Seen(name, problems=(f"node {name} is left out: its object in the API cannot be understood: {error}",))
     return _seen(found, this_node)
 
 
 def read_config(data: bytes | msgspec.Raw, before: Configured) -> Configured:
     """What the ConfigMap says; of a key that is broken, what it said before. Raises msgspec.MsgspecError."""
-    keys = msgspec.json.decode(data, type=_ConfigObject).data or {}
+    keys = decoding.decode_as(_ConfigObject, data).data or {}
     problems: list[str] = []
     conf, cni = before.conf, None
     try:
@@ -294,8 +294,8 @@ class _Reader:
 
     def _object(self, key: str, text: str) -> Mapping[str, str]:
         try:
-            found = msgspec.json.decode(text[: _LONGEST_DATA + 1], type=dict[str, object] | None) or {}
-        except (msgspec.MsgspecError, UnicodeEncodeError):
+            found = msgspec.convert(decoding.decode(text[: _LONGEST_DATA + 1]), dict[str, object] | None) or {}
+        except msgspec.MsgspecError:
             self._ignore(key, text, f"it must be a JSON object of at most {_LONGEST_DATA} bytes")
             return {}
         return {

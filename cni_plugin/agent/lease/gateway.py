@@ -17,10 +17,10 @@ from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
 from etcd3gw.client import Etcd3Client
 from etcd3gw.exceptions import ConnectionFailedError, ConnectionTimeoutError, Etcd3Exception
 
+from cni_plugin import decoding
 from cni_plugin.agent.lease.schema import Stored
 from cni_plugin.network import invalid
 
@@ -159,7 +159,7 @@ class Gateway:
             try:
                 for line in response.iter_lines():
                     if line:
-                        yield _changes(msgspec.json.decode(line), revision, client.base_url)
+                        yield _changes(decoding.decode(line), revision, client.base_url)
             finally:
                 with self._lock:
                     self._response = None
@@ -235,14 +235,14 @@ def _post(client: Etcd3Client, path: str, body: Mapping[str, object], headers: M
 
 def _code(error: Etcd3Exception) -> int:
     try:
-        return int(msgspec.json.decode(error.detail_text or "")["code"])
+        return int(decoding.decode(error.detail_text or "")["code"])
     except (ValueError, KeyError, TypeError):
         return 0
 
 
 def _words(client: Etcd3Client, error: Etcd3Exception) -> str:
     try:
-        said = msgspec.json.decode(error.detail_text or "")["error"]
+        said = decoding.decode(error.detail_text or "")["error"]
     except (ValueError, KeyError, TypeError):
         said = error.detail_text or str(error) or type(error).__name__
     return f"{client.base_url}: {said}"

@@ -15,6 +15,7 @@ from ipaddress import ip_interface, ip_network
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.kernel import files
 from cni_plugin.network import Network
 from cni_plugin.records import DEFAULT_RUN_DIR
@@ -54,8 +55,8 @@ class Memory:
 
 
 def _of_file(path: str, prefix: str) -> tuple[Network, ...]:
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        found = msgspec.json.decode(files.regular(path, _MOST_BYTES)) if path else {}
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        found = decoding.decode(files.follow(path, _MOST_BYTES)) if path else {}
         if found and found["prefix"] == prefix:
             return tuple(ip_network(each) for each in found["podCIDRs"])
     return ()
@@ -64,7 +65,7 @@ def _of_file(path: str, prefix: str) -> tuple[Network, ...]:
 def _of_flannel(path: str) -> tuple[Network, ...]:
     """flannel writes its subnet's first pod address, with the subnet's length (pkg/subnet/subnet.go)."""
     with suppress(OSError, ValueError):
-        lines = files.regular(path, _MOST_BYTES).decode().splitlines()
+        lines = files.follow(path, _MOST_BYTES).decode().splitlines()
         said = dict(each.split("=", 1) for each in lines if "=" in each)
         return tuple(ip_interface(said[key]).network for key in _FLANNEL_KEYS if key in said)
     return ()

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.agent.source import Announcement
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
@@ -92,10 +93,10 @@ def entry(stored: Stored) -> Entry:
     """What a key below `subnets/` says. Raises ValueError when the key names no subnet."""
     cidrs = cidrs_of(stored.key)
     try:
-        value = typed(msgspec.json.decode(stored.value), _Value)
+        value = typed(decoding.decode(stored.value), _Value)
         addresses = tuple(ip_address(each) for each in (value.public_ip, value.public_ipv6) if each)
         data = _data(value.backend_data or value.backend_v6_data)
-    except (ValueError, RecursionError, CniError) as error:
+    except (ValueError, CniError) as error:
         why = error.msg if isinstance(error, CniError) else str(error)
         return Entry(stored, cidrs, problem=f"{stored.key} is taken, but its value is not understood: {why}")
     told = tuple(each for each in addresses if each != NOWHERE)

@@ -104,8 +104,8 @@ class View:
             conf = parse(decode(value, "in the key"))
             if not conf.carvings:
                 raise CniError(7, "it names no network: give Network or IPv6Network")
-        except (CniError, RecursionError) as error:
-            self._complaint = f"{key}: {error.msg if isinstance(error, CniError) else 'nested too deeply'}{still}"
+        except CniError as error:
+            self._complaint = f"{key}: {error.msg}{still}"
             return
         self.conf, self._complaint = conf, ""
 

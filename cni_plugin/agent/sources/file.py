@@ -43,7 +43,7 @@ MOST_BYTES = 16 << 20
 NET_CONF, CNI_CONF = "net-conf.json", "cni-conf.json"
 _FRESH = 100_000_000
 """ns: a file may change once more without another time stamp, so one that is younger is read again next time."""
-_BROKEN = (CniError, OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_BROKEN = (CniError, OSError, msgspec.MsgspecError)
 
 
 class Config(_Conf, frozen=True):
@@ -160,7 +160,7 @@ class Reader:
         return self._last, ""
 
     def _of_file(self) -> Snapshot:
-        raw = decode(files.regular(self._path, MOST_BYTES), "in the file")
+        raw = decode(files.follow(self._path, MOST_BYTES), "in the file")
         cluster = parse(raw)
         me = _named(cluster.nodes, self._node)
         me = me or _named(cluster.nodes, cluster.node)  # a file for one node alone may say which one that is
@@ -200,7 +200,7 @@ class Reader:
             stamp = _stamp(path)
             if stamp and stamp == known.stamp:
                 return known
-            return _Entry(stamp, _meaning(name, decode(files.regular(path, MOST_BYTES), "in the file")))
+            return _Entry(stamp, _meaning(name, decode(files.follow(path, MOST_BYTES), "in the file")))
         except _BROKEN as error:
             return _Entry((), known.good, _words(path, error, known=known.good is not None))
 
@@ -244,8 +244,6 @@ def _stamp(path: str) -> tuple[int, ...]:
 def _words(path: str, error: Exception, *, known: bool) -> str:
     if isinstance(error, CniError):
         why = error.msg
-    elif isinstance(error, RecursionError):
-        why = "nested too deeply"
     else:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"{path}: {why}{'; what it said last stays true' if known else ''}"
