@@ -175,8 +175,13 @@ def test_to_know_whether_anybody_has_a_pod_is_one_look_for_each_network(
     for number in range(others):
         records.put(record(f"other{number}"))
     records.put(record("mine", network="more"))
-    read, seen = files.read, list[str]()
-    monkeypatch.setattr(files, "read", lambda path: (seen.append(path), read(path))[1])
+    honest, seen = files.read, list[str]()
+
+    def read(path: str) -> bytes | None:
+        seen.append(path)
+        return honest(path)
+
+    monkeypatch.setattr(files, "read", read)
     assert not records.has("c1", "eth0")
     assert len([each for each in seen if "attachments" in each]) == 2
     assert records.has("mine", "eth0")
