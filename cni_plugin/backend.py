@@ -70,6 +70,12 @@ class Backend(Protocol):
     def local(self, me: Me, conf: object) -> State:
         """What this node needs before any peer is known. Raises CniError 7 when it cannot be had."""
 
+    def derived(self, peer: Node) -> bool:
+        """Whether what leads to a peer follows from its addresses and subnets, and not from its own word alone."""
+
+    def doubt(self, peer: Node, conf: object) -> str:
+        """What of a peer's announcement does not fit although it can be reached, and what to do; "" for nothing."""
+
     def peer(self, me: Me, peer: Node, conf: object) -> State:
         """What leads to one peer. Raises CniError 7 when it cannot be reached this way."""
 

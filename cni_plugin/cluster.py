@@ -6,20 +6,24 @@
 Keys match in any case, so flannel's net-conf.json is understood. A node that can be reached by both families has
 `address` and `ipv6Address`; `backendData` is what it announced for the backend, such as its VTEP's MAC. Validation is
 strict, for a node list is written by people: two nodes with one subnet or one address would answer for each other.
-Of a list that machines keep, `settled` leaves out the younger of such two instead, and says so.
+Of a list that machines keep, `settled` leaves out the younger of two with one subnet instead, and says so. One address
+costs nobody else anything there: who announces another's only leads its own pods' packets astray.
 """
 
 from __future__ import annotations
 
 from bisect import bisect, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
 
 from cni_plugin.netconf import _Conf, typed
-from cni_plugin.network import Address, Network, address_of, invalid, network_of
+from cni_plugin.network import Address, Network, address_of, invalid, network_of, unusable
 from cni_plugin.network import parse as parse_network
+
+_DERIVED = ("vtepmac",)
+"""What backends announce for flannel's nodes' sake: ours derive it from a node's subnet, and so need not believe it."""
 
 
 class _NodeConf(_Conf, frozen=True):
@@ -35,6 +39,7 @@ class _ClusterConf(_Conf, frozen=True):
     node: str = ""
     local_address: str = ""
     nodes: tuple[_NodeConf, ...] = ()
+    settled: bool = False
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -49,6 +54,11 @@ class Node(msgspec.Struct, frozen=True):
     pod_cidrs: tuple[Network, ...]
     data: Mapping[str, str] = {}
     since: float = 0.0
+
+    @property
+    def unsaid(self) -> Node:
+        """The same without what is derived for a node of ours, whatever it announced."""
+        return msgspec.structs.replace(self, data={key: each for key, each in self.data.items() if key not in _DERIVED})
 
     def address(self, family: int) -> Address | None:
         """Its address of family 4 or 6."""
@@ -103,13 +113,14 @@ def parse(raw: object) -> Cluster:
         nodes=tuple(_node(each, f"nodes[{index}]") for index, each in enumerate(conf.nodes)),
         local=address_of("localAddress", conf.local_address) if conf.local_address else None,
     )
-    _check_unique(cluster)
+    if not conf.settled:
+        _check_unique(cluster)
     _check_subnets(cluster)
     return cluster
 
 
 def render(cluster: Cluster) -> bytes:
-    """The JSON that `parse` reads."""
+    """The JSON that `parse` reads, as a list that a machine keeps."""
     names = {4: "network", 6: "ipv6Network"}
     return msgspec.json.encode({
         **{names[each.version]: str(each) for each in cluster.networks},
@@ -117,11 +128,12 @@ def render(cluster: Cluster) -> bytes:
         "node": cluster.node,
         **({"localAddress": str(cluster.local)} if cluster.local else {}),
         "nodes": [_node_json(each) for each in cluster.nodes],
+        "settled": True,
     })
 
 
 def settled(nodes: Iterable[Node], networks: Sequence[Network]) -> tuple[tuple[Node, ...], tuple[str, ...]]:
-    """Those that can stand side by side, the elder before the younger, and why the others were left out.
+    """Those that can stand side by side, the elder before the younger, and what there is to complain of.
 
     Every node of the cluster that sees the same list comes to the same answer.
     """
@@ -134,13 +146,36 @@ def settled(nodes: Iterable[Node], networks: Sequence[Network]) -> tuple[tuple[N
             complaints.append(complaint)
         else:
             kept.append(node)
-    return tuple(sorted(kept, key=lambda each: each.name)), tuple(complaints)
+    return tuple(sorted(kept, key=lambda each: each.name)), (*complaints, *_shared(kept))
+
+
+def unusable_flannel(node: Node, backend: str) -> str:
+    """Why a node of flannel's cannot be reached: it has not said what nobody can derive for it; "" when it can."""
+    if backend != "vxlan" or node.data.get("vtepmac"):
+        return ""
+    return (
+        f"{node.name} is left out: it is flannel's, and its backend-data has no VtepMAC that packets could be sent to: "
+        "see that flanneld runs there, with the backend vxlan"
+    )
+
+
+def _shared(nodes: Iterable[Node]) -> Iterator[str]:
+    """Of the addresses that several nodes say they have."""
+    seen: dict[Address, str] = {}
+    for node in nodes:
+        for address in node.addresses:
+            first = seen.setdefault(address, node.name)
+            if first != node.name:
+                yield (
+                    f"{node.name} has the same address {address} as {first}: what is sent to the pods of both goes to "
+                    "the one host that has it; delete the node that is no more, or correct the address"
+                )
 
 
 def _node(conf: _NodeConf, at: str) -> Node:
-    addresses = [address_of(f"{at}.address", conf.address)]
+    addresses = [_reachable(f"{at}.address", address_of(f"{at}.address", conf.address))]
     if conf.ipv6_address:
-        addresses.append(address_of(f"{at}.ipv6Address", conf.ipv6_address, 6))
+        addresses.append(_reachable(f"{at}.ipv6Address", address_of(f"{at}.ipv6Address", conf.ipv6_address, 6)))
     return Node(
         conf.name,
         tuple(addresses),
@@ -148,6 +183,13 @@ def _node(conf: _NodeConf, at: str) -> Node:
         conf.backend_data,
         conf.since,
     )
+
+
+def _reachable(key: str, address: Address) -> Address:
+    why = unusable(address)
+    if why:
+        raise invalid(key, str(address), f"it must be where the other nodes can send to, and it is {why}")
+    return address
 
 
 def _node_json(node: Node) -> dict[str, object]:
@@ -163,24 +205,25 @@ def _node_json(node: Node) -> dict[str, object]:
 
 
 class _Claims:
-    """Who has which name, address and subnet; a new claim is granted or refused with the reason."""
+    """Who has which name and subnet; a new claim is granted or refused with the reason."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
-        self._owners: dict[tuple[str, str], str] = {}
+        self._names: set[str] = set()
         self._first: dict[int, list[tuple[int, int, str]]] = {4: [], 6: []}
 
     def make(self, node: Node) -> str:
         """Grant all that a node claims, or nothing; why not, "" when granted."""
-        pairs = [("name", node.name), *(("address", str(each)) for each in node.addresses)]
-        for pair in pairs:
-            if pair in self._owners:
-                return f"{node.name} is left out: it has the same {pair[0]} {pair[1]} as {self._owners[pair]}"
+        if node.name in self._names:
+            return f"{node.name} is left out: there is an elder node of that name"
+        for address in node.addresses:
+            if why := unusable(address):
+                return f"{node.name} is left out: its address {address} is {why}"
         for cidr in node.pod_cidrs:
             complaint = self._against(cidr)
             if complaint:
                 return f"{node.name} is left out: its subnet {complaint}"
-        self._owners.update(dict.fromkeys(pairs, node.name))
+        self._names.add(node.name)
         for cidr in node.pod_cidrs:
             insort(self._first[cidr.version], (int(cidr.network_address), int(cidr.broadcast_address), node.name))
         return ""

@@ -28,6 +28,9 @@ BOOT_PROTOCOL = 3
 ROUTE_PROTOCOL = 84
 """The mark of our routes (`proto 84` in `ip route`): what bears another is never touched."""
 
+ALIAS_MARK = "tulle:"
+"""What the ifalias of a link of ours begins with."""
+
 MAIN_TABLE = 254
 """RT_TABLE_MAIN, include/uapi/linux/rtnetlink.h."""
 
@@ -37,13 +40,15 @@ Key: TypeAlias = tuple[str, ...]
 class Way(NamedTuple):
     """How this node's kernel sends to an address: by `dev`, from `source`, to the router `via`, "" without one.
 
-    `mtu` in bytes: that of the interface, or of the route where it is less. Not to be made, but what plans are made of.
+    `mtu` in bytes: that of the interface, or of the route where it is less. `own`: the interface bears our mark. Not to
+    be made, but what plans are made of.
     """
 
     dev: str
     mtu: int
     source: str = ""
     via: str = ""
+    own: bool = False
 
 
 class Object(msgspec.Struct, frozen=True, tag_field="object"):

@@ -8,7 +8,9 @@ is given, unless `enableIPv4` or `enableIPv6` says false.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple, TypeAlias
 
@@ -23,6 +25,24 @@ Address: TypeAlias = IPv4Address | IPv6Address
 _DEFAULT_LENGTH = {4: 24, 6: 64}
 _LONGEST = {4: 30, 6: 126}
 """A subnet needs room for a gateway and a pod, besides its first address and its last."""
+_NOWHERE: tuple[tuple[Network, str], ...] = (
+    (IPv4Network("0.0.0.0/8"), "unspecified"),
+    (IPv4Network("127.0.0.0/8"), "a loopback address"),
+    (IPv4Network("169.254.0.0/16"), "link-local, somebody else's on each link"),
+    (IPv4Network("224.0.0.0/4"), "a multicast address"),
+    (IPv4Network("240.0.0.0/4"), "reserved, or everybody's (broadcast)"),
+    (IPv6Network("::/128"), "unspecified"),
+    (IPv6Network("::1/128"), "a loopback address"),
+    (IPv6Network("::ffff:0:0/96"), "an IPv4 address in IPv6's clothes: write that"),
+    (IPv6Network("100::/64"), "for what is to be discarded"),
+    (IPv6Network("fe80::/10"), "link-local, somebody else's on each link"),
+    (IPv6Network("ff00::/8"), "a multicast address"),
+)
+"""Where no node can be that others send to (RFC 6890, and the registries that it began)."""
+_UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+"""The lowest bit of the first byte is clear."""
+_NO_MAC = "00:00:00:00:00:00"
+"""For VXLAN it means "every MAC that is not known" (drivers/net/vxlan/vxlan_core.c, vxlan_xmit)."""
 _NAMES = {
     4: ("network", "subnetLen", "subnetMin", "subnetMax"),
     6: ("ipv6Network", "ipv6SubnetLen", "ipv6SubnetMin", "ipv6SubnetMax"),
@@ -106,9 +126,22 @@ def address_of(key: str, text: str, family: int | None = None) -> Address:
         address = ip_address(text)
     except ValueError:
         raise invalid(key, text, "write an IPv4 or IPv6 address without a prefix") from None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise invalid(key, text, "write it without a zone: what follows the % means something on one machine alone")
     if family is not None and address.version != family:
         raise invalid(key, text, f"it must be an IPv{family} address")
     return address
+
+
+@lru_cache(maxsize=4096)
+def unusable(address: Address) -> str:
+    """Why no node can be reached at this address, "" for one that may be a node's. Remembered: lists come often."""
+    return next((why for network, why in _NOWHERE if address in network), "")
+
+
+def is_unicast_mac(text: str) -> bool:
+    """Whether it is the MAC of one interface, six bytes in lower case hexadecimal, colons in between."""
+    return _UNICAST_MAC.fullmatch(text) is not None and text != _NO_MAC
 
 
 def _carving(family: int, given: tuple[str, int, str, str]) -> Carving:

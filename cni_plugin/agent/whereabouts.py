@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeAlias
 from cni_plugin.agent.settings import AddressSettings
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Way
-from cni_plugin.network import Address
+from cni_plugin.network import Address, unusable
 
 Leads: TypeAlias = Callable[[Sequence[str]], Mapping[str, Way]]
 """From addresses to the ways by which the kernel would reach them; what it cannot reach is left out."""
@@ -154,12 +154,12 @@ def _both(addresses: Sequence[Address]) -> tuple[Address, ...]:
 
 
 def held_by(addresses: Mapping[str, Sequence[str]]) -> dict[str, tuple[Address, ...]]:
-    """`Machine.held` from texts, with or without prefix lengths; loopback's own are no place to be reached at.
+    """`Machine.held` from texts, with or without prefix lengths; those that no peer could send to are left out.
 
     Nor are those of Services, which every node holds.
     """
     return {
-        name: tuple(each for each in (ip_address(text.partition("/")[0]) for text in texts) if not each.is_loopback)
+        name: tuple(each for each in (ip_address(text.partition("/")[0]) for text in texts) if not unusable(each))
         for name, texts in addresses.items()
         if name != SERVICES
     }

@@ -53,6 +53,18 @@ def local(me: Me, conf: Config) -> State:
     return {}
 
 
+def derived(peer: Node) -> bool:
+    """Always."""
+    del peer
+    return True
+
+
+def doubt(peer: Node, conf: Config) -> str:
+    """Nothing is announced that could be wrong."""
+    del peer, conf
+    return ""
+
+
 def peer(me: Me, peer: Node, conf: Config) -> State:
     """A route for each of the peer's subnets. Raises CniError 7 when the peer is not on this node's link."""
     del conf

@@ -2,7 +2,8 @@
 
 The device is bound to no interface: each peer's packets leave by the one that leads there, as its MTU assumes.
 Nothing is learned and nothing is flooded. A VTEP's MAC is derived from its node's first pod subnet, so that a
-peer's entries follow from the node list alone; for each peer there are a route, a neighbour and an FDB entry:
+peer's entries follow from the node list alone. A flannel node has one at random and announces it: that is believed as
+long as it is nobody else's. For each peer there are a route, a neighbour and an FDB entry:
 
     ip route replace 10.244.2.0/24 via 10.244.2.0 dev tulle.1 proto 84 onlink
     ip neigh replace 10.244.2.0 lladdr 0a:54:0a:f4:02:00 dev tulle.1 nud permanent
@@ -23,7 +24,7 @@ from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, state
 from cni_plugin.netconf import _Conf, typed
-from cni_plugin.network import Address, Network
+from cni_plugin.network import Address, Network, is_unicast_mac
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
 """Inner Ethernet 14, VXLAN 8, UDP 8, and an outer IPv4 header of 20 or IPv6 header of 40 bytes (RFC 7348)."""
@@ -54,8 +55,18 @@ def device(conf: Config) -> str:
 
 
 def vtep_mac(node: Node) -> str:
-    """The MAC that a node announced, as flannel's nodes do; else the derived one, so that nobody need say anything."""
-    return node.data.get("vtepmac", "").lower() or derived_mac(node.pod_cidrs[0])
+    """The MAC that a node announced, as flannel's nodes do; else the derived one, so that nobody need say anything.
+
+    Raises CniError 7 for one that no interface can have.
+    """
+    mac = node.data.get("vtepmac", "").lower()
+    if mac and not is_unicast_mac(mac):
+        raise CniError(
+            INVALID_CONFIG,
+            f"cluster.nodes: {node.name} is left out: its backendData has the VtepMAC {mac!r}, and a VTEP's MAC is a "
+            "unicast one such as 0a:54:0a:f4:01:00",
+        )
+    return mac or derived_mac(node.pod_cidrs[0])
 
 
 def derived_mac(cidr: Network) -> str:
@@ -105,14 +116,33 @@ def local(me: Me, conf: Config) -> State:
     return state(objects)
 
 
+def derived(peer: Node) -> bool:
+    """Whether its MAC follows from its subnet."""
+    return not peer.pod_cidrs or peer.data.get("vtepmac", "").lower() in ("", derived_mac(peer.pod_cidrs[0]))
+
+
+def doubt(peer: Node, conf: Config) -> str:
+    """Another VNI: what is sent there with ours, no device of that node takes."""
+    vni = peer.data.get("vni", "")
+    if vni in ("", str(conf.vni)):
+        return ""
+    return f"{peer.name} announces VNI {vni}, and the network's is {conf.vni}: restart its agent, or flanneld there"
+
+
 def peer(me: Me, peer: Node, conf: Config) -> State:
-    """Raises CniError 7 when the peer has no address of this node's family."""
+    """Raises CniError 7 when the peer has no address of this node's family, or this node's MAC."""
     remote = peer.address(me.underlay.version)
     if remote is None:
         raise CniError(
             INVALID_CONFIG,
             f"cluster.nodes: {peer.name} has no IPv{me.underlay.version} address, which {me.node.name}'s "
             "VXLAN device uses: give all nodes an address of one family",
+        )
+    if peer.pod_cidrs and vtep_mac(peer) == derived_mac(me.node.pod_cidrs[0]):
+        raise CniError(
+            INVALID_CONFIG,
+            f"cluster.nodes: {peer.name} is left out: it says that its VTEP has the MAC {vtep_mac(peer)}, which is "
+            f"that of {me.node.name}, this node",
         )
     return state(each for cidr in peer.pod_cidrs for each in _ways(me, peer, remote, cidr, conf))
 

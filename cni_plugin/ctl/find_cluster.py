@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from cni_plugin.ctl.facts import ERROR, HINT, WARNING, Facts, Finding, Probed
 from cni_plugin.ctl.roster import Membership
 
-_LEFT_OUT, _OUTSIDE = "is left out", "outside the cluster's network"
+_LEFT_OUT, _OUTSIDE, _SHARED = "is left out", "outside the cluster's network", "has the same address"
 _FLANNEL = ("flannel.", "flannel-v6.", "flannel-wg", "flannel.ipip")
 _MOST = 5
 """Findings of one kind; more of them are counted."""
@@ -55,7 +55,13 @@ def conflicts(facts: Facts) -> Iterator[Finding]:
 
 
 def _complaint(each: str) -> Finding:
-    """Of a node that is left out by the words of `cluster.settled`."""
+    """Of a node that is left out, or shares an address, by the words of `cluster.settled`."""
+    if _SHARED in each:
+        return Finding(
+            "node-conflict", WARNING, "the node list", each,
+            "the pods of all of them but one are reached by nobody",
+            "delete the node that is no more, or correct the address at the source",
+        )
     if _LEFT_OUT not in each:
         return Finding(
             "node-list-problem", WARNING, "the node list", each,
@@ -66,7 +72,7 @@ def _complaint(each: str) -> Finding:
         "wrong-cluster-cidr" if outside else "node-conflict", ERROR, "the node list", each,
         "that node's pods reach no other node, and none reaches them",
         "give the cluster one CIDR: controller manager's --cluster-cidr and net-conf.json must agree" if outside
-        else "give one of the two nodes another subnet or address, and start its pods anew",
+        else "correct what it says at the source; of two with one subnet give one another, and start its pods anew",
     )
 
 

@@ -40,10 +40,8 @@ from cni_plugin.kernel.remover import Remover
 from cni_plugin.kernel.routes import Routes
 from cni_plugin.kernel.ways import ways
 from cni_plugin.meter import Meter
-from cni_plugin.model import HOST, AnyObject, Fdb, Neigh, Route, State, Way, state
+from cni_plugin.model import ALIAS_MARK, HOST, AnyObject, Fdb, Neigh, Route, State, Way, state
 
-ALIAS_MARK = "tulle:"
-"""What the ifalias of a link of ours begins with."""
 _SCOPE_LINK = 253
 _MAC_TEXT = 17
 _RTN_UNICAST = 1

@@ -19,8 +19,16 @@ from typing import NamedTuple
 from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import HEADER, NLM_F_REQUEST, RTM_GETLINK, RTM_GETROUTE
 from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
-from cni_plugin.kernel.raw import IFLA_AF_SPEC, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_MTU, attributes, number
-from cni_plugin.model import Way
+from cni_plugin.kernel.raw import (
+    IFLA_AF_SPEC,
+    IFLA_EXT_MASK,
+    IFLA_IFALIAS,
+    IFLA_IFNAME,
+    IFLA_MTU,
+    attributes,
+    number,
+)
+from cni_plugin.model import ALIAS_MARK, Way
 
 _RTMSG, _IFINFO, _ATTRIBUTE, _NUMBER = Struct("=BBBBBBBBI"), Struct("=BxHiII"), Struct("=HH"), Struct("=I")
 _RTN_UNICAST, _RTM_F_FIB_MATCH = 1, 0x2000
@@ -41,11 +49,12 @@ class _Answer(NamedTuple):
 
 
 class _Link(NamedTuple):
-    """MTUs in bytes; `mtu6` is what IPv6 makes of it, 0 where it is off."""
+    """MTUs in bytes; `mtu6` is what IPv6 makes of it, 0 where it is off. `own`: it bears our mark."""
 
     name: str
     mtu: int
     mtu6: int
+    own: bool
 
 
 def ways(space: Namespace, addresses: Iterable[str]) -> dict[str, Way]:
@@ -58,7 +67,7 @@ def ways(space: Namespace, addresses: Iterable[str]) -> dict[str, Way]:
         found[address] = found[address]._replace(mtu=lasting[address].mtu if address in lasting else 0)
     links = _links(space, sorted({each.link for each in found.values()}))
     return {
-        address: Way(link.name, _mtu(link, address, each.mtu), each.source, each.via)
+        address: Way(link.name, _mtu(link, address, each.mtu), each.source, each.via, link.own)
         for address, each in found.items()
         if (link := links.get(each.link)) is not None
     }
@@ -126,7 +135,8 @@ def _link(answer: bytes) -> _Link:
     found = dict(attributes(answer, HEADER.size + _IFINFO.size, len(answer)))
     inet6 = _nested(_nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), _IFLA_INET6_CONF)
     mtu6 = number(inet6[4 * _DEVCONF_MTU6 : 4 * _DEVCONF_MTU6 + 4])
-    return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6)
+    own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS_MARK.encode())
+    return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6, own)
 
 
 def _nested(value: bytes, kind: int) -> bytes:

@@ -1,21 +1,22 @@
 """A whole cluster as one node plans it, kept by peer, so that a change of one peer is planned and compared alone.
 
-Pure: `plan` is given what the kernel said of the ways, and the plan before if there is one. Promise: a plan made from
-an earlier one is the plan that is made from nothing, whatever changed; only what differs between two plans goes into
-`delta`, and where the parts of two peers cannot be told apart (both announced one MAC) that is everything.
+Pure: `plan` is given what the kernel said of the ways, and the plan before if there is one. Promises: a plan made from
+an earlier one is the plan that is made from nothing, whatever changed; no two parts hold one and the same object, for
+who cannot be told from others is left out (`plan.identity`); only what differs between two plans goes into `delta`.
 
     before = plan(terms, nodes);  after = plan(terms, nodes[:-1], before);  delta(after, before)  ->  want, have
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node
-from cni_plugin.errors import CniError
-from cni_plugin.model import State, Sysctl, Way
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.model import Key, State, Sysctl, Way
+from cni_plugin.plan.identity import Lengths, contested, covers, misplaced
 from cni_plugin.plan.node import forwarding
 
 
@@ -37,32 +38,43 @@ class Terms(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One peer: where packets for its pods are sent, the ways to there, and what that takes; or why it cannot be."""
+    """One peer: where packets for its pods are sent, the ways to there, and what that takes; or why it cannot be.
+
+    `covers`: the keys of routes by which its ends would be pods'; `contested`: it is refused for another peer's sake.
+    """
 
     node: Node
     ends: tuple[str, ...]
     ways: tuple[Way | None, ...]
     state: State
     refused: CniError | None = None
+    covers: tuple[Key, ...] = ()
+    contested: bool = False
 
 
 class Plan(NamedTuple):
-    """This node's part of a cluster: `want` is all of it, `local` what is there without peers, `parts` by peer."""
+    """This node's part of a cluster: `want` is all of it, `local` what is there without peers, `parts` by peer.
+
+    `lengths` are those of the peers' subnets.
+    """
 
     terms: Terms
     local: State
     parts: Mapping[str, Part]
     want: State
-
-    @property
-    def distinct(self) -> bool:
-        """Whether no two parts hold one and the same object."""
-        return len(self.want) == len(self.local) + sum(len(each.state) for each in self.parts.values())
+    lengths: Lengths
 
     @property
     def refused(self) -> tuple[CniError, ...]:
         """Why peers are left out."""
         return tuple(each.refused for each in self.parts.values() if each.refused is not None)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is amiss with peers that are reached all the same."""
+        _, backend, conf = self.terms
+        found = (backend.doubt(each.node, conf) for each in self.parts.values() if each.refused is None)
+        return tuple(filter(None, found))
 
 
 def ends(me: Me, backend: Backend, conf: object, peer: Node) -> tuple[str, ...]:
@@ -73,35 +85,54 @@ def ends(me: Me, backend: Backend, conf: object, peer: Node) -> tuple[str, ...]:
 def plan(terms: Terms, peers: Iterable[Node], before: Plan | None = None) -> Plan:
     """Raises CniError 7 where the node itself cannot take part; a peer that cannot is left out."""
     me, backend, conf = terms
-    known = before.parts if before is not None and before.terms.same_as(terms) else {}
+    peers = tuple(peers)
+    lengths = frozenset((cidr.version, cidr.prefixlen) for each in peers for cidr in each.pod_cidrs)
+    same = before is not None and before.lengths == lengths and before.terms.same_as(terms)
+    known = before.parts if before is not None and same else {}
     local = {**forwarding({cidr.version for cidr in me.node.pod_cidrs}), **backend.local(me, conf)}
-    parts = {each.name: _part(terms, each, known.get(each.name)) for each in peers}
-    want = dict(local)
-    for each in parts.values():
-        want.update(each.state)
-    return Plan(terms, local, parts, want)
+    parts = {each.name: _part(terms, lengths, each, known.get(each.name)) for each in peers}
+    ways = _joined(parts)
+    losers = contested(parts.values(), ways, backend.derived)
+    if losers:
+        parts.update(_left_out(parts, losers))
+        ways = _joined(parts)
+    return Plan(terms, local, parts, {**local, **ways}, lengths)
 
 
 def delta(after: Plan, before: Plan) -> tuple[State, State]:
     """What to compare so that the second plan, which stands, becomes the first; sysctls of the whole node never go."""
-    if not (after.terms.same_as(before.terms) and after.distinct and before.distinct):
+    if not after.terms.same_as(before.terms):
         return after.want, {key: each for key, each in before.want.items() if key in after.want or not _is_shared(each)}
     gone = {name: part for name, part in before.parts.items() if after.parts.get(name) is not part}
     new = {name: part for name, part in after.parts.items() if before.parts.get(name) is not part}
     return _joined(new), _joined(gone)
 
 
-def _part(terms: Terms, peer: Node, known: Part | None) -> Part:
+def _part(terms: Terms, lengths: Lengths, peer: Node, known: Part | None) -> Part:
     me, backend, conf = terms
     same = known is not None and (known.node is peer or known.node == peer)
     to = known.ends if known is not None and same else ends(me, backend, conf, peer)
     ways = tuple(map(me.ways.get, to))
-    if known is not None and same and known.ways == ways:
+    if known is not None and same and known.ways == ways and not known.contested:
         return known
+    found = Part(peer, to, ways, {}, covers=covers(to, lengths))
+    why = misplaced(me, peer, dict(zip(to, ways, strict=True)), backend.OVERHEAD[me.underlay.version])
+    if why:
+        return found._replace(refused=_refusal(peer, why))
     try:
-        return Part(peer, to, ways, backend.peer(me, peer, conf))
+        return found._replace(state=backend.peer(me, peer, conf))
     except CniError as error:
-        return Part(peer, to, ways, {}, error)
+        return found._replace(refused=error)
+
+
+def _left_out(parts: Mapping[str, Part], losers: Mapping[str, str]) -> Iterator[tuple[str, Part]]:
+    for name, why in losers.items():
+        part = parts[name]
+        yield name, part._replace(state={}, refused=_refusal(part.node, why), contested=True)
+
+
+def _refusal(peer: Node, why: str) -> CniError:
+    return CniError(INVALID_CONFIG, f"cluster.nodes: {peer.name} is left out: {why}")
 
 
 def _joined(parts: Mapping[str, Part]) -> State:

@@ -74,8 +74,10 @@ class Convergence:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Peers that are left out, and why."""
-        return (*(each.msg for each in (self._plan.refused if self._plan else ())), *self._refused)
+        """Peers that are left out, and why, and what is amiss with others."""
+        if self._plan is None:
+            return self._refused
+        return (*(each.msg for each in self._plan.refused), *self._plan.doubts, *self._refused)
 
     @property
     def watch(self) -> Watch:
@@ -181,8 +183,12 @@ class Convergence:
         return found
 
     def _ways_to(self, addresses: Mapping[str, None], *, anew: bool) -> dict[str, Way]:
-        """Asked of the kernel for those that are new, or all; what has no way now keeps the one that it had."""
-        found = self._kernel.ways([each for each in addresses if anew or each not in self._ways])
+        """Asked of the kernel for those that are new, or all; what has no way now keeps the one that it had.
+
+        One through our own devices may be another as soon as the list is.
+        """
+        sure = {each for each, way in self._ways.items() if not way.own and not anew}
+        found = self._kernel.ways([each for each in addresses if each not in sure])
         ways = {**self._ways, **found}
         return {each: ways[each] for each in addresses if each in ways}
 

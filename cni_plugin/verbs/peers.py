@@ -30,14 +30,13 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, Route, State, Up, Vxlan, Way, state
 from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
+from cni_plugin.plan.identity import LEAST, too_narrow
 from cni_plugin.records import Records
 from cni_plugin.verbs.ensure import settle, undo
 
 VXLAN_ALIAS = "tulle:vxlan"
 CLUSTER_FILE = "cluster.json"
 """The name in the run folder under which an agent keeps the list that it learned."""
-MIN_IPV6_MTU = 1280
-"""RFC 8200, section 5: a link with less cannot carry IPv6."""
 MOST_REFUSED = 20
 """Objects of peers that the kernel may refuse before the whole is given up."""
 _TICK = 50_000_000
@@ -215,19 +214,19 @@ def locate(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
 def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backend) -> backends.Me:
     """This node with the smallest MTU over the interfaces that lead to peers (`me.mtu` is that of its own uplink).
 
-    Raises CniError 7 when that leaves too little for IPv6 pods.
+    What is no underlay, or is too narrow for pods, does not count: its peer is left out. Raises CniError 7 when the
+    uplink itself leaves too little for IPv6 pods.
     """
-    mtu = min((each.mtu for each in ways.values()), default=me.mtu)
-    mtu = min(mtu, me.mtu)
-    left = mtu - backend.OVERHEAD[me.underlay.version]
-    if left < MIN_IPV6_MTU and any(each.version == 6 for each in me.node.pod_cidrs):
-        narrow = next((each.dev for each in ways.values() if each.mtu == mtu), me.uplink)
+    overhead = backend.OVERHEAD[me.underlay.version]
+    left = me.mtu - overhead
+    if left < LEAST[6] and any(each.version == 6 for each in me.node.pod_cidrs):
         raise CniError(
             INVALID_CONFIG,
-            f"the MTU of {mtu} bytes on the way to peers by {narrow} leaves {left} for pods, and IPv6 needs "
-            f"{MIN_IPV6_MTU} (RFC 8200): raise it to at least {MIN_IPV6_MTU + mtu - left}",
+            f"the MTU of {me.mtu} bytes on the way to peers by {me.uplink} leaves {left} for pods, and IPv6 needs "
+            f"{LEAST[6]} (RFC 8200): raise it to at least {LEAST[6] + overhead}",
         )
-    return me._replace(mtu=mtu, ways=ways)
+    counted = (each.mtu for each in ways.values() if not each.own and not too_narrow(me, each, overhead))
+    return me._replace(mtu=min([me.mtu, *counted]), ways=ways)
 
 
 def facts_of(

@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
     "mesh": {"network", "cluster"},
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
-    "plan": {"errors", "spec", "netconf", "model", "cluster", "backend"},
+    "plan": {"errors", "spec", "netconf", "network", "model", "cluster", "backend"},
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter"},
     # What is on disk: attachments by what `plan` calls them, through the door's files.

@@ -206,6 +206,9 @@ def configured(before: Configured = NOTHING, **keys: str) -> Configured:
 GOOD = '{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}'
 
 
+VXLAN = GOOD.replace("host-gw", "vxlan")
+
+
 def test_the_config_map_gives_the_network_and_the_cni_configuration() -> None:
     found = configured(net_conf=GOOD, cni_conf='{"name": "pods", "plugins": []}')
     assert found.conf is not None and found.conf.backend == "host-gw"
@@ -272,6 +275,28 @@ def test_what_was_announced_for_another_backend_is_not_used_and_told() -> None:
     assert whole.nodes[0].data == {} and not any("vxlan" in each for each in whole.problems)  # its own is under way
     peer = told(noted(notes), this_node="n9")
     assert any("n1" in each and "vxlan" in each and "host-gw" in each for each in peer.problems)
+
+
+def test_the_mac_of_a_node_of_ours_is_derived_and_never_believed() -> None:
+    notes = {"tulle.network/backend": "vxlan", "tulle.network/backend-data": json.dumps({"vtepMAC": MAC, "vni": "1"})}
+    (found,) = told(noted(notes), conf=configured(net_conf=VXLAN)).nodes
+    assert found.data == {"vni": "1"}
+    (theirs,) = told(noted(flannel_notes(ADDRESS, MAC)), conf=configured(net_conf=VXLAN)).nodes
+    assert theirs.data == {"vtepmac": MAC, "vni": "1"}
+
+
+@pytest.mark.parametrize("data", [None, "null", "{}", '{"VNI": 1}', '{"VtepMAC": "00:00:00:00:00:00"}'])
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
+def test_a_flannel_node_whose_mac_nobody_knows_is_left_out_and_told(data: str | None, backend: str) -> None:
+    """flannel#1122: half way through its start it has announced its address and nothing else."""
+    notes = flannel_notes(ADDRESS, MAC) | {f"{FLANNEL}/backend-type": backend}
+    notes = {key: each for key, each in notes.items() if key != f"{FLANNEL}/backend-data"}
+    found = noted(notes | ({f"{FLANNEL}/backend-data": data} if data else {}))
+    whole = told(found, conf=configured(net_conf=VXLAN), this_node="n9")
+    assert whole.nodes == ()
+    assert any("node n1 is left out: it is flannel's, and its backend-data has no VtepMAC" in each
+               for each in whole.problems)
+    assert told(found, conf=configured(net_conf=GOOD), this_node="n9").nodes != (), "host-gw needs none"
 
 
 def test_a_thousand_problems_are_not_told_one_by_one() -> None:

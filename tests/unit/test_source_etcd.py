@@ -383,6 +383,19 @@ def test_what_was_announced_for_another_backend_is_of_no_use_and_is_told() -> No
     assert peers(entries, "vxlan")[1] == ()
 
 
+def test_the_mac_of_a_node_of_ours_is_derived_and_never_believed() -> None:
+    nodes, _ = peers([key("10.244.1.0/24", "192.0.2.1", "n1")], "vxlan")
+    assert [each.data for each in nodes] == [{"vni": "1"}]
+
+
+@pytest.mark.parametrize("data", [b'{"VNI": 1}', b"null", b"{}"])
+def test_a_flannel_node_whose_mac_nobody_knows_is_left_out_and_told(data: bytes) -> None:
+    value = b'{"PublicIP": "192.0.2.5", "BackendType": "vxlan", "BackendData": ' + data + b"}"
+    nodes, complaints = peers([schema.entry(stored("10.244.5.0-24", value))], "vxlan")
+    assert nodes == []
+    assert "192.0.2.5 is left out: it is flannel's, and its backend-data has no VtepMAC" in complaints[0]
+
+
 def test_no_more_is_complained_of_than_a_person_reads() -> None:
     made = view(*(stored(f"10.244.{number}.0-24", b"{") for number in range(1, 200)))
     assert len(made.complaints()) == MOST_COMPLAINTS + 1

@@ -15,7 +15,6 @@ the order of the pod CIDRs: tunnels use the first, and so all nodes choose the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
@@ -40,8 +39,6 @@ NETWORK, CNI = "net-conf.json", "cni-conf.json"
 
 _LONGEST_DATA = 4096
 _LONGEST_QUOTE = 80
-_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
-"""A unicast one: the lowest bit of the first byte is clear."""
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -258,7 +255,7 @@ class _Reader:
             key = f"{self.prefix}{name}"
             found.update(self._object(key, self._notes.get(key, "") or "null"))
         mac = found.get("vtepmac")
-        if mac is not None and not _MAC.fullmatch(mac.lower()):
+        if mac is not None and not network.is_unicast_mac(mac.lower()):
             del found["vtepmac"]
             self._ignore(f"{self.prefix}backend-data", mac, "a VTEP's MAC is a unicast one such as 0a:54:0a:f4:01:00")
         return found
@@ -287,8 +284,8 @@ class _Reader:
         except CniError:
             self._ignore(key, text, f"it must be an {f'IPv{family} ' if family else ''}address")
             return None
-        if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
-            self._ignore(key, text, "it must be an address that the other nodes can send to")
+        if why := network.unusable(address):
+            self._ignore(key, text, f"it must be an address that the other nodes can send to, and it is {why}")
             return None
         return address
 

@@ -15,7 +15,7 @@ import msgspec
 
 from cni_plugin.agent.kube.objects import Configured, Own, Seen
 from cni_plugin.agent.source import Snapshot
-from cni_plugin.cluster import Node, settled
+from cni_plugin.cluster import Node, settled, unusable_flannel
 
 MOST_PROBLEMS = 50
 
@@ -115,8 +115,16 @@ def snapshot(known: Known, this_node: str) -> Snapshot | None:
 def _reached(seen: Sequence[Seen], backend: str) -> Iterator[Node]:
     """The nodes that can be reached. What one announced for another backend means nothing to this one."""
     for each in seen:
-        if each.node is not None:
-            yield msgspec.structs.replace(each.node, data={}) if _is_foreign(each, backend) else each.node
+        node = _said(each, backend)
+        if node is not None and not (each.flannels and unusable_flannel(node, backend)):
+            yield node
+
+
+def _said(each: Seen, backend: str) -> Node | None:
+    """The node with what counts of its announcement."""
+    if each.node is None or (each.flannels and not _is_foreign(each, backend)):
+        return each.node
+    return msgspec.structs.replace(each.node, data={}) if _is_foreign(each, backend) else each.node.unsaid
 
 
 def _absent(this_node: str) -> str:
@@ -125,11 +133,14 @@ def _absent(this_node: str) -> str:
 
 def _problems(seen: Sequence[Seen], backend: str, this_node: str) -> Iterator[str]:
     """What there is to say of each node, by name. That this one's own announcement is an old one is no news to it."""
-    worth = [each for each in seen if each.problems or _is_foreign(each, backend)]
+    worth = [each for each in seen if each.problems or each.flannels or _is_foreign(each, backend)]
     for each in sorted(worth, key=lambda each: each.name):
         yield from each.problems
         if each.node is not None and each.name != this_node and _is_foreign(each, backend):
             yield f"node {each.name} announces the backend {each.backend}, but the network's is {backend}: update it"
+        node = _said(each, backend)
+        if node is not None and each.flannels and each.name != this_node and (why := unusable_flannel(node, backend)):
+            yield f"node {why}"
 
 
 def _is_foreign(seen: Seen, backend: str) -> bool:

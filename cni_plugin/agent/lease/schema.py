@@ -13,7 +13,6 @@ yet. Pure. Promises: what cannot be understood is still taken, for its key says 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple
@@ -25,12 +24,11 @@ from cni_plugin.agent.source import Announcement
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
 from cni_plugin.netconf import _Conf, typed
-from cni_plugin.network import Address, Network
+from cni_plugin.network import Address, Network, is_unicast_mac
 
 CONFIG, SUBNETS = "config", "subnets/"
 NOWHERE = IPv4Address(0)
 """flannel's PublicIP of a node that has no IPv4 address: its type has no other word for that."""
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _SPELLED = {"vni": "VNI", "vtepmac": "VtepMAC", "publickey": "PublicKey"}
 """How flannel writes what its backends announce (vxlanLeaseAttrs, wireguardLeaseAttrs)."""
 
@@ -126,6 +124,6 @@ def value_of(said: Announcement, cidrs: tuple[Network, ...], node: str, since: f
 def _data(raw: Mapping[str, object]) -> Mapping[str, str]:
     """What a backend announced, as strings. Raises ValueError for what would not be taken by the kernel."""
     data = {key.lower(): str(each) for key, each in raw.items() if isinstance(each, str | int)}
-    if "vtepmac" in data and not _MAC.fullmatch(data["vtepmac"].lower()):
-        raise ValueError(f"{data['vtepmac']!r} is no MAC address")
+    if "vtepmac" in data and not is_unicast_mac(data["vtepmac"].lower()):
+        raise ValueError(f"{data['vtepmac']!r} is no MAC address of an interface")
     return data

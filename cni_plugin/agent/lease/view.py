@@ -11,7 +11,7 @@ from threading import Lock
 
 from cni_plugin.agent.lease.gateway import Change
 from cni_plugin.agent.lease.schema import CONFIG, SUBNETS, Entry, Stored, entry
-from cni_plugin.cluster import Node
+from cni_plugin.cluster import Node, unusable_flannel
 from cni_plugin.errors import CniError
 from cni_plugin.netconf import decode
 from cni_plugin.network import NetworkConf, parse
@@ -111,7 +111,11 @@ class View:
 
 
 def peers(entries: Iterable[Entry], backend: str) -> tuple[list[Node], tuple[str, ...]]:
-    """Who lives in the subnets. What was announced for another backend is of no use to this one, and is told."""
+    """Who lives in the subnets, and what there is to say of them.
+
+    What was announced for another backend is of no use to this one. Nodes of flannel's, which have no name in their
+    value, are reached by what they said alone; those of ours never by what is derived.
+    """
     nodes, complaints = [], []
     for each in entries:
         node = each.node
@@ -120,7 +124,11 @@ def peers(entries: Iterable[Entry], backend: str) -> tuple[list[Node], tuple[str
         if each.backend != backend:
             complaints.append(f"{node.name} announces {each.backend}, and the network's backend is {backend}")
             node = Node(node.name, node.addresses, node.pod_cidrs, {}, node.since)
-        nodes.append(node)
+        why = "" if each.name else unusable_flannel(node, backend)
+        if why:
+            complaints.append(why)
+        else:
+            nodes.append(node.unsaid if each.name else node)
     return nodes, few(complaints)
 
 
