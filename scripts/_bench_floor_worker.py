@@ -79,10 +79,10 @@ def _watch() -> None:
     for name in ("flock", "ioctl"):
         setattr(fcntl, name, _timed("files", getattr(fcntl, name)))
     socket.socket = _Timed  # type: ignore[misc]
-    from cni_plugin.kernel import netns, nft
+    from cni_plugin.kernel import netns, nft_process
 
-    netns._setns = _timed("namespaces", netns._setns)
-    nft._Library.run = _timed("nft", nft._Library.run)  # type: ignore[method-assign]
+    netns.enter_namespace = _timed("namespaces", netns.enter_namespace)
+    nft_process.NftProcess.run = _timed("nft", nft_process.NftProcess.run)  # type: ignore[method-assign]
 
 
 def _timed(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:

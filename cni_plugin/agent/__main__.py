@@ -43,6 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) % 2 or options.keys() - {"--run-dir", "--conf"}:
         sys.stderr.write(USAGE)
         return 2
+    from cni_plugin.kernel.nft_process import keeper
+
+    keeper.start()  # a fork of us as long as we are small
     from cni_plugin.agent.service import serve
 
     return serve(options.get("--run-dir", ""), options.get("--conf", ""))

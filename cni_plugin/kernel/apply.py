@@ -104,7 +104,7 @@ class Applier:
         try:
             self._nft.change(ops)
         except NftError as error:
-            raise Failure(ops[0], Outcome(errno.EINVAL, str(error))) from error
+            raise Failure(ops[0], Outcome(error.errno, str(error))) from error
         self._done.extend(ops)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno as errnos
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 from cni_plugin.describe import describe
 from cni_plugin.diff import Op
+
+PASSING = frozenset(
+    (errnos.EINTR, errnos.EAGAIN, errnos.ENOMEM, errnos.ENOBUFS, errnos.EMFILE, errnos.ENFILE, errnos.ENOLCK)
+)
+"""The kernel is short of something now, which says nothing of what was asked for: the same may succeed soon."""
 
 
 class KernelError(Exception):

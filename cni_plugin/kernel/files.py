@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from threading import get_ident
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".tmp."
@@ -24,6 +25,8 @@ ODD = frozenset({
     errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG,
 })
 """What `read` meets where something stands that is no file of ours: a folder, a link, a socket, a huge file."""
+_held: dict[int, int] = {}
+"""Descriptors of locks, and the threads that took them."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -204,9 +207,17 @@ def locked(path: str, *, wait: bool = True) -> Iterator[None]:
         fd = os.open(path, flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if wait:
+            _held[fd] = get_ident()
         yield
     finally:
+        _held.pop(fd, None)
         os.close(fd)
+
+
+def held() -> list[int]:
+    """The locks that this thread holds for a while: who does its work in another process hands them over to that."""
+    return [fd for fd, thread in _held.items() if thread == get_ident()]
 
 
 def _fill(path: str, data: bytes) -> None:

@@ -18,11 +18,8 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import ctypes
+from cni_plugin.kernel.libc import checked, libc
 
 _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO = 0x4, 0x8, 0x40, 0x80
 _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
@@ -42,7 +39,7 @@ class Inotify:
     """Watches a set of paths. One thread at a time. Raises OSError, EMFILE beyond fs.inotify.max_user_instances."""
 
     def __init__(self) -> None:
-        self._fd = _checked(_libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
+        self._fd = checked(libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
         self._steps: dict[str, set[tuple[int, str]]] = {}
         self._waiting: dict[int, dict[str, set[str]]] = {}
 
@@ -107,7 +104,7 @@ class Inotify:
         for place, name in _walk(path):
             try:
                 kind = _ONLYDIR if name else 0
-                descriptor = _checked(_libc().inotify_add_watch(self._fd, os.fsencode(place), _WANTED | kind), place)
+                descriptor = checked(libc().inotify_add_watch(self._fd, os.fsencode(place), _WANTED | kind), place)
             except OSError as error:
                 if error.errno in _NOTHING_THERE:
                     return
@@ -122,7 +119,7 @@ class Inotify:
     def _tidy(self) -> None:
         for descriptor in [each for each, names in self._waiting.items() if not any(names.values())]:
             del self._waiting[descriptor]
-            _libc().inotify_rm_watch(self._fd, descriptor)  # EINVAL: the thing is gone already
+            libc().inotify_rm_watch(self._fd, descriptor)  # EINVAL: the thing is gone already
 
 
 def _walk(path: str) -> Iterator[tuple[str, str]]:
@@ -148,23 +145,3 @@ def _walk(path: str) -> Iterator[tuple[str, str]]:
         todo = [*target.split("/"), *todo]
         here = "/" if target.startswith("/") else os.path.dirname(here)
     yield here, _ANY
-
-
-def _checked(result: int, where: str) -> int:
-    if result < 0:
-        code = _errno()
-        raise OSError(code, os.strerror(code), where)
-    return result
-
-
-def _errno() -> int:
-    import ctypes
-
-    return ctypes.get_errno()
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    import ctypes
-
-    return ctypes.CDLL(None, use_errno=True)

@@ -8,21 +8,17 @@ namespace by mistake would wire the next pod into it.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from cni_plugin.kernel.errors import NetnsError
-
-if TYPE_CHECKING:
-    import ctypes
+from cni_plugin.kernel.libc import CLONE_NEWNET, checked, enter_namespace, libc
 
 _NS_GET_NSTYPE = 0xB703
-_CLONE_NEWNET = 0x40000000
+_TRIES_TO_RETURN = 10_000
 _OWN = "/proc/thread-self/ns/net"
 
 
@@ -52,7 +48,7 @@ def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
         kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
     except OSError as error:
         raise NetnsError("not-a-namespace", path) from error
-    if kind != _CLONE_NEWNET:
+    if kind != CLONE_NEWNET:
         raise NetnsError("not-a-namespace", path)
     if not allow_own and os.path.samestat(os.fstat(descriptor), os.stat(_OWN)):
         raise NetnsError("own", path)
@@ -60,13 +56,26 @@ def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
 
 @contextmanager
 def inside(descriptor: int | None) -> Iterator[None]:
-    """This thread is in that network namespace while the block runs; None is where it is already."""
+    """This thread is in that network namespace while the block runs; None is where it is already. Raises OSError."""
     if descriptor is None:
         yield
         return
+    with _away(partial(enter_namespace, descriptor)):
+        yield
+
+
+@contextmanager
+def in_a_fresh_one() -> Iterator[None]:
+    """This thread is in a network namespace of its own, that ends with what was opened in it. Raises OSError."""
+    with _away(lambda: checked(libc().unshare(CLONE_NEWNET), "unshare")):
+        yield
+
+
+@contextmanager
+def _away(leave: Callable[[], object]) -> Iterator[None]:
     home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _setns(descriptor)
+        leave()
         try:
             yield
         finally:
@@ -76,24 +85,8 @@ def inside(descriptor: int | None) -> Iterator[None]:
 
 
 def _return(home: int) -> None:
-    try:
-        _setns(home)
-    except OSError:
-        os.write(2, b"cannot leave the pod's network namespace: giving up\n")
-        os.abort()
-
-
-def _setns(descriptor: int) -> None:
-    """setns(2). `os.setns` came with Python 3.12."""
-    import ctypes
-
-    if _libc().setns(descriptor, _CLONE_NEWNET) != 0:
-        code = ctypes.get_errno() or errno.EINVAL
-        raise OSError(code, os.strerror(code), "setns")
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    import ctypes
-
-    return ctypes.CDLL(None, use_errno=True)
+    """The kernel may be short of memory for a moment; who may leave a namespace may always return."""
+    for _ in range(_TRIES_TO_RETURN):
+        with suppress(OSError):
+            return enter_namespace(home)
+    os.abort()

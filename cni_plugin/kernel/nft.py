@@ -1,8 +1,8 @@
 """Chains of table `inet tulle`, in nft's own language, one transaction at a time.
 
-libnftables is called in this process (0.1 ms for a rule; 3 ms by running `nft`, which is what happens where the
-library is missing). Nothing is loaded before the first chain is asked for. Promise: all chains of a call change
-together or none does; no other table is ever named; the table goes with the last thing in it.
+libnftables carries it out (0.1 ms for a rule; 3 ms by running `nft`, which is what happens where the library is
+missing), in a process that is made when the first chain is asked for (`nft_process`). Promise: all chains of a call
+change together or none does; no other table is ever named; the table goes with the last thing in it.
 
 The kernel gives rules back in other words than it was given them, so a rule is known by its comment, which ends in a
 digest of the rule as it was written.
@@ -15,23 +15,19 @@ import os
 import re
 import socket
 import struct
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
-from cni_plugin.kernel.program import run
+from cni_plugin.kernel.errors import PASSING
+from cni_plugin.kernel.nft_process import NftProcess
 from cni_plugin.meter import Meter
 from cni_plugin.model import Chain
 
-if TYPE_CHECKING:
-    import ctypes
-
 TABLE = "inet tulle"
-_LIBRARY = "libnftables.so.1"
-_NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft")
+_TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPERM, errno.EPROTO, *PASSING)
+"""What it makes a difference to know that nft said, by strerror(3)."""
 _COMMENT = re.compile(r' comment "([^"]*)"$')
 _HOOK = re.compile(r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?")
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
@@ -42,11 +38,13 @@ _GET_GENERATION = HEADER.pack(HEADER.size + 4, _GET_GENERATION_KIND, NLM_F_REQUE
 _GENERATION_AT = HEADER.size + 4 + 4
 """NFTA_GEN_ID comes first in the answer to NFT_MSG_GETGEN (net/netfilter/nf_tables_api.c, nf_tables_fill_gen_info)."""
 
-Runner: TypeAlias = Callable[[str], tuple[bool, str]]
-
 
 class NftError(Exception):
-    """nftables refused a transaction, in its own words."""
+    """nftables refused a transaction, in its own words, or could not be asked."""
+
+    def __init__(self, words: str, code: int = errno.EINVAL) -> None:
+        super().__init__(words)
+        self.errno = code
 
 
 class Nft:
@@ -58,26 +56,34 @@ class Nft:
 
     def __init__(self, meter: Meter | None = None) -> None:
         self._meter = meter or Meter()
+        self._process = NftProcess()
         self._listed: dict[str, tuple[int, str]] = {}
 
-    @cached_property
-    def run(self) -> Runner:
-        """Has commands of the nft language carried out: whether they were accepted, and what was said."""
-        library = _load_library()
-        return _run_program if library is None else _Library(library).run
+    def run(self, commands: str) -> tuple[bool, str]:
+        """Have commands of the nft language carried out: whether they were accepted, and what was said.
+
+        They must do no harm when they are carried out twice. Raises NftError when nobody could tell.
+        """
+        try:
+            accepted, words = self._process.run(commands)
+            if not accepted and _code(words) in (errno.EPROTO, *PASSING):
+                self._process.close()  # the library may be out of step with the kernel by now
+                accepted, words = self._process.run(commands)
+        except OSError as error:
+            raise NftError(f"no answer from nftables: {error.strerror or error}", error.errno or errno.EIO) from error
+        return accepted, words
 
     def close(self) -> None:
-        """Let go of what was loaded."""
-        self.__dict__.pop("run", None)
-        if (channel := self.__dict__.pop("_channel", None)) is not None:
-            channel.close()
+        """Let go of sockets and process."""
+        self._process.close()
+        self._hang_up()
 
     def change(self, ops: Sequence[Op]) -> None:
         """Carry out these operations on chains in one transaction. Raises NftError."""
         with self._meter.step("nft"):
             accepted, words = self.run("\n".join(line for op in ops for line in _lines(op)))
             if not accepted:
-                raise NftError(_first_line(words))
+                raise _refusal(words)
             if any(op.verb == "delete" for op in ops):
                 _delete_empty_table()
 
@@ -97,76 +103,27 @@ class Nft:
             self._channel.send(_GET_GENERATION)
             answer = self._channel.recv(8192)
         except OSError:
+            self._hang_up()  # the answer may still come, and would be taken for that to the next question
             return 0
         (kind,) = struct.unpack_from("=H", answer, 4)
         return int.from_bytes(answer[_GENERATION_AT : _GENERATION_AT + 4], "big") if kind == _NEW_GENERATION else 0
 
     @cached_property
     def _channel(self) -> socket.socket:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        return _netfilter()
+
+    def _hang_up(self) -> None:
+        if (channel := self.__dict__.pop("_channel", None)) is not None:
+            channel.close()
 
     def _list(self, name: str) -> str:
         """What nft says of a chain, "" when there is none. Raises NftError."""
         accepted, words = self.run(f"list chain {TABLE} {name}")
         if accepted:
             return words
-        if os.strerror(errno.ENOENT) in words:
+        if _code(words) == errno.ENOENT:
             return ""
-        raise NftError(_first_line(words))
-
-
-class _Library:
-    """libnftables(3): a context with buffers in place of stdout and stderr."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        import ctypes
-
-        library.nft_ctx_new.restype = ctypes.c_void_p
-        library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-        library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-        library.nft_ctx_free.argtypes = [ctypes.c_void_p]
-        for name in ("output", "error"):
-            getattr(library, f"nft_ctx_buffer_{name}").argtypes = [ctypes.c_void_p]
-            reader = getattr(library, f"nft_ctx_get_{name}_buffer")
-            reader.argtypes, reader.restype = [ctypes.c_void_p], ctypes.c_char_p
-        self._library = library
-        self._context = ctypes.c_void_p(library.nft_ctx_new(0))
-
-    def __del__(self) -> None:
-        self._library.nft_ctx_free(self._context)
-
-    def run(self, commands: str) -> tuple[bool, str]:
-        """Whether it was accepted, and what was printed."""
-        library, context = self._library, self._context
-        library.nft_ctx_buffer_output(context)  # again before each run: it rewinds
-        library.nft_ctx_buffer_error(context)
-        accepted = library.nft_run_cmd_from_buffer(context, commands.encode()) == 0
-        text = library.nft_ctx_get_output_buffer(context) if accepted else library.nft_ctx_get_error_buffer(context)
-        return accepted, (text or b"").decode(errors="replace")
-
-
-def _load_library() -> ctypes.CDLL | None:
-    """From our bundle if we are one, else as the loader finds it."""
-    import ctypes
-
-    bundle = getattr(sys, "_MEIPASS", "")
-    for place in ([os.path.join(bundle, _LIBRARY)] if bundle else []) + [_LIBRARY]:
-        try:
-            return ctypes.CDLL(place)
-        except OSError:
-            continue
-    return None
-
-
-def _run_program(commands: str) -> tuple[bool, str]:
-    """The same by `nft -f -`, with an environment of its own."""
-    program = next((path for path in _NFT if os.access(path, os.X_OK)), None)
-    if program is None:
-        raise NftError(f"neither {_LIBRARY} nor nft is installed (Debian: apt install nftables)")
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-    result = run(program, ["-f", "-"], environment, commands.encode(), quiet=True)
-    accepted = result.code == 0
-    return accepted, (result.stdout if accepted else result.stderr).decode(errors="replace")
+        raise _refusal(words)
 
 
 def _lines(op: Op) -> Iterator[str]:
@@ -234,8 +191,14 @@ def _priority(words: Iterable[str]) -> int | str:
     return _PRIORITIES.get(match[1], 0) + int(match[2] or 0)
 
 
-def _first_line(words: str) -> str:
-    return words.strip().splitlines()[0] if words.strip() else "nftables refused without a word"
+def _refusal(words: str) -> NftError:
+    """What nft said of a refusal: its first line, and the errno that it spells out."""
+    lines = words.strip().splitlines()
+    return NftError(lines[0] if lines else "nftables refused without a word", _code(words))
+
+
+def _code(words: str) -> int:
+    return next((code for code in _TOLD if os.strerror(code) in words), errno.EINVAL)
 
 
 def _delete_empty_table() -> None:
@@ -258,9 +221,25 @@ def _delete_empty_table() -> None:
             (end, 0, 3, 0, 10, b""),
         )
     )
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as channel:
-        channel.send(batch)
-        answer = channel.recv(8192)
-    (code,) = struct.unpack_from("=i", answer, HEADER.size)
-    if -code not in (0, errno.EBUSY, errno.ENOENT):
-        raise NftError(f"delete table {TABLE}: {os.strerror(-code)}")
+    code = _ask_twice(batch)
+    if code not in (0, errno.EBUSY, errno.ENOENT):
+        raise NftError(f"delete table {TABLE}: {os.strerror(code)}", code)
+
+
+def _ask_twice(batch: bytes) -> int:
+    """The errno with which the kernel answers what may be asked again, and is if something passing is in the way."""
+    code = 0
+    for _ in range(2):
+        try:
+            with _netfilter() as channel:
+                channel.send(batch)
+                code = -struct.unpack_from("=i", channel.recv(8192), HEADER.size)[0]
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if code not in PASSING:
+            break
+    return code
+
+
+def _netfilter() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)

@@ -7,18 +7,15 @@ loaded by that, for there is nothing to load, and nothing of the node is touched
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 
 from cni_plugin.kernel.codec import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, Attr, encode, nest
 from cni_plugin.kernel.files import follow
 from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.netns import in_a_fresh_one
 from cni_plugin.kernel.nft import Nft
 
-_CLONE_NEWNET = 0x40000000
 _MODULES = {"bridge": "bridge", "veth": "veth", "vxlan": "vxlan", "nf_tables": "nf_tables", "masquerade": "nft_masq"}
 VLAN_FILTERING = "VLAN filtering"
 
@@ -33,7 +30,7 @@ def features(wanted: Collection[str]) -> dict[str, bool]:
     left = [name for name in wanted if not asked.get(name)]
     if not left:
         return asked
-    with _fresh():
+    with in_a_fresh_one():
         space = Namespace()
         try:
             return asked | {name: _TRIALS[name](space) for name in left}
@@ -52,24 +49,6 @@ def _listed(release: str) -> set[str]:
         words = (line.split()[0].rstrip(":").rpartition("/")[2] for line in lines if line.strip())
         found.update(each.split(".ko")[0].replace("-", "_") for each in words)
     return found
-
-
-@contextmanager
-def _fresh() -> Iterator[None]:
-    """This thread is in a network namespace of its own, that ends with what was opened in it. Raises OSError."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET) != 0:
-            code = ctypes.get_errno() or errno.EPERM
-            raise OSError(code, os.strerror(code), "unshare")
-        try:
-            yield
-        finally:
-            if libc.setns(home, _CLONE_NEWNET) != 0:
-                os.abort()  # going on in an empty namespace would show an empty node
-    finally:
-        os.close(home)
 
 
 def _can_make(space: Namespace, kind: str, *data: Attr, name: str = "") -> bool:

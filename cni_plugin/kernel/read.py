@@ -255,7 +255,7 @@ class Reader:
         try:
             return self._nft.read(want)
         except NftError as error:
-            raise KernelError(Op("create", want), errno.EINVAL, (), str(error)) from error
+            raise KernelError(Op("create", want), error.errno, (), str(error)) from error
 
     def _name(self, index: int) -> str:
         return self._spaces[HOST].name(index)

@@ -53,11 +53,12 @@ class Injector:
         self.target = target
         self.seen = 0
         self.armed = True
+        self.process = 0
         self.names: list[str] = []
 
     def step(self, name: str) -> bool:
         """Whether this operation is to fail; does not return when the process is to be killed."""
-        if not self.armed:
+        if not self.armed or os.getpid() != self.process:  # the engine's child for nftables: a transaction is a step
             return False
         self.seen += 1
         self.names.append(name)
@@ -75,6 +76,7 @@ class Injector:
 
     def install(self) -> None:
         """Put the counting in front of everything that changes something. For a process that ends soon."""
+        self.process = os.getpid()
         send, change, write = netlink.Netlink.send, nft.Nft.change, os.write
 
         def counted_send(self_: netlink.Netlink, requests: Sequence[bytearray]) -> list[netlink.Outcome]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cni_plugin.diff import Op, diff
-from cni_plugin.kernel import nft
+from cni_plugin.kernel import nft_process
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.model import Chain, state
@@ -41,7 +41,7 @@ OTHER = Chain(
 def kernel(netns: MakeNetns, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LinuxKernel]:
     """A node, its nftables by libnftables and, as where that is missing, by running `nft`."""
     if request.param == "program":
-        monkeypatch.setattr(nft, "_load_library", lambda: None)
+        monkeypatch.setattr(nft_process, "_load_library", lambda: None)
     with kernel_of(netns("node")) as kernel:
         run(f"nft {FOREIGN}")
         yield kernel

@@ -122,7 +122,7 @@ def test_more_watches_than_a_user_may_have_are_an_error(
             ctypes.set_errno(28)
             return -1
 
-    monkeypatch.setattr(inotify, "_libc", Full)
+    monkeypatch.setattr(inotify, "libc", Full)
     with pytest.raises(OSError, match="No space left on device"):
         events.watch([str(tmp_path)])
     monkeypatch.undo()
