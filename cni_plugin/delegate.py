@@ -1,6 +1,8 @@
 """Other plugins, called as the specification says: found by name in CNI_PATH, same environment, same stdin.
 
-A delegate's stderr is ours; what it says on stdout is parsed.
+A delegate's stderr is ours; what it says on stdout is parsed. Promises: one that does not answer is ended with all that
+it started, after `LONGEST` seconds; one that calls us in its turn cannot have us call others again, so nothing
+goes round for ever, whatever name it knows us by.
 """
 
 from __future__ import annotations
@@ -14,6 +16,18 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
 from cni_plugin.kernel.program import run
+
+LONGEST = {"ADD": 55.0}
+LONGEST_OTHERS = 20.0
+"""Seconds for an answer, by verb. A DHCP server behind a bridge with STP takes half a minute to be reached (two forward
+delays of 15 s, IEEE 802.1D); kubelet gives up after 120 s."""
+MARK = "TULLE_DELEGATED"
+"""The variable by which we know that it was one of us who called the plugin that calls us."""
+
+
+def is_delegated(environ: Mapping[str, str]) -> bool:
+    """Whether this request comes from a plugin that serves a request of ours."""
+    return bool(environ.get(MARK))
 
 
 def find(kind: str, path: Sequence[str]) -> str:
@@ -34,10 +48,29 @@ def find(kind: str, path: Sequence[str]) -> str:
     )
 
 
-def call(executable: str, verb: str, environ: Mapping[str, str], stdin: bytes) -> Mapping[str, object]:
-    """Run a plugin for this request and give back its result, {} for a verb without one. Raises its CniError."""
+def call(
+    executable: str, verb: str, environ: Mapping[str, str], stdin: bytes, *, seconds: float = 0.0
+) -> Mapping[str, object]:
+    """Run a plugin for this request and give back its result, {} for a verb without one. Raises its CniError.
+
+    `seconds` that it may take, where that is not what its verb may.
+    """
+    if is_delegated(environ):
+        raise CniError(
+            INVALID_CONFIG,
+            f"{executable} is not called: it was a plugin that we called who called us, so this would go round for "
+            "ever; give ipam.type the name of an IPAM plugin that calls no main plugin",
+        )
+    seconds = seconds or LONGEST.get(verb, LONGEST_OTHERS)
+    told = {**environ, "CNI_COMMAND": verb, MARK: "1"}
     try:
-        status, stdout, _ = run(executable, [], {**environ, "CNI_COMMAND": verb}, stdin, quiet=False)
+        status, stdout, _ = run(executable, [], told, stdin, quiet=False, seconds=seconds)
+    except TimeoutError as error:
+        raise CniError(
+            DELEGATE_FAILED,
+            f"{executable} {verb} did not answer within {seconds:g} s and was ended: see what it waits for (its log is "
+            "on stderr)",
+        ) from error
     except OSError as error:
         # by its name, for containerd takes an error of DEL with "no such file" in it for success
         why = errno.errorcode.get(error.errno or 0, "unknown")

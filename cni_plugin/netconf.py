@@ -25,6 +25,8 @@ from cni_plugin.errors import (
 from cni_plugin.spec import NAME, Dns, RouteConfig
 
 HOST_LOCAL = "host-local"
+MAIN_NAMES = ("tulle", "bridge")
+"""What we are called as a main plugin."""
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 MIN_MTU, MAX_MTU = 68, 65535
 _SPECIAL = {"valid_attachments": "cni.dev/valid-attachments", "attachments": "cni.dev/attachments"}
@@ -235,6 +237,7 @@ def parse_name(raw: Mapping[str, object]) -> NetConf:
     folded = fold(next((each for key, each in raw.items() if key.lower() == "ipam"), None))
     ipam = folded if isinstance(folded, dict) else {}
     kind, folder = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
+    kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
     return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=folder))
 
 
@@ -256,6 +259,8 @@ def _ipam(ipam: object) -> IpamConf:
     if not isinstance(ipam, dict):
         raise _invalid("ipam", ipam, "it must be an object")
     kind = typed({key: each for key, each in ipam.items() if key.lower() == "type"}, IpamConf, "ipam")
+    if kind.type in MAIN_NAMES:
+        raise _invalid("ipam.type", kind.type, f"that is a main plugin; name an IPAM plugin, such as {HOST_LOCAL}")
     return typed(ipam, IpamConf, "ipam") if kind.type == HOST_LOCAL else kind
 
 

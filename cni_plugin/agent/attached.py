@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from cni_plugin import decoding
+from cni_plugin.errors import CniError
 from cni_plugin.model import State
 from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.pod import Attachment
@@ -75,8 +76,12 @@ class Attachments:
         return [
             each.attachment
             for each in self
-            if each.attachment.network == network and each.use[2] != mtu and follows(self._confs[each.use[3]])
+            if each.attachment.network == network and each.use[2] != mtu and self._follows(each)
         ]
+
+    def _follows(self, each: Attached) -> bool:
+        conf = self._confs.get(each.use[3])
+        return conf is not None and follows(conf)
 
     def _folder(self, network: str, known: _Folder | None) -> _Folder:
         path = self._records.folder(network)
@@ -105,11 +110,12 @@ class Attachments:
         newest: dict[tuple[str, tuple[str, ...], int, bytes], float] = {}
         for each in self:
             newest[each.use] = max(each.created, newest.get(each.use, 0.0))
-        used = {conf for *_, conf in newest}
-        self._confs = {conf: self._confs.get(conf) or parse(decode(conf)) for conf in used}
+        parsed = {conf: self._confs.get(conf) or _parsed(conf) for conf in {conf for *_, conf in newest}}
+        self._confs = {conf: each for conf, each in parsed.items() if each is not None}
         return bridges(
             Use(created, bridge, gateways, mtu, self._confs[conf])
             for (bridge, gateways, mtu, conf), created in newest.items()
+            if conf in self._confs
         )
 
 
@@ -121,7 +127,18 @@ def _stamp(entry: os.DirEntry[str]) -> Stamp:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
+def _parsed(conf: bytes) -> NetConf | None:
+    """None for what this release does not understand: nothing is wanted then, of a pod that lives on as it is."""
+    try:
+        return parse(decode(conf))
+    except CniError:
+        return None
+
+
 def _common(record: Record) -> bytes:
-    """The configuration without what is one pod's."""
-    keys = decoding.decode_as(dict[str, msgspec.Raw], record.conf)
+    """The configuration without what is one pod's; as it is where it is no object."""
+    try:
+        keys = decoding.decode_as(dict[str, msgspec.Raw], record.conf)
+    except msgspec.DecodeError:
+        return bytes(record.conf)
     return msgspec.json.encode({key: each for key, each in keys.items() if key.lower() not in _OF_ONE_POD})

@@ -18,13 +18,11 @@ from threading import Thread
 from time import monotonic, perf_counter
 from typing import Protocol
 
-import msgspec
-
 from cni_plugin import decoding
 from cni_plugin.agent.attached import Attached, Attachments
+from cni_plugin.agent.guard import worded
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.settings import Settings
-from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Kernel, OwnLink, open_kernel
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.inotify import Inotify
@@ -180,7 +178,7 @@ class Reconciler:
         self._changed, self._awake = 0, False
         self._patience.over(now)
         self.passes += 1
-        self._guarded("records", lambda: self._look(changed, thorough=full or again))
+        self._look(changed, thorough=full or again)
         if full:
             self._guarded("self-check", self._check)
         while self._collected:
@@ -194,20 +192,23 @@ class Reconciler:
             self._lists.close()
 
     def _look(self, changed: Changed, *, thorough: bool) -> None:
-        kernel, records = self._kernel, self._records
-        self._attachments.refresh()
+        """One part after the other, each for itself: what goes wrong with one keeps no other from its turn."""
+        self._guarded("records", self._attachments.refresh)
         if changed & (LINKS | ADDRESSES | KNOBS):
-            self._look_at_bridges()
-        if thorough or (changed & LINKS and self._is_new_bridge()):
-            self._own = {each.name: each for each in kernel.own_links()} if self._attachments.bridges else {}
-            on = {each.attachment: each.bridge for each in self._attachments}
-            self._step("ports of pods", partial(ports, kernel, records, on, self._own))
-        self._look_at_clusters(changed)
-        if self._follow_mtu() and self._attachments.refresh():
-            self._look_at_bridges()
+            self._guarded("bridges", self._look_at_bridges)
+        self._guarded("ports", partial(self._look_at_ports, changed, thorough=thorough))
+        self._guarded("clusters", partial(self._look_at_clusters, changed))
+        self._guarded("MTU", self._follow_mtu)
         if changed & RULES:
-            self._step("masquerade", partial(masquerade, kernel, records))
-        self._watch()
+            self._step("masquerade", partial(masquerade, self._kernel, self._records))
+        self._guarded("watch", self._watch)
+
+    def _look_at_ports(self, changed: Changed, *, thorough: bool) -> None:
+        if not thorough and not (changed & LINKS and self._is_new_bridge()):
+            return
+        self._own = {each.name: each for each in self._kernel.own_links()} if self._attachments.bridges else {}
+        on = {each.attachment: each.bridge for each in self._attachments}
+        self._step("ports of pods", partial(ports, self._kernel, self._records, on, self._own))
 
     def _look_at_bridges(self) -> None:
         for name, want in self._attachments.bridges.items():
@@ -227,8 +228,8 @@ class Reconciler:
                 if facts.network not in kept:
                     self._step(f"cluster of {facts.network}", partial(cluster, facts, self._kernel, self._records))
 
-    def _follow_mtu(self) -> bool:
-        """Pods that live get the MTU that the underlay leaves now; whether any did."""
+    def _follow_mtu(self) -> None:
+        """Pods that live get the MTU that the underlay leaves now, and their bridges after them."""
         followed = False
         for facts in all_facts(self._records):
             behind = self._attachments.behind(facts.network, facts.mtu)
@@ -236,22 +237,28 @@ class Reconciler:
                 what = f"MTU of pods in {facts.network}"
                 self._step(what, partial(mtu, self._kernel, self._records, behind, facts))
                 followed = True
-        return followed
+        if followed and self._attachments.refresh():
+            self._look_at_bridges()
 
     def _step(self, what: str, look: Callable[[], Repair]) -> None:
         if self._patience.holds(what):
             return
         start = perf_counter()
-        found = look()
+        try:
+            found = look()
+        except Exception as error:
+            found = Repair(what, problem=worded(what, error))
         self._tell(found, perf_counter() - start)
 
-    def _guarded(self, what: str, step: Callable[[], None]) -> None:
-        """What goes wrong with the records must not end the agent, which serves pods."""
+    def _guarded(self, what: str, step: Callable[[], object]) -> None:
+        """What goes wrong in one part of a pass ends neither the pass nor the agent, which serves pods."""
+        if self._patience.holds(what):
+            return
         start = perf_counter()
         try:
             step()
-        except (CniError, KernelError, OSError, msgspec.MsgspecError) as error:
-            self._tell(Repair(what, problem=str(error)), perf_counter() - start)
+        except Exception as error:
+            self._tell(Repair(what, problem=worded(what, error)), perf_counter() - start)
         else:
             self._problems.pop(what, None)
 

@@ -22,13 +22,13 @@ import msgspec
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
 from cni_plugin.agent import conflist
+from cni_plugin.agent.guard import worded
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, open_source
 from cni_plugin.agent.whereabouts import MOST_ASKED, Machine, Whereabouts, held_by, whereabouts
 from cni_plugin.cluster import Cluster, Node, same_name
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
 from cni_plugin.network import Address, Network, NetworkConf
 from cni_plugin.records import Records
@@ -144,11 +144,12 @@ class Membership:
             yield from self._advance(changed)
         except NotYet as wait:
             self._wait(str(wait))
-        except (CniError, KernelError, OSError, msgspec.MsgspecError) as error:
-            self._wait(str(error))
+        except Exception as error:
+            why = worded(self._what, error)
+            self._wait(why)
             self._delay = min(max(2 * self._delay, SOON), LATE)
             self._again = monotonic() + self._delay
-            yield Repair(self._what, problem=str(error))
+            yield Repair(self._what, problem=why)
         else:
             self._arrive(perf_counter() - start)
 

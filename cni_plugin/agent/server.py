@@ -3,7 +3,8 @@
 One thread does it all, so that there is nothing to lock and the order is that of arrival. Promises: a client that is
 slow, stuck or gone holds nobody; what 500 clients ask at once is served one after the other with bounded memory; DELs
 that wait together are done together, for many links are deleted in the time of one; no request overtakes another one
-of its container; what was begun is finished, whether or not the client is still there.
+of its container; what was begun is finished, whether or not the client is still there; what goes wrong with one
+client or one watcher is told, and the loop turns on.
 
     turn:  sockets  ->  reconcile if due  ->  the next request, or all waiting DELs  ->  replies
 """
@@ -15,10 +16,10 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from cni_plugin import wire
 from cni_plugin.agent.connection import Connection, is_welcome
+from cni_plugin.agent.guard import Guarded, Watcher, tell
 from cni_plugin.agent.worker import Job, Worker
 
 BACKLOG = 4096
@@ -33,36 +34,20 @@ GOODBYE = 2.0
 """Seconds that greeted clients have for their request when the agent is told to end."""
 
 
-class Watcher(Protocol):
-    """Something else that lives in the loop: the reconciler, the metrics."""
-
-    def filenos(self) -> tuple[int, ...]:
-        """Descriptors to watch; asked again after each call."""
-
-    def readable(self, fd: int) -> None:
-        """One of them has something to read."""
-
-    def due(self) -> float | None:
-        """The time.monotonic() at which `run` is wanted, None: never."""
-
-    def run(self) -> None:
-        """Do what is due."""
-
-
 class Server:
     """The loop over a listening socket. `close` it in the end."""
 
     def __init__(self, listener: socket.socket, worker: Worker, watchers: Iterable[Watcher]) -> None:
         self._listener = listener
         self._worker = worker
-        self._watchers = tuple(watchers)
+        self._watchers = tuple(map(Guarded, watchers))
         self._poll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._waiting: deque[Job] = deque()
         self._stuck = False
         self._hears = True
         self._paused: list[Connection] = []
-        self._watched: dict[int, Watcher] = {}
+        self._watched: dict[int, Guarded] = {}
         self._stop_at: float | None = None
         self._bell: socket.socket | None = None
         listener.setblocking(False)
@@ -102,7 +87,10 @@ class Server:
         self._watch()
         happened = self._poll.poll(seconds)
         for fd, events in happened:
-            self._happened(fd, events)
+            try:
+                self._happened(fd, events)
+            except Exception as error:
+                self._failed(fd, error)
         if not happened:  # descriptors may have run out for a reason outside
             self._hear(True)
         self._lose_patience()
@@ -151,6 +139,12 @@ class Server:
         elif fd in self._connections:
             self._spoken(self._connections[fd], events)
 
+    def _failed(self, fd: int, error: Exception) -> None:
+        """Hang up on the client with whom this happened; where it was none, the next turn is another try."""
+        tell("the socket", error)
+        if fd in self._connections:
+            self._drop(self._connections[fd])
+
     def _hear(self, on: bool) -> None:
         """Whether new clients are let in; who is not waits in the backlog until somebody else has gone."""
         if on != self._hears and self._stop_at is None:
@@ -167,13 +161,20 @@ class Server:
                 return None
             except OSError:  # no descriptors left
                 return self._hear(False)
-            if not is_welcome(channel):
+            try:
+                self._let_in(channel)
+            except OSError as error:  # there is no room to look at it, or to wait for it
                 channel.close()
-                continue
-            connection = Connection(channel, time.monotonic())
-            self._connections[connection.fd] = connection
-            self._poll.register(connection.fd, select.EPOLLIN | select.EPOLLRDHUP)
-            connection.greet()
+                tell("a new client", error)
+
+    def _let_in(self, channel: socket.socket) -> None:
+        if not is_welcome(channel):
+            channel.close()
+            return
+        connection = Connection(channel, time.monotonic())
+        self._poll.register(connection.fd, select.EPOLLIN | select.EPOLLRDHUP)
+        self._connections[connection.fd] = connection
+        connection.greet()
 
     def _spoken(self, each: Connection, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -213,7 +214,10 @@ class Server:
         self._stuck = not jobs
         if jobs:
             for job in self._worker.serve(jobs):
-                self._answer(job)
+                if job.must_wait:
+                    self._waiting.appendleft(job)
+                else:
+                    self._answer(job)
             self._worker.afterwards()
         self._read_on(0 if jobs else 1)
 

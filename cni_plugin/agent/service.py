@@ -21,9 +21,10 @@ from cni_plugin import wire
 from cni_plugin.agent import settings as configuration
 from cni_plugin.agent import systemd
 from cni_plugin.agent.gauges import Gauges
+from cni_plugin.agent.guard import Watcher
 from cni_plugin.agent.journal import Journal
 from cni_plugin.agent.loop import Reconciler
-from cni_plugin.agent.server import BACKLOG, Server, Watcher
+from cni_plugin.agent.server import BACKLOG, Server
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.worker import Worker
 from cni_plugin.client import VERSION

@@ -2,39 +2,37 @@
 
 What may have to wait for somebody else, a delegated IPAM or duplicate address detection, is served by a thread of its
 own with a kernel of its own, so that it holds nobody; the records and leases are locked on disk, where the
-fallback engine of a client may be at work just as well.
+fallback engine of a client may be at work just as well. Whether it may is seen in its configuration; where it turns
+out only on the way (a record says so), the request is given up before anybody is waited for, and begun again there.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from errno import EAGAIN
 from threading import Thread
 from typing import TypeVar
 
 import msgspec
 
-from cni_plugin import decoding, netconf, wire
+from cni_plugin import decoding, wire
 from cni_plugin.agent.connection import Connection
+from cni_plugin.agent.guard import tell
 from cni_plugin.agent.journal import Journal, Served
-from cni_plugin.errors import CniError
+from cni_plugin.delegate import is_delegated
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.meter import Meter
-from cni_plugin.verbs.run import Agent, Call, Reply, as_cni_error, run_together
+from cni_plugin.verbs.run import ELSEWHERE, Agent, Call, Reply, as_cni_error, may_wait, refusal, run_together
 
 MOST_BESIDE = 8
 """Requests that wait for others at a time, each on a thread."""
 _LONGEST_NOTE = 64 << 10
-_MAY_WAIT = re.compile(rb'"enabledad"\s*:\s*true', re.IGNORECASE)
-_OWN_IPAM = b'"host-local"'
-
-
 Shape = TypeVar("Shape")
 
 
@@ -58,6 +56,13 @@ class Job:
         self.result = Reply(b"", 1)
         self.steps: dict[str, float] = {}
         self.seconds = 0.0
+        self.waits = self._waits()
+        """Whether it may have to wait for somebody else's answer."""
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether it was given up, to be served where it may wait."""
+        return self.result is ELSEWHERE
 
     @property
     def verb(self) -> str:
@@ -66,13 +71,10 @@ class Job:
 
     @property
     def container(self) -> str:
-        """Whom it is about, "" for nobody."""
-        return self.request.environ.get("CNI_CONTAINERID", "") if self.verb in ("ADD", "DEL", "CHECK") else ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether it may have to wait for somebody else's answer."""
-        return self.request.kind == wire.CNI and _waits(self.request)
+        """Whom it is about, "" for nobody; and where a plugin asks that we called, for whom others of its pod wait."""
+        if self.verb not in ("ADD", "DEL", "CHECK") or is_delegated(self.request.environ):
+            return ""
+        return self.request.environ.get("CNI_CONTAINERID", "")
 
     def done(self, result: Reply, steps: Mapping[str, float], begun: float) -> None:
         """It was served, beginning then; the steps are what its meter said."""
@@ -80,6 +82,13 @@ class Job:
         self.result = result
         self.steps = {"queue": begun - self.queued, **steps}
         self.seconds = now - self.queued
+        self.waits = self.waits or self.must_wait
+
+    def _waits(self) -> bool:
+        request = self.request
+        return request.kind == wire.CNI and not is_delegated(request.environ) and may_wait(
+            request.name, self.verb, request.stdin
+        )
 
 
 class Worker:
@@ -89,7 +98,7 @@ class Worker:
         self._run_dir = run_dir
         self._journal = journal
         self._answers = answers
-        self._agent = Agent(Meter())
+        self._agent = Agent(Meter(), waits=False)
         self.kernel = LinuxKernel(self._agent.meter, prompt=False)
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._beside: dict[Job, str] = {}
@@ -114,12 +123,15 @@ class Worker:
         return {each for each in self._beside.values() if each}
 
     def serve(self, jobs: Sequence[Job]) -> list[Job]:
-        """Serve these, several only if all are DELs; those that are done now. The others come by `finished`."""
+        """Serve these, several only if all are DELs; those that are done now, or `must_wait`.
+
+        The others come by `finished`.
+        """
         now = [job for job in jobs if not job.waits]
         for job in jobs:
             if job.waits:
                 self._beside[job] = job.container
-                Thread(target=self._serve_beside, args=(job,), daemon=True).start()
+                self._begin_beside(job)
         if len(now) == 1 and now[0].request.kind == wire.ASK:
             self._reply(now[0])
         elif now:
@@ -140,11 +152,18 @@ class Worker:
             self.kernel.announce_late()
         except OSError as error:
             print(f"tulled: a pod could not be announced to its neighbours: {error}", file=sys.stderr)
+        except Exception as error:
+            tell("announcing a pod to its neighbours", error)
 
     def note(self, job: Job) -> None:
         """Tell the journal of a job that was answered."""
-        if not job.verb:
-            return
+        try:
+            if job.verb:
+                self._note(job)
+        except Exception as error:
+            tell("noting a request", error)
+
+    def _note(self, job: Job) -> None:
         request, failed = job.request, _Error()
         if job.result.code:
             failed = _decoded(job.result.stdout, _Error) or _Error(code=job.result.code)
@@ -186,8 +205,11 @@ class Worker:
             for each, job in zip(calls, jobs, strict=True)
             if job.connection.netns >= 0
         }
-        with kernel.lent(lent):
-            results = run_together(calls, lambda: _staying(kernel), agent=agent)
+        try:
+            with kernel.lent(lent):
+                results = run_together(calls, lambda: _staying(kernel), agent=agent)
+        except Exception as error:
+            results = [refusal(error)] * len(jobs)
         steps = agent.meter.take()  # of them all: each waited for the others
         for job, result in zip(jobs, results, strict=True):
             job.done(result, steps, begun)
@@ -197,7 +219,18 @@ class Worker:
         try:
             with LinuxKernel(agent.meter) as kernel:
                 self._serve([job], kernel, agent)
+        except Exception as error:
+            job.done(refusal(error), {}, job.queued)
         finally:
+            self._finished.append(job)
+            os.eventfd_write(self._bell, 1)
+
+    def _begin_beside(self, job: Job) -> None:
+        """Raises nothing: where no thread can be had the request is refused."""
+        try:
+            Thread(target=self._serve_beside, args=(job,), daemon=True).start()
+        except RuntimeError as error:
+            job.done(refusal(OSError(EAGAIN, f"no thread can be started ({error})")), {}, job.queued)
             self._finished.append(job)
             os.eventfd_write(self._bell, 1)
 
@@ -220,19 +253,6 @@ def _staying(kernel: LinuxKernel) -> Iterator[Kernel]:
         yield kernel
     finally:
         kernel.leave()
-
-
-def _waits(request: wire.Request) -> bool:
-    """Looks at the bytes first: nearly all requests are of networks with our own IPAM and no DAD."""
-    if request.name == netconf.HOST_LOCAL:
-        return False
-    if _OWN_IPAM in request.stdin and not _MAY_WAIT.search(request.stdin):
-        return False
-    try:
-        conf = netconf.parse(netconf.decode(request.stdin))
-    except (CniError, msgspec.MsgspecError):
-        return False
-    return conf.enabledad or conf.ipam.type not in ("", netconf.HOST_LOCAL)
 
 
 def _decoded(data: bytes, kind: type[Shape]) -> Shape | None:

@@ -1,15 +1,24 @@
 """Another program, run to its end: the only place that starts one.
 
 Its streams are files in memory, not pipes, so that a program that reads nothing, or complains at length, cannot
-block us; `posix_spawn` needs no copy of our address space and no import of `subprocess`, which costs 10 ms.
+block us; `posix_spawn` needs no copy of our address space and no import of `subprocess`, which costs 10 ms. One that
+has no end can be given one: it leads a process group of its own, which is killed as a whole.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+from _thread import allocate_lock, start_new_thread  # built in; `threading` would be an import for each pod
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from signal import SIGKILL
 from typing import NamedTuple
+
+MOST_BYTES = 64 << 20
+"""Of what it may say on stdout or stderr."""
+_AFTER_KILL = 2.0
+"""Seconds until a killed program is gone; one that hangs in a system call may stay."""
 
 
 class Outcome(NamedTuple):
@@ -20,17 +29,52 @@ class Outcome(NamedTuple):
     stderr: bytes
 
 
-def run(executable: str, arguments: list[str], environ: Mapping[str, str], stdin: bytes, *, quiet: bool) -> Outcome:
-    """Run it; with `quiet` its stderr is kept, otherwise it is ours. Raises OSError when it cannot be started."""
+def run(
+    executable: str, arguments: list[str], environ: Mapping[str, str], stdin: bytes, *, quiet: bool,
+    seconds: float = 0.0,
+) -> Outcome:
+    """Run it; with `quiet` its stderr is kept, otherwise it is ours.
+
+    After `seconds`, unless they are 0, it is killed with all that it started. Raises OSError when it cannot be started
+    or says too much, TimeoutError when it was killed.
+    """
     with ExitStack() as open_files:
         source, out, err = (_memory(open_files, name) for name in ("stdin", "stdout", "stderr"))
         _write(source, stdin)
         actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, out, 1)]
         if quiet:
             actions.append((os.POSIX_SPAWN_DUP2, err, 2))
-        pid = os.posix_spawn(executable, [executable, *arguments], dict(environ), file_actions=actions)
-        _, status = os.waitpid(pid, 0)
+        command = [executable, *arguments]
+        pid = os.posix_spawn(executable, command, dict(environ), file_actions=actions, setpgroup=0)
+        status = _await(pid, seconds) if seconds else os.waitpid(pid, 0)[1]
         return Outcome(os.waitstatus_to_exitcode(status), _read(out), _read(err))
+
+
+def _await(pid: int, seconds: float) -> int:
+    """The status that it ended with. Kernels before 5.3 cannot wait for a process with a limit: a thread does."""
+    over, found = allocate_lock(), list[int]()
+    over.acquire()
+
+    def wait() -> None:
+        found.append(os.waitpid(pid, 0)[1])
+        over.release()
+
+    try:
+        start_new_thread(wait, ())
+    except RuntimeError:  # no thread is to be had: what is wrong with this machine is not made worse by a hang
+        _kill(pid)
+        os.waitpid(pid, 0)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+    if over.acquire(timeout=seconds):
+        return found[0]
+    _kill(pid)
+    over.acquire(timeout=_AFTER_KILL)
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, SIGKILL)
 
 
 def _memory(open_files: ExitStack, name: str) -> int:
@@ -47,4 +91,7 @@ def _write(fd: int, data: bytes) -> None:
 
 def _read(fd: int) -> bytes:
     """From the beginning: the program shares our offset, which stands at its end."""
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    size = os.fstat(fd).st_size
+    if size > MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return os.pread(fd, size, 0)

@@ -13,8 +13,18 @@ from cni_plugin.records import Records
 from cni_plugin.spec import Request
 
 
+class MustWait(BaseException):
+    """The request has to wait for another program, and may not where it is served: it is to be served elsewhere.
+
+    No error, so that nothing but what takes back what was done takes notice of it.
+    """
+
+
 class Context(NamedTuple):
-    """One request. `name` is what the plugin was called by; `version` the result's; `stdin` as it came."""
+    """One request. `name` is what the plugin was called by; `version` the result's; `stdin` as it came.
+
+    `waits`: whether it may wait for another program here.
+    """
 
     name: str
     request: Request
@@ -26,6 +36,7 @@ class Context(NamedTuple):
     kernel: Kernel
     records: Records
     meter: Meter
+    waits: bool = True
 
     @property
     def attachment(self) -> Attachment:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from cni_plugin import delegate, netconf
 from cni_plugin.errors import DELEGATE_FAILED, CniError
 from cni_plugin.spec import Result, at_least, parse_result
-from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.context import Context, MustWait
+
+_LAST_WORD = 5.0
+"""Seconds for the DEL after an ADD that failed: one that is stuck has had its time."""
 
 
 class DelegatedLeases:
@@ -52,11 +55,13 @@ class DelegatedLeases:
 
     def _forget(self) -> None:
         try:
-            self._call("DEL")
+            self._call("DEL", seconds=_LAST_WORD)
         except CniError:
             pass  # the first error is the one to tell
 
-    def _call(self, verb: str) -> object:
+    def _call(self, verb: str, *, seconds: float = 0.0) -> object:
         context = self._context
+        if not context.waits:
+            raise MustWait
         executable = delegate.find(self._kind, context.request.path)
-        return delegate.call(executable, verb, context.environ, context.stdin)
+        return delegate.call(executable, verb, context.environ, context.stdin, seconds=seconds)

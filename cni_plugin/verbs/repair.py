@@ -129,7 +129,7 @@ def _attempt(what: str, step: Callable[[], list[Op]]) -> Repair:
         return Repair(what, tuple(step()))
     except NetnsError as error:
         return Repair(what, problem=f"its namespace {error.path} is gone; GC or DEL will take the rest away")
-    except (CniError, KernelError, OSError) as error:
+    except (CniError, KernelError, OSError, msgspec.MsgspecError) as error:
         return Repair(what, problem=str(error))
 
 

@@ -32,14 +32,13 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.meter import Meter
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
-from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.context import Context, MustWait
 from cni_plugin.verbs.teardown import Takedown, together
 
 OpenKernel: TypeAlias = Callable[[], AbstractContextManager[Kernel]]
 Run: TypeAlias = Callable[[Context], bytes | Takedown[bytes]]
 _REMEMBERED = 64 << 10
 """Bytes of a configuration that is remembered in case it comes again."""
-MAIN_NAMES = ("tulle", "bridge")
 
 
 class Reply(NamedTuple):
@@ -49,10 +48,18 @@ class Reply(NamedTuple):
     code: int
 
 
+ELSEWHERE = Reply(b"", -1)
+"""No answer yet: the request must wait for another program, and was served where it may not."""
+
+
 class Agent(NamedTuple):
-    """The resident host of a request, where there is one: the meter that it reads afterwards."""
+    """The resident host of a request, where there is one: the meter that it reads afterwards.
+
+    `waits`: whether the request may wait for other programs where it is served.
+    """
 
     meter: Meter
+    waits: bool = True
 
 
 class Call(NamedTuple):
@@ -74,12 +81,24 @@ def run(
 def run_together(calls: Sequence[Call], open_kernel: OpenKernel, *, agent: Agent | None = None) -> list[Reply]:
     """Serve requests side by side, the links of all DELs among them deleted at once; their replies in order.
 
-    `agent` is given where a resident one serves them: without it we are the fallback.
+    `agent` is given where a resident one serves them: without it we are the fallback. ELSEWHERE is the reply to who
+    would have had to wait and may not here.
     """
     with ExitStack() as stack:
         kernel = cache(lambda: stack.enter_context(open_kernel()))
         replies = together(kernel, [_serve(each, kernel, agent) for each in calls])
-    return [_refusal(each, "0.1.0") if isinstance(each, Exception) else each for each in replies]
+    return [refusal(each) if isinstance(each, Exception) else each for each in replies]
+
+
+def may_wait(name: str, verb: str, stdin: bytes) -> bool:
+    """Whether a request may have to wait for others: for a delegated IPAM, or for duplicate address detection."""
+    if name == netconf.HOST_LOCAL or verb == "VERSION":
+        return False
+    try:
+        conf = _parser(stdin)(name, stdin)
+    except Exception:  # what is wrong with it is told when it is served
+        return False
+    return conf.enabledad or conf.ipam.type not in ("", netconf.HOST_LOCAL)
 
 
 def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Takedown[Reply]:
@@ -98,15 +117,19 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
         records = Records(call.environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
         meter = agent.meter if agent else Meter()
         context = Context(
-            call.name, request, call.environ, raw, call.stdin, version, conf, kernel(), records, meter
+            call.name, request, call.environ, raw, call.stdin, version, conf, kernel(), records, meter,
+            waits=agent is None or agent.waits,
         )
         answer = _find(call.name, request.verb)(context)
         return Reply(answer if isinstance(answer, bytes) else (yield from answer), 0)
+    except MustWait:
+        return ELSEWHERE
     except Exception as error:
-        return _refusal(error, _known(version))
+        return refusal(error, _known(version))
 
 
-def _refusal(error: Exception, version: str) -> Reply:
+def refusal(error: Exception, version: str = "0.1.0") -> Reply:
+    """The reply that tells of an error, in this version of the specification."""
     return Reply(spec.render_error(as_cni_error(error), version), 1)
 
 
@@ -164,9 +187,13 @@ def _parsed(name: str, stdin: bytes) -> netconf.NetConf:
     return (netconf.parse_for_ipam if name == netconf.HOST_LOCAL else netconf.parse)(_decode(stdin))
 
 
+def _parser(stdin: bytes) -> Callable[[str, bytes], netconf.NetConf]:
+    return _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
+
+
 def _parse(name: str, verb: str, stdin: bytes) -> netconf.NetConf:
     """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
-    parse = _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
+    parse = _parser(stdin)
     if verb != "DEL":
         return parse(name, stdin)
     try:
@@ -183,8 +210,8 @@ def _find(name: str, verb: str) -> Run:
         from cni_plugin.verbs import host_local
 
         return host_local.VERBS[verb]
-    if name not in MAIN_NAMES:
-        known = ", ".join((*MAIN_NAMES, netconf.HOST_LOCAL))
+    if name not in netconf.MAIN_NAMES:
+        known = ", ".join((*netconf.MAIN_NAMES, netconf.HOST_LOCAL))
         raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")
     found: Run
     match verb:

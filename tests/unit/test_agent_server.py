@@ -20,7 +20,7 @@ from cni_plugin import wire
 from cni_plugin.agent import server
 from cni_plugin.agent.server import Server
 from cni_plugin.agent.worker import Job, Worker
-from cni_plugin.verbs.run import Reply
+from cni_plugin.verbs.run import ELSEWHERE, Reply
 from tests.pace import within
 
 
@@ -36,6 +36,8 @@ class Notes(Worker):
         self.done: deque[Job] = deque()
         self.most_beside = 8
         self.answer = b""
+        self.awaiting: set[str] = set()
+        """Containers of which it turns out on the way that others must be waited for."""
 
     def fileno(self) -> int:
         return self.bell
@@ -57,6 +59,8 @@ class Notes(Worker):
         for job in jobs:
             if job.waits:
                 self.beside[job] = job.container
+            elif job.container in self.awaiting:
+                job.done(ELSEWHERE, {}, time.perf_counter())
             else:
                 self._done(job)
         return now
@@ -229,6 +233,39 @@ def test_what_has_to_wait_for_others_holds_up_only_its_own_container(loop: Loop)
     loop.worker.finish("slow")
     loop.turn(2)
     assert (slow.reply, mine.reply) == (b"ADD slow", b"DEL slow")
+
+
+def test_what_turns_out_to_have_to_wait_is_begun_again_where_it_may(loop: Loop) -> None:
+    loop.worker.awaiting = {"a"}
+    a, b = loop.send(("DEL", "a"), ("DEL", "b"))
+    loop.turn(3)
+    assert loop.worker.served == [["DEL a", "DEL b"], ["DEL a"]]
+    assert (a.reply, b.reply) == (b"", b"DEL b")
+    loop.worker.finish("a")
+    loop.turn()
+    assert a.reply == b"DEL a"
+
+
+def test_a_plugin_that_we_called_does_not_wait_for_the_request_that_waits_for_it(loop: Loop) -> None:
+    outer, inner = loop.connect(), loop.connect()
+    outer.socket.sendall(frame("ADD", "a", DELEGATED))
+    loop.turn()
+    environ = b"CNI_COMMAND=ADD\0CNI_CONTAINERID=a\0TULLE_DELEGATED=1"
+    inner.socket.sendall(wire.request(wire.CNI, "tulle", environ, DELEGATED))
+    loop.turn(2)
+    assert (outer.reply, inner.reply) == (b"", b"ADD a")
+    loop.worker.finish("a")
+    loop.turn()
+    assert outer.reply == b"ADD a"
+
+
+@pytest.mark.parametrize("stdin", [b'{"x":' + b"[" * 600 + b"]" * 600 + b"}", b"\xff", b"[" * 100_000, b"[]", b""])
+def test_whatever_a_request_holds_the_others_are_served(loop: Loop, stdin: bytes) -> None:
+    client, other = loop.connect(), loop.connect()
+    client.socket.sendall(frame("ADD", "a", stdin))
+    other.socket.sendall(frame("ADD", "b"))
+    loop.turn(3)
+    assert (client.reply, other.reply) == (b"ADD a", b"ADD b")
 
 
 def test_no_more_wait_for_others_than_may(loop: Loop) -> None:
@@ -517,3 +554,80 @@ def test_what_else_lives_in_the_loop_is_told_of_its_events_and_run_between_two_r
     finally:
         loop.close()
         guest.close()
+
+
+class Broken(Guest):
+    """Fails in everything it is asked."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.calls = 0
+        self.at = 0.0
+
+    def _fail(self, where: str) -> None:
+        if where == self.where:
+            self.calls += 1
+            raise RecursionError("so deep")
+
+    def filenos(self) -> tuple[int, ...]:
+        self._fail("filenos")
+        return super().filenos()
+
+    def readable(self, fd: int) -> None:
+        self._fail("readable")
+        super().readable(fd)
+
+    def due(self) -> float | None:
+        self._fail("due")
+        return 0.0
+
+    def run(self) -> None:
+        self._fail("run")
+
+
+@pytest.mark.parametrize("where", ["filenos", "readable", "due", "run"])
+def test_what_goes_wrong_with_one_watcher_is_told_once_and_holds_up_nobody(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(tmp_path)
+    broken, guest = Broken(where), Guest()
+    loop.server.close()
+    loop.server = Server(loop.listener, loop.worker, [broken, guest])
+    try:
+        os.write(broken.writer, b"event")
+        os.write(guest.writer, b"event")
+        loop.send(("ADD", "a"), ("ADD", "b"))
+        loop.turn(50)
+        assert loop.worker.served == [["ADD a"], ["ADD b"]]
+        assert (guest.read, guest.runs, broken.calls) == ([b"event"], 1, 1)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "the broken: unforeseen RecursionError: so deep (test_agent_server.py:" in said
+        assert "left alone for 1 s" in said
+        later = time.monotonic() + 1.01
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        loop.turn(20)
+        assert broken.calls == 2, "tried again, and left alone for longer"
+        assert "left alone for 2 s" in capsys.readouterr().err
+    finally:
+        loop.close()
+        guest.close()
+        broken.close()
+
+
+def test_a_client_with_whom_something_goes_wrong_is_hung_up_on_and_no_other(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clients = [loop.connect(), loop.connect()]
+
+    def parse(*_: object) -> wire.Request:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(wire, "parse_request", parse)
+    for each in clients:
+        each.socket.sendall(frame("ADD", "a"))
+    loop.turn(3)
+    assert sorted((each.read(), each.reply) for each in clients) == [(False, b""), (False, b"ADD a")]
+    assert "MemoryError" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from cni_plugin import wire
+from cni_plugin.agent import worker as worker_module
 from cni_plugin.agent.connection import Connection
 from cni_plugin.agent.journal import Journal
 from cni_plugin.agent.worker import Job, Worker
@@ -44,12 +46,12 @@ def worker(stack: ExitStack, tmp_path: Path, journal: Journal) -> Worker:
 def job(stack: ExitStack) -> Callable[..., Job]:
     """A job of a client that is there."""
 
-    def make(kind: int, name: str, environ: Mapping[str, str] = {}) -> Job:
+    def make(kind: int, name: str, environ: Mapping[str, str] = {}, stdin: bytes = b"{}") -> Job:
         ours, theirs = socket.socketpair()
         stack.enter_context(theirs)
         connection = Connection(ours, time.monotonic())
         stack.callback(connection.close)
-        return Job(connection, wire.Request(kind, name, dict(environ), b"{}"))
+        return Job(connection, wire.Request(kind, name, dict(environ), stdin))
 
     return make
 
@@ -69,6 +71,38 @@ def test_a_request_that_is_no_utf8_can_be_told_to_the_curious(worker: Worker, jo
     (told,) = msgspec.json.decode(question.result.stdout)
     assert question.result.code == 0
     assert {told["verb"], told["container"], told["name"], told["environ"]["CNI_ARGS"]} == {"a\ufffd"}
+
+
+def test_a_request_that_cannot_be_served_at_all_is_answered(
+    worker: Worker, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> list[Reply]:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(worker_module, "run_together", broken)
+    request = job(wire.CNI, "tulle", {"CNI_COMMAND": "ADD"})
+    assert worker.serve([request]) == [request]
+    assert request.result.code == 1
+    assert msgspec.json.decode(request.result.stdout)["code"] == 999
+
+
+@pytest.mark.parametrize("missing", ["thread", "sockets"])
+def test_a_request_that_must_wait_is_answered_where_there_is_no_room_for_that(
+    worker: Worker, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread") if missing == "thread" else OSError(24, "Too many open files")
+
+    if missing == "thread":
+        monkeypatch.setattr(worker_module.Thread, "start", refused)
+    else:
+        monkeypatch.setattr(worker_module, "LinuxKernel", refused)
+    request = job(wire.CNI, "tulle", {"CNI_COMMAND": "ADD"}, b'{"name": "pods", "ipam": {"type": "dhcp"}}')
+    assert worker.serve([request]) == []
+    select.select([worker.fileno()], [], [])
+    assert list(worker.finished()) == [request]
+    assert not worker.busy
+    assert msgspec.json.decode(request.result.stdout)["code"] == 5
 
 
 def test_a_question_that_cannot_be_answered_says_why(worker: Worker, job: Callable[..., Job]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import delegate
+from cni_plugin import client, delegate
 from cni_plugin.errors import CniError
+from cni_plugin.kernel import program
 from tests.unit.support import executable
 
 ENV = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_ARGS": "K=V", "PATH": "/usr/bin:/bin", "TRACEPARENT": "00-1"}
@@ -62,6 +63,7 @@ def test_it_gets_the_verb_the_same_environment_and_the_whole_of_stdin(tmp_path: 
     seen = Path(f"{it}.env").read_text().splitlines()
     assert {each for each in seen if not each.startswith(("PWD=", "SHLVL=", "_=", "OLDPWD="))} == {
         "CNI_COMMAND=DEL", "CNI_CONTAINERID=c1", "CNI_ARGS=K=V", "PATH=/usr/bin:/bin", "TRACEPARENT=00-1",
+        "TULLE_DELEGATED=1",
     }
 
 
@@ -120,3 +122,42 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
     with pytest.raises(CniError):
         delegate.call(it, "ADD", ENV, b"{}")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_one_that_does_not_answer_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    it = plugin(tmp_path, 'sleep 1000 & echo $! > "$0.pids"; echo $$ >> "$0.pids"; wait')
+    with pytest.raises(CniError, match=r"bin/it ADD did not answer within 0\.3 s and was ended") as caught:
+        delegate.call(it, "ADD", ENV, b"{}", seconds=0.3)
+    assert caught.value.code == 104
+    child, leader = Path(f"{it}.pids").read_text().split()
+    assert not os.path.exists(f"/proc/{leader}")
+    assert is_over(child)
+
+
+def is_over(pid: str) -> bool:
+    """Whether a process ended, though whoever is its parent by now may not have looked yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return True
+
+
+def test_each_verb_has_its_time_and_an_add_the_most() -> None:
+    assert delegate.LONGEST["ADD"] + delegate.LONGEST_OTHERS < client.REPLY_SECONDS
+    assert delegate.LONGEST["ADD"] > 2 * 15
+
+
+def test_who_was_called_by_us_cannot_have_us_call_others(tmp_path: Path) -> None:
+    it = plugin(tmp_path, "env > $0.env")
+    delegate.call(it, "DEL", ENV, b"{}")
+    inner = dict(each.partition("=")[::2] for each in Path(f"{it}.env").read_text().splitlines())
+    assert delegate.is_delegated(inner)
+    assert not delegate.is_delegated(ENV)
+    with pytest.raises(CniError, match="round for ever") as caught:
+        delegate.call(it, "DEL", inner, b"{}")
+    assert caught.value.code == 7
+
+
+def test_one_that_says_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "MOST_BYTES", 1 << 16)
+    assert "EFBIG" in refusal(tmp_path, "head -c 100000 /dev/zero").msg

@@ -51,10 +51,11 @@ ROOMS: dict[str, set[str]] = {
         "errors", "decoding", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
         "records", "delegate", "ipam", "meter",
     },
-    # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`.
+    # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
+    # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
         "client", "errors", "decoding", "spec", "netconf", "network", "cluster", "backend", "model", "plan", "kernel",
-        "records", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
     },
     "ctl": {
         "client", "meter", "decoding", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan",

@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.meter import Meter
+from cni_plugin.verbs.run import ELSEWHERE, Agent, may_wait, run
 from tests.unit.support import UPLINK, Node, executable
 
 # As host-local, for another main plugin
@@ -54,6 +56,50 @@ def with_foreign(node: Node, add: str, other: int = 0) -> Node:
 def asked(node: Node) -> list[str]:
     log = node.home / "bin" / "log"
     return log.read_text().split() if log.exists() else []
+
+
+@pytest.mark.parametrize("name", ["tulle", "bridge"])
+def test_a_main_plugin_is_no_ipam_and_del_asks_none(node: Node, name: str) -> None:
+    wrong = node.configured(ipam={"type": name})
+    executable(node.home / "bin" / name, FOREIGN.format(add=GIVES, other=0))
+    reply = wrong.call("ADD")
+    assert reply.code == 7
+    assert f"invalid ipam.type '{name}'" in reply.said
+    assert wrong.call("DEL").exit == 0
+    assert asked(node) == []
+
+
+def test_where_nobody_may_be_waited_for_a_foreign_ipam_is_not_asked(node: Node) -> None:
+    foreign = with_foreign(node, GIVES)
+    foreign.agent = Agent(Meter(), waits=False)
+    for verb in ("ADD", "DEL", "STATUS", "GC"):
+        assert run("tulle", foreign.environ(verb, "a eth0"), foreign.configured(
+            **{"cni.dev/valid-attachments": []}
+        ).stdin, lambda: node.kernel, agent=foreign.agent) is ELSEWHERE
+    assert asked(node) == []
+    assert node.left() == []
+    assert may_wait("tulle", "ADD", foreign.stdin)
+    assert not may_wait("tulle", "ADD", node.stdin)
+    assert not may_wait("host-local", "ADD", foreign.stdin)
+
+
+def test_a_configuration_with_the_words_of_ours_in_it_may_have_to_wait_all_the_same(node: Node) -> None:
+    told = node.configured(ipam={"type": "dhcp", "was": "host-local"})
+    assert may_wait("tulle", "ADD", told.stdin)
+    assert not may_wait("tulle", "ADD", node.configured(was='"type": "dhcp"').stdin)
+    assert may_wait("tulle", "ADD", node.configured(enableDAD=True).stdin)
+
+
+def test_a_del_that_is_on_record_with_a_foreign_ipam_waits_for_it_elsewhere(node: Node) -> None:
+    assert with_foreign(node, GIVES).call("ADD").exit == 0
+    node.agent = Agent(Meter(), waits=False)
+    reply = run("tulle", node.environ("DEL", "a eth0"), node.stdin, lambda: node.kernel, agent=node.agent)
+    assert reply is ELSEWHERE
+    assert asked(node) == ["ADD"]
+    node.agent = Agent(Meter())
+    assert node.call("DEL").exit == 0
+    assert asked(node) == ["ADD", "DEL"]
+    assert node.left() == []
 
 
 def test_a_foreign_ipam_is_asked_and_told(node: Node) -> None:

@@ -1,0 +1,93 @@
+"""What goes wrong in one part of the agent is told, and ends nothing but what that part was about.
+
+The loop serves pods, and beside that lives what else the agent does: the reconciler, the cluster's source, the mesh,
+the metrics. Whatever one of them is given to read, and whatever it makes of it, the others go on: an exception that
+nobody foresaw is told with where it came from, and its part is left alone for 1 s, then 2 s, ... 30 s.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from cni_plugin.agent.patience import Patience
+from cni_plugin.errors import CniError
+from cni_plugin.kernel.errors import KernelError
+
+Found = TypeVar("Found")
+
+
+class Watcher(Protocol):
+    """Something else that lives in the loop: the reconciler, the metrics."""
+
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors to watch; asked again after each call."""
+
+    def readable(self, fd: int) -> None:
+        """One of them has something to read."""
+
+    def due(self) -> float | None:
+        """The time.monotonic() at which `run` is wanted, None: never."""
+
+    def run(self) -> None:
+        """Do what is due."""
+
+
+class Guarded:
+    """A watcher of which no call raises. While it is left alone it watches nothing and is due when that is over."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._name = type(watcher).__name__.lower()
+        self._patience = Patience()
+
+    @property
+    def _is_left(self) -> bool:
+        return self._patience.holds(self._name)
+
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors to watch now."""
+        return () if self._is_left else self._try(self._watcher.filenos, ())
+
+    def readable(self, fd: int) -> None:
+        """Hand it on."""
+        if not self._is_left:
+            self._try(lambda: self._watcher.readable(fd), None)
+
+    def due(self) -> float | None:
+        """When `run` is wanted."""
+        return self._patience.ends() if self._is_left else self._try(self._watcher.due, None)
+
+    def run(self) -> None:
+        """Do what is due."""
+        self._patience.over(time.monotonic())
+        if not self._is_left:
+            self._try(self._watcher.run, None)
+
+    def _try(self, step: Callable[[], Found], otherwise: Found) -> Found:
+        try:
+            return step()
+        except Exception as error:
+            delay = self._patience.struck(self._name, [self._name], time.monotonic(), failed=True)
+            tell(f"the {self._name}", error, f"; it is left alone for {delay:g} s")
+            return otherwise
+
+
+def worded(what: str, error: Exception) -> str:
+    """Why a step of the agent could not be done; of what nobody foresaw more is told on stderr."""
+    if not isinstance(error, CniError | KernelError | OSError | msgspec.MsgspecError):
+        tell(what, error)
+        return f"unforeseen {type(error).__name__}: {str(error)[:300]}"
+    return str(error)
+
+
+def tell(what: str, error: Exception, then: str = "") -> None:
+    """A line for what went wrong where nobody foresaw it, and another of where it came from."""
+    at = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " <- ".join(f"{each.filename.rpartition('/')[2]}:{each.lineno}" for each in reversed(at))
+    print(f"tulled: {what}: unforeseen {type(error).__name__}: {str(error)[:300]} ({places}){then}", file=sys.stderr)
