@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import pytest
@@ -94,7 +95,7 @@ def test_a_request_that_must_wait_is_answered_where_there_is_no_room_for_that(
         raise RuntimeError("can't start new thread") if missing == "thread" else OSError(24, "Too many open files")
 
     if missing == "thread":
-        monkeypatch.setattr(worker_module.Thread, "start", refused)
+        monkeypatch.setattr(Thread, "start", refused)
     else:
         monkeypatch.setattr(worker_module, "LinuxKernel", refused)
     request = job(wire.CNI, "tulle", {"CNI_COMMAND": "ADD"}, b'{"name": "pods", "ipam": {"type": "dhcp"}}')
