@@ -19,7 +19,7 @@ from itertools import pairwise
 import msgspec
 
 from cni_plugin.netconf import _Conf, typed
-from cni_plugin.network import Address, Network, address_of, invalid, network_of, unusable
+from cni_plugin.network import Address, Network, NetworkConf, address_of, invalid, network_of, unusable
 from cni_plugin.network import parse as parse_network
 
 _DERIVED = ("vtepmac",)
@@ -130,6 +130,15 @@ def render(cluster: Cluster) -> bytes:
         "nodes": [_node_json(each) for each in cluster.nodes],
         "settled": True,
     })
+
+
+def used(node: Node, conf: NetworkConf | None) -> Node:
+    """A node without the subnets of a family that is switched off."""
+    if conf is None or not any(each.version in conf.off for each in node.pod_cidrs):
+        return node
+    return msgspec.structs.replace(
+        node, pod_cidrs=tuple(each for each in node.pod_cidrs if each.version not in conf.off)
+    )
 
 
 def settled(nodes: Iterable[Node], networks: Sequence[Network]) -> tuple[tuple[Node, ...], tuple[str, ...]]:
@@ -274,7 +283,7 @@ def _check_subnets(cluster: Cluster) -> None:
 
 
 def pod_networks(cluster: Cluster, nodes: Sequence[Node]) -> tuple[str, ...]:
-    """What counts as inside the cluster: its networks, or where none is given the subnets of these nodes."""
-    return tuple(str(each) for each in cluster.networks) or tuple(
-        str(cidr) for node in nodes for cidr in node.pod_cidrs
-    )
+    """What counts as inside the cluster: its networks, and of a family without one the subnets of these nodes."""
+    named = {each.version for each in cluster.networks}
+    subnets = (cidr for node in nodes for cidr in node.pod_cidrs if cidr.version not in named)
+    return tuple(map(str, (*cluster.networks, *subnets)))

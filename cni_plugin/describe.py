@@ -89,7 +89,7 @@ def _vxlan(verb: str, each: Vxlan) -> str:
     bound = _words(("dev", each.underlay))
     return (
         f"ip link add {each.name}{common} type vxlan id {each.vni} local {each.local}{bound} dstport {each.port} "
-        "nolearning"
+        f"nolearning{' gbp' if each.gbp else ''}"
     )
 
 

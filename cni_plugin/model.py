@@ -108,10 +108,11 @@ class Vxlan(Object, frozen=True, tag="vxlan"):
     """A VXLAN device without learning: every neighbour and FDB entry is ours.
 
     Without an `underlay` its packets go by the routing table, each peer's by the interface that leads there; with one
-    all leave by that (`dev` of `ip link`; vxlan_xmit_one in drivers/net/vxlan/vxlan_core.c).
+    all leave by that (`dev` of `ip link`; vxlan_xmit_one in drivers/net/vxlan/vxlan_core.c). `gbp`: packets carry their
+    mark along (Group Based Policy); a device without it drops those of one that does (vxlan_rcv).
     """
 
-    FIXED: ClassVar[tuple[str, ...]] = ("vni", "port", "local", "underlay")
+    FIXED: ClassVar[tuple[str, ...]] = ("vni", "port", "local", "underlay", "gbp")
     name: str
     vni: int
     port: int
@@ -120,6 +121,7 @@ class Vxlan(Object, frozen=True, tag="vxlan"):
     mac: str = ""
     mtu: int = 0
     alias: str = ""
+    gbp: bool = False
 
     @property
     def key(self) -> Key:

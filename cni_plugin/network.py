@@ -1,9 +1,10 @@
 """What a cluster's network is: its address space, how that is cut into the nodes' subnets, and what carries packets.
 
-    {"Network": "10.244.0.0/16", "SubnetLen": 24, "Backend": {"Type": "vxlan", "VNI": 1}}
+    {"network": "10.244.0.0/16", "ipv6Network": "fd00:10:244::/48", "backend": {"type": "vxlan", "vni": 1}}
 
-That is flannel's net-conf.json, which is accepted as it is; keys match in any case. A family is in use when its network
-is given, unless `enableIPv4` or `enableIPv6` says false.
+Those are keys of Tulle's own `cluster` object, in any case. A family is in use when its network is given, unless
+`enableIPv4` or `enableIPv6` says false. flannel's net-conf.json has the same keys and means some of them otherwise:
+`flannel` reads that.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ from cni_plugin.netconf import _Conf, typed
 Network: TypeAlias = IPv4Network | IPv6Network
 Address: TypeAlias = IPv4Address | IPv6Address
 
-_DEFAULT_LENGTH = {4: 24, 6: 64}
-_LONGEST = {4: 30, 6: 126}
-"""A subnet needs room for a gateway and a pod, besides its first address and its last."""
 _NOWHERE: tuple[tuple[Network, str], ...] = (
     (IPv4Network("0.0.0.0/8"), "unspecified"),
     (IPv4Network("127.0.0.0/8"), "a loopback address"),
@@ -43,13 +41,11 @@ _UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 """The lowest bit of the first byte is clear."""
 _NO_MAC = "00:00:00:00:00:00"
 """For VXLAN it means "every MAC that is not known" (drivers/net/vxlan/vxlan_core.c, vxlan_xmit)."""
-_NAMES = {
-    4: ("network", "subnetLen", "subnetMin", "subnetMax"),
-    6: ("ipv6Network", "ipv6SubnetLen", "ipv6SubnetMin", "ipv6SubnetMax"),
-}
 
 
-class _NetworkConf(_Conf, frozen=True):
+class NetworkKeys(_Conf, frozen=True):
+    """The keys, as `cluster` and net-conf.json have them."""
+
     network: str = ""
     subnet_len: int = 0
     subnet_min: str = ""
@@ -73,35 +69,46 @@ class Carving(NamedTuple):
 
 
 class NetworkConf(msgspec.Struct, frozen=True):
-    """The network configuration; `options` are the backend's own keys."""
+    """The network configuration: the address space of each family in use, and the backend with its own keys.
 
-    carvings: tuple[Carving, ...]
+    `carvings` are there where nodes take their subnets themselves. `off` are families (4, 6) whose subnets are not
+    used, also where a node has one. `doubts` are told to people.
+    """
+
+    networks: tuple[Network, ...]
     backend: str
     options: Mapping[str, object]
-
-    @property
-    def networks(self) -> tuple[Network, ...]:
-        """The address space of each family in use."""
-        return tuple(each.network for each in self.carvings)
+    carvings: tuple[Carving, ...] = ()
+    off: tuple[int, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
-def parse(raw: object, at: str = "the network configuration") -> NetworkConf:
-    """From its JSON object; keys that are not about the network are left alone. Raises CniError 7."""
-    conf = typed(raw, _NetworkConf, at)
+def parse(raw: object, at: str = "cluster") -> NetworkConf:
+    """From the `cluster` object; keys that are not about the network are left alone. Raises CniError 7."""
+    conf = typed(raw, NetworkKeys, at)
+    found = (
+        ("network", conf.network, 4, conf.enable_ipv4), ("ipv6Network", conf.ipv6_network, 6, conf.enable_ipv6)
+    )
+    return NetworkConf(
+        networks=tuple(
+            network_of(key, text, family) for key, text, family, enabled in found if text and enabled is not False
+        ),
+        backend=backend_of(conf),
+        options=options_of(conf),
+    )
+
+
+def backend_of(conf: NetworkKeys) -> str:
+    """The backend's name, which may be written in any case. Raises CniError 7."""
     backend = conf.backend.get("type", "vxlan")
     if not isinstance(backend, str):
         raise invalid("backend.type", backend, "give the name of a backend, such as vxlan or host-gw")
-    four = (conf.network, conf.subnet_len, conf.subnet_min, conf.subnet_max)
-    six = (conf.ipv6_network, conf.ipv6_subnet_len, conf.ipv6_subnet_min, conf.ipv6_subnet_max)
-    return NetworkConf(
-        carvings=tuple(
-            _carving(family, given)
-            for family, given, enabled in ((4, four, conf.enable_ipv4), (6, six, conf.enable_ipv6))
-            if given[0] and enabled is not False
-        ),
-        backend=backend,
-        options={key: each for key, each in conf.backend.items() if key != "type"},
-    )
+    return backend.lower()
+
+
+def options_of(conf: NetworkKeys) -> dict[str, object]:
+    """The backend's own keys."""
+    return {key: each for key, each in conf.backend.items() if key != "type"}
 
 
 def invalid(key: str, value: object, remedy: str) -> CniError:
@@ -109,12 +116,14 @@ def invalid(key: str, value: object, remedy: str) -> CniError:
     return CniError(INVALID_CONFIG, f"invalid cluster.{key} {value!r}: {remedy}")
 
 
-def network_of(key: str, text: str, family: int | None = None) -> Network:
-    """A network from its text. Raises CniError 7 that names the key."""
+def network_of(key: str, text: str, family: int | None = None, *, masked: bool = False) -> Network:
+    """A network from its text; `masked`: the host's bits count for nothing. Raises CniError 7 that names the key."""
     try:
-        network = ip_network(text)
+        network = ip_network(text, strict=not masked)
     except ValueError as error:
         raise invalid(key, text, f"write a network as address/prefix: {error}") from None
+    if not text.partition("/")[2].isdigit():  # a netmask, or an address alone, which would be a network of one
+        raise invalid(key, text, f"write a network as address/prefix, such as {network}")
     if family is not None and network.version != family:
         raise invalid(key, text, f"it must be an IPv{family} network")
     return network
@@ -142,30 +151,3 @@ def unusable(address: Address) -> str:
 def is_unicast_mac(text: str) -> bool:
     """Whether it is the MAC of one interface, six bytes in lower case hexadecimal, colons in between."""
     return _UNICAST_MAC.fullmatch(text) is not None and text != _NO_MAC
-
-
-def _carving(family: int, given: tuple[str, int, str, str]) -> Carving:
-    """flannel's defaults: /24 or /64, or two bits longer than a network too small for four; the first is left out."""
-    text, length, lowest, highest = given
-    name, name_of_length, name_of_first, name_of_last = _NAMES[family]
-    network = network_of(name, text, family)
-    default = _DEFAULT_LENGTH[family]
-    longest = max(_LONGEST[family], network.prefixlen)
-    length = length or (default if network.prefixlen <= default - 2 else min(network.prefixlen + 2, longest))
-    if not network.prefixlen <= length <= longest:
-        raise invalid(name_of_length, length, f"a subnet of {network} has a length of {network.prefixlen} to {longest}")
-    size = 1 << (network.max_prefixlen - length)
-    end = int(network.broadcast_address) + 1 - size
-    second = min(int(network.network_address) + size, end)
-    first = address_of(name_of_first, lowest, family) if lowest else _address(family, second)
-    last = address_of(name_of_last, highest, family) if highest else _address(family, end)
-    for key, each in ((name_of_first, first), (name_of_last, last)):
-        if each not in network or int(each) % size:
-            raise invalid(key, str(each), f"it must be where a /{length} of {network} begins")
-    if int(first) > int(last):
-        raise invalid(name_of_first, str(first), f"it must not lie behind {name_of_last} {last}")
-    return Carving(network, length, first, last)
-
-
-def _address(family: int, value: int) -> Address:
-    return IPv4Address(value) if family == 4 else IPv6Address(value)

@@ -37,9 +37,9 @@ DEFAULT: Mapping[str, object] = {
 
 
 def template(path: str) -> Mapping[str, object] | None:
-    """The node's own template, None when there is no such file. Raises CniError 6, OSError."""
+    """The node's own template, None when there is no such file. Raises CniError 6 and 7, OSError."""
     try:
-        return decode(files.follow(path), f"in {path}")
+        return ours(decode(files.follow(path), f"in {path}"))
     except FileNotFoundError:
         return None
 
@@ -61,6 +61,16 @@ def completed(conf: Mapping[str, object], cluster: str) -> dict[str, object]:
     return {**conf, "plugins": [_told(each, cluster) for each in plugins]}
 
 
+def ours(conf: Mapping[str, object]) -> Mapping[str, object]:
+    """The same, as far as it calls us: else pods would come up on another plugin's network. Raises CniError 7."""
+    plugins = conf.get("plugins")
+    found = [each for each in plugins if isinstance(each, dict)] if isinstance(plugins, list) else [conf]
+    if not any(each.get("type") == "tulle" or _names_cluster(each) for each in found):
+        kinds = ", ".join(repr(each.get("type")) for each in found) or "none"
+        raise CniError(INVALID_CONFIG, f"invalid plugins {kinds}: no plugin of type tulle is among them")
+    return conf
+
+
 def put(path: str, conf: Mapping[str, object]) -> bool:
     """Have this configuration at `path`; whether it had to be written. Raises OSError."""
     data = msgspec.json.format(msgspec.json.encode(conf), indent=2) + b"\n"
@@ -72,5 +82,9 @@ def put(path: str, conf: Mapping[str, object]) -> bool:
 
 
 def _told(plugin: Mapping[str, object], cluster: str) -> dict[str, object]:
-    named = any(key.lower() == "cluster" for key in plugin)
+    named = _names_cluster(plugin)
     return dict(plugin) if named or plugin.get("type") != "tulle" else {**plugin, "cluster": cluster}
+
+
+def _names_cluster(plugin: Mapping[str, object]) -> bool:
+    return any(key.lower() == "cluster" for key in plugin)

@@ -19,34 +19,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 
+import msgspec
+
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, state
-from cni_plugin.netconf import _Conf, typed
+from cni_plugin.netconf import MAX_MTU, _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
 """Inner Ethernet 14, VXLAN 8, UDP 8, and an outer IPv4 header of 20 or IPv6 header of 40 bytes (RFC 7348)."""
 
 
+DEFAULT_PORT = 8472
+"""The kernel's own (drivers/net/vxlan/vxlan_core.c), older than IANA's 4789."""
+
+
 class Config(_Conf, frozen=True):
-    """`vni` and `port` default to flannel's on Linux; `mtu` in bytes, 0 when it is to be derived."""
+    """`vni` and `port` default to flannel's on Linux, a port of 0 is that, too. `mtu` of the device in bytes, else
+
+    `wire_mtu` of the network between the nodes, where its links claim more than it carries; 0 when it is to be derived.
+    """
 
     vni: int = 1
-    port: int = 8472
+    port: int = DEFAULT_PORT
     direct_routing: bool = False
     tx_checksum: bool = False
     mtu: int = 0
+    wire_mtu: int = 0
+    gbp: bool = False
 
 
 def configure(options: Mapping[str, object]) -> Config:
     """Raises CniError 7."""
     conf = typed(options, Config, "cluster.backend")
-    for key, value, last in (("vni", conf.vni, 2**24 - 1), ("port", conf.port, 65535)):
-        if not 1 <= value <= last:
-            raise CniError(INVALID_CONFIG, f"invalid cluster.backend.{key} {value}: it must be between 1 and {last}")
-    return conf
+    sizes = (("mtu", conf.mtu, MAX_MTU), ("wireMTU", conf.wire_mtu, MAX_MTU))
+    for key, value, last in (("vni", conf.vni, 2**24 - 1), ("port", conf.port, 65535), *sizes):
+        if not 0 <= value <= last:
+            raise CniError(INVALID_CONFIG, f"invalid cluster.backend.{key} {value}: it must be between 0 and {last}")
+    return conf if conf.port else msgspec.structs.replace(conf, port=DEFAULT_PORT)
 
 
 def device(conf: Config) -> str:
@@ -100,8 +112,9 @@ def local(me: Me, conf: Config) -> State:
             port=conf.port,
             local=str(underlay),
             mac=derived_mac(me.node.pod_cidrs[0]),
-            mtu=conf.mtu or me.mtu - OVERHEAD[underlay.version],
+            mtu=conf.mtu or min(me.mtu, conf.wire_mtu or me.mtu) - OVERHEAD[underlay.version],
             alias="tulle:vxlan",
+            gbp=conf.gbp,
         ),
         Sysctl(f"net/ipv4/conf/{name}/rp_filter", "2", dev=name),
         Sysctl(f"net/ipv6/conf/{name}/accept_ra", "0", dev=name),

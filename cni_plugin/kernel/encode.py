@@ -250,6 +250,7 @@ def _vxlan(op: Op, each: Vxlan, place: Place) -> Iterator[bytearray]:
         (local, each.local),
         *_attrs(("IFLA_VXLAN_LINK", place.must(each.underlay) if each.underlay else 0)),
         ("IFLA_VXLAN_LEARNING", 0),
+        *([("IFLA_VXLAN_GBP", True)] if each.gbp else []),
     )
     if not each.mac:
         attrs.append(("IFLA_ADDRESS", random_mac()))

@@ -145,6 +145,7 @@ class Reader:
             mac=link.text("IFLA_ADDRESS"),
             mtu=link.number("IFLA_MTU"),
             alias=link.text("IFLA_IFALIAS"),
+            gbp=bool(link.number(_INFO, _DATA, "IFLA_VXLAN_GBP")),
         )
 
     def _vlan(self, want: Vlan) -> Vlan | None:

@@ -216,6 +216,21 @@ def test_vxlan_refuses_a_peer_that_has_no_address_of_this_nodes_family() -> None
     assert caught.value.code == 7
 
 
+def test_the_overhead_comes_off_the_wires_mtu_and_not_off_the_devices() -> None:
+    found = backend.find("vxlan")
+
+    def mtu(**options: int) -> int:
+        state = found.local(me("192.0.2.1", "10.244.1.0/24"), found.configure(options))
+        return next(each.mtu for each in state.values() if isinstance(each, Vxlan))
+
+    assert (mtu(), mtu(wireMTU=1420), mtu(mtu=1420), mtu(wireMTU=1420, mtu=1300)) == (1450, 1370, 1420, 1300)
+    assert mtu(wireMTU=9000) == 1450, "a link carries no more than it says"
+
+
+def test_a_port_of_0_is_the_kernels_own() -> None:
+    assert backend.find("vxlan").configure({"port": 0}) == backend.find("vxlan").configure({})
+
+
 def test_vxlan_needs_a_subnet_to_derive_its_mac_from() -> None:
     found = backend.find("vxlan")
     with pytest.raises(CniError, match="me has no podCIDRs"):
@@ -225,9 +240,11 @@ def test_vxlan_needs_a_subnet_to_derive_its_mac_from() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"vni": 0}, "invalid cluster.backend.vni 0: it must be between 1 and 16777215"),
+        ({"vni": -1}, "invalid cluster.backend.vni -1: it must be between 0 and 16777215"),
         ({"vni": 2**24}, "invalid cluster.backend.vni 16777216"),
-        ({"port": 65536}, "invalid cluster.backend.port 65536: it must be between 1 and 65535"),
+        ({"port": 65536}, "invalid cluster.backend.port 65536: it must be between 0 and 65535"),
+        ({"mtu": -1}, "invalid cluster.backend.mtu -1"),
+        ({"wireMTU": 65536}, "invalid cluster.backend.wireMTU 65536"),
         ({"vni": "1"}, "invalid cluster.backend.vni '1'"),
         ({"directrouting": "yes"}, "invalid cluster.backend.directrouting 'yes'"),
     ],

@@ -126,6 +126,16 @@ def test_two_families_have_a_network_each() -> None:
 # Mistakes
 
 
+def test_inside_the_cluster_is_its_network_and_of_a_family_without_one_the_nodes_subnets() -> None:
+    def inside(**keys: object) -> tuple[str, ...]:
+        found = made({**N1, "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]}, **keys)
+        return cluster.pod_networks(found, found.nodes)
+
+    assert inside(network="10.244.0.0/16") == ("10.244.0.0/16", "fd00:1::/64")
+    assert inside(network="10.244.0.0/16", ipv6Network="fd00::/16") == ("10.244.0.0/16", "fd00::/16")
+    assert inside() == ("10.244.1.0/24", "fd00:1::/64")
+
+
 def test_no_nodes_are_a_mistake() -> None:
     with pytest.raises(CniError, match=r"invalid cluster\.nodes \[\]: list every node"):
         cluster.parse({"network": "10.244.0.0/16"})
@@ -169,7 +179,7 @@ def test_subnets_that_overlap_are_found_wherever_they_stand_in_the_list() -> Non
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"network": "10.244.0.0"}, "outside the cluster's network 10.244.0.0/32"),
+        ({"network": "10.244.0.0"}, "write a network as address/prefix, such as 10.244.0.0/32"),
         ({"network": "fd00::/16"}, "it must be an IPv4 network"),
         ({"ipv6Network": "10.244.0.0/16"}, "it must be an IPv6 network"),
         ({"network": "10.244.0.1/16"}, "invalid cluster.network '10.244.0.1/16'"),

@@ -36,6 +36,8 @@ ROOMS: dict[str, set[str]] = {
     "cluster": {"netconf", "network"},
     "backend": {"errors", "network", "cluster", "model", "backends"},
     "backends": {"errors", "network", "cluster", "model", "netconf", "backend"},
+    # What flannel says of a network, and its backend says of itself.
+    "flannel": {"errors", "netconf", "network", "backend"},
     # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
     "mesh": {"network", "cluster"},
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
@@ -54,8 +56,8 @@ ROOMS: dict[str, set[str]] = {
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
-        "client", "errors", "decoding", "spec", "netconf", "network", "cluster", "backend", "model", "plan", "kernel",
-        "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "client", "errors", "decoding", "spec", "netconf", "network", "cluster", "flannel", "backend", "model", "plan",
+        "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
     },
     "ctl": {
         "client", "meter", "decoding", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan",

@@ -12,7 +12,7 @@ import pytest
 
 from cni_plugin.agent.kube import announce
 from cni_plugin.agent.kube.objects import Configured, Own, Seen, read_config, read_node
-from cni_plugin.agent.kube.view import MOST_PROBLEMS, Known, has_flannel, snapshot
+from cni_plugin.agent.kube.view import MOST_PROBLEMS, Known, View, has_flannel, own_of, snapshot
 from cni_plugin.agent.source import Announcement, Snapshot
 from cni_plugin.cluster import Node
 from tests.unit.kube_objects import FLANNEL, Object, big_node, flannel_notes, node, recorded
@@ -151,8 +151,8 @@ def test_rubbish_in_an_annotation_is_ignored_and_told_once_with_a_remedy(key: st
 
 
 def test_a_subnet_that_is_none_leaves_out_its_node_alone() -> None:
-    found = seen(node("n1", "10.244.1.5/24", ADDRESS))
-    assert found.node is None and "10.244.1.5/24" in found.problems[0]
+    found = seen(node("n1", "10.244.1.5/44", ADDRESS))
+    assert found.node is None and "10.244.1.5/44" in found.problems[0]
 
 
 def test_an_object_of_another_shape_leaves_out_its_node_alone() -> None:
@@ -210,9 +210,38 @@ VXLAN = GOOD.replace("host-gw", "vxlan")
 
 
 def test_the_config_map_gives_the_network_and_the_cni_configuration() -> None:
-    found = configured(net_conf=GOOD, cni_conf='{"name": "pods", "plugins": []}')
+    found = configured(net_conf=GOOD, cni_conf='{"name": "pods", "plugins": [{"type": "tulle"}]}')
     assert found.conf is not None and found.conf.backend == "host-gw"
-    assert (found.cni, found.problems) == ({"name": "pods", "plugins": []}, ())
+    assert (found.cni, found.problems) == ({"name": "pods", "plugins": [{"type": "tulle"}]}, ())
+
+
+def test_flannels_own_config_map_gives_the_network_and_no_plugin_of_flannels() -> None:
+    plugins = '[{"type": "flannel", "delegate": {"hairpinMode": true}}, {"type": "portmap"}]'
+    found = configured(net_conf=GOOD, cni_conf=f'{{"name": "cbr0", "plugins": {plugins}}}')
+    assert found.conf is not None and found.cni is None
+    (problem,) = found.problems
+    assert "cni-conf.json: invalid plugins 'flannel', 'portmap': no plugin of type tulle" in problem
+
+
+def test_subnets_of_a_family_that_is_switched_off_are_not_used() -> None:
+    both = noted({}, "10.244.1.0/24 fd00:1::/64", "192.0.2.1 2001:db8::1", this_node="n1")
+    for off, left in (('"EnableIPv4": false, "EnableIPv6": true', "fd00:1::/64"), ('"EnableIPv6": false', SUBNET)):
+        view = View()
+        view.nodes({"n1": both, "n2": seen(node("n2", "10.244.2.0/24", "192.0.2.2"))})
+        view.configure(configured(net_conf=f'{{{off}, "Backend": {{"Type": "vxlan"}}}}'))
+        whole = snapshot(view.known(), "n1")
+        assert whole is not None and whole.me is not None
+        assert [str(each) for each in whole.me.pod_cidrs] == [left]
+        assert all(each.version == (6 if ":" in left else 4) for node in whole.nodes for each in node.pod_cidrs)
+        told = own_of(view.known().seen or (), "n1")
+        assert told is not None and told.node.pod_cidrs == whole.me.pod_cidrs, "it announces what it makes"
+
+
+def test_a_subnets_host_bits_are_masked_and_its_field_is_called_as_it_is() -> None:
+    assert [str(each) for each in reached(seen(node("n1", "10.244.1.7/24", ADDRESS))).pod_cidrs] == [SUBNET]
+    old = node("n1", "10.244.1", ADDRESS)
+    del old["spec"]["podCIDRs"]
+    assert "spec.podCIDR has '10.244.1'" in seen(old).problems[0]
 
 
 def test_a_network_configuration_without_a_network_is_one() -> None:
@@ -230,7 +259,7 @@ def test_a_broken_network_configuration_leaves_the_one_before_in_force_and_is_to
 
 
 def test_a_broken_cni_configuration_leaves_the_one_before_in_force_and_is_told() -> None:
-    before = configured(net_conf=GOOD, cni_conf='{"name": "pods"}')
+    before = configured(net_conf=GOOD, cni_conf='{"name": "pods", "type": "tulle"}')
     after = configured(before, net_conf=GOOD, cni_conf="{")
     assert after.cni == before.cni and "cni-conf.json" in after.problems[0]
     assert configured(before, net_conf=GOOD).cni is None  # taken out on purpose

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from cni_plugin import network
+from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
 from cni_plugin.agent.sources import etcd, file, kubernetes
 from cni_plugin.netconf import parse, typed
@@ -142,8 +142,8 @@ def test_the_agents_settings_are_understood() -> None:
 
 
 def test_the_network_configuration_is_understood() -> None:
-    read = network.parse(json.loads(config("net-conf.json")))
-    assert (read.backend, [str(each.network) for each in read.carvings]) == ("vxlan", ["10.244.0.0/16"])
+    read = flannel.parse(json.loads(config("net-conf.json")))
+    assert (read.backend, [str(each) for each in read.networks]) == ("vxlan", ["10.244.0.0/16"])
 
 
 @pytest.mark.parametrize("where", ["manifest", "sample"])

@@ -22,7 +22,8 @@ from cni_plugin.agent.lease.schema import Entry, Stored
 from cni_plugin.agent.lease.view import MOST_COMPLAINTS, View, peers
 from cni_plugin.agent.source import Announcement, Mailbox, open_source
 from cni_plugin.errors import CniError
-from cni_plugin.network import Address, Network, NetworkConf, parse
+from cni_plugin.flannel import parse
+from cni_plugin.network import Address, Network, NetworkConf
 from ipam.carve import carve
 from ipam.errors import PoolExhausted
 
@@ -59,7 +60,7 @@ def key(cidrs: str, addresses: str = "", name: str = "", created: int = 1, lease
 
 
 def conf(**keys: object) -> NetworkConf:
-    return parse({"network": "10.244.0.0/16", **keys})
+    return parse({"network": "10.244.0.0/16", **keys}, carved=True)
 
 
 # Carving
@@ -271,7 +272,8 @@ def test_what_it_has_goes_before_what_is_reserved_and_that_before_the_elder() ->
 
 def test_a_key_that_does_not_fit_the_configuration_any_more_is_let_go_of() -> None:
     old = key("10.244.1.0/24", "192.0.2.1", "n1")
-    others = ({"network": "10.99.0.0/16"}, {"subnetLen": 25}, {"subnetMin": "10.244.5.0"}, {"ipv6Network": "fd00::/48"})
+    others = ({"network": "10.99.0.0/16"}, {"subnetLen": 25}, {"subnetMin": "10.244.5.0"},
+        {"ipv6Network": "fd00::/48", "enableIPv6": True})
     for keys in others:
         assert claim.chosen([old], OURS, conf(**keys)) == (None, (old,))
 
@@ -290,7 +292,7 @@ def test_nodes_begin_at_different_places_and_each_at_the_same_place_always() -> 
 
 
 def test_a_subnet_of_each_family_is_picked() -> None:
-    both = conf(ipv6Network="fd00:10:244::/48")
+    both = conf(ipv6Network="fd00:10:244::/48", enableIPv6=True)
     found = claim.pick([], Us("n1", ()), both)
     assert [each.version for each in found] == [4, 6] and claim.fits(found, both)
 

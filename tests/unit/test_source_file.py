@@ -113,7 +113,8 @@ def test_a_file_tells_the_network_the_nodes_and_which_of_them_this_is(tmp_path: 
     snapshot, problem = Reader(str(path), "n1").read()
     assert problem == "" and snapshot is not None
     assert snapshot.conf is not None and snapshot.me is not None
-    assert (snapshot.conf.backend, snapshot.conf.options, snapshot.conf.carvings[0].length) == ("vxlan", {"vni": 7}, 25)
+    assert (snapshot.conf.backend, snapshot.conf.options) == ("vxlan", {"vni": 7})
+    assert [str(each) for each in snapshot.conf.networks] == ["10.244.0.0/16"]
     assert snapshot.me.name == "n1" and snapshot.me.pod_cidrs == (ip_network("10.244.1.0/24"),)
     assert sorted(names(snapshot)) == ["n1", "n2"]
 
@@ -150,9 +151,30 @@ def test_a_folder_tells_the_same_as_a_file_with_its_contents(tmp_path: Path) -> 
 
 def test_a_folder_may_keep_the_cni_configuration_too(tmp_path: Path) -> None:
     fill(tmp_path / "nodes.d", 1)
-    put(tmp_path / "nodes.d" / "cni-conf.json", '{"name": "pods", "plugins": []}')
+    put(tmp_path / "nodes.d" / "cni-conf.json", '{"name": "pods", "plugins": [{"type": "tulle"}]}')
     snapshot, _ = Reader(str(tmp_path / "nodes.d"), "n1").read()
-    assert snapshot is not None and snapshot.cni == {"name": "pods", "plugins": []} and names(snapshot) == ["n1"]
+    assert snapshot is not None and names(snapshot) == ["n1"]
+    assert snapshot.cni == {"name": "pods", "plugins": [{"type": "tulle"}]}
+
+
+def test_a_cni_configuration_that_calls_another_plugin_is_passed_over_and_told(tmp_path: Path) -> None:
+    fill(tmp_path / "nodes.d", 1)
+    put(tmp_path / "nodes.d" / "cni-conf.json", '{"name": "cbr0", "plugins": [{"type": "flannel"}]}')
+    snapshot, _ = Reader(str(tmp_path / "nodes.d"), "n1").read()
+    assert snapshot is not None and snapshot.cni is None
+    assert any("no plugin of type tulle" in each and "cni-conf.json" in each for each in snapshot.problems)
+
+
+def test_a_family_that_is_switched_off_has_no_subnets(tmp_path: Path) -> None:
+    fill(tmp_path / "nodes.d", 1)
+    put(tmp_path / "nodes.d" / "n2.json", json.dumps(node(2, podCIDRs=["10.244.2.0/24", "fd00:2::/64"])))
+    cases: tuple[tuple[dict[str, object], int], ...] = (
+        ({}, 2), ({"EnableIPv6": True}, 2), ({"EnableIPv6": False}, 1), ({"IPv6Network": "fd00::/16"}, 1),
+    )
+    for keys, left in cases:
+        put(tmp_path / "nodes.d" / "net-conf.json", json.dumps({"Network": "10.244.0.0/16", **keys}))
+        snapshot, problem = Reader(str(tmp_path / "nodes.d"), "n2").read()
+        assert snapshot is not None and snapshot.me is not None and len(snapshot.me.pod_cidrs) == left, (keys, problem)
 
 
 def test_of_two_nodes_of_a_folder_with_one_subnet_the_younger_is_left_out(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from datetime import datetime
 
 import msgspec
 
-from cni_plugin import decoding, network
+from cni_plugin import decoding, flannel, network
+from cni_plugin.agent import conflist
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
 from cni_plugin.netconf import decode
@@ -138,15 +139,16 @@ def read_config(data: bytes | msgspec.Raw, before: Configured) -> Configured:
     problems: list[str] = []
     conf, cni = before.conf, None
     try:
-        conf = network.parse(_decoded(keys, NETWORK))
+        conf = flannel.parse(_decoded(keys, NETWORK))
+        problems += [f"{NETWORK}: {each}" for each in conf.doubts]
     except CniError as error:
         remains = "the one before stays in force" if conf else "there is no network until it is right"
-        problems.append(f"{error.msg}; {remains}")
+        problems.append(f"{NETWORK}: {error.msg}; {remains}")
     try:
-        cni = _decoded(keys, CNI) if keys.get(CNI, "").strip() else None
+        cni = conflist.ours(_decoded(keys, CNI)) if keys.get(CNI, "").strip() else None
     except CniError as error:
         cni = before.cni
-        problems.append(f"{error.msg}; {'the one before stays in force' if cni else 'it is not used'}")
+        problems.append(f"{CNI}: {error.msg}; {'the one before stays in force' if cni else 'it is not used'}")
     return Configured(conf, cni, tuple(problems))
 
 
@@ -202,13 +204,14 @@ class _Reader:
 
     def subnets(self, spec: _Spec) -> Iterator[Network]:
         """The pod CIDRs."""
-        for text in spec.pod_cidrs or ([spec.first] if spec.first else ()):
+        key, texts = ("podCIDRs", spec.pod_cidrs) if spec.pod_cidrs else ("podCIDR", [spec.first] if spec.first else [])
+        for text in texts:
             try:
-                yield network.network_of("podCIDRs", text)
+                yield network.network_of(key, text, masked=True)
             except CniError:
                 self.usable = False
                 self.complain(
-                    f"node {self._name} is left out: spec.podCIDRs has {_quoted(text)}, which is no network: "
+                    f"node {self._name} is left out: spec.{key} has {_quoted(text)}, which is no network: "
                     "see what allocates the cluster's pod CIDRs"
                 )
 

@@ -15,7 +15,8 @@ import msgspec
 
 from cni_plugin.agent.kube.objects import Configured, Own, Seen
 from cni_plugin.agent.source import Snapshot
-from cni_plugin.cluster import Node, settled, unusable_flannel
+from cni_plugin.cluster import Node, settled, unusable_flannel, used
+from cni_plugin.network import NetworkConf
 
 MOST_PROBLEMS = 50
 
@@ -43,8 +44,9 @@ class View:
     def known(self) -> Known:
         """All that is known at this moment."""
         with self._lock:
+            conf = self._configured.conf if self._configured else None
             return Known(
-                None if self._nodes is None else tuple(self._nodes.values()),
+                None if self._nodes is None else tuple(_used(each, conf) for each in self._nodes.values()),
                 self._configured,
                 tuple(dict.fromkeys(filter(None, self._troubles.values()))),
                 self._unpublished,
@@ -110,6 +112,15 @@ def snapshot(known: Known, this_node: str) -> Snapshot | None:
         *_problems(known.seen, backend, this_node),
     )
     return Snapshot(conf, nodes, own.node if own else None, known.configured.cni, _some(problems))
+
+
+def _used(seen: Seen, conf: NetworkConf | None) -> Seen:
+    """Without the subnets of a family that is switched off."""
+    if conf is None or not conf.off:
+        return seen
+    node = used(seen.node, conf) if seen.node else None
+    own = msgspec.structs.replace(seen.own, node=used(seen.own.node, conf)) if seen.own else None
+    return msgspec.structs.replace(seen, node=node if node and node.pod_cidrs else None, own=own)
 
 
 def _reached(seen: Sequence[Seen], backend: str) -> Iterator[Node]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from threading import Lock
 
+from cni_plugin import flannel
 from cni_plugin.agent.lease.gateway import Change
 from cni_plugin.agent.lease.schema import CONFIG, SUBNETS, Entry, Stored, entry
 from cni_plugin.cluster import Node, unusable_flannel
 from cni_plugin.errors import CniError
 from cni_plugin.netconf import decode
-from cni_plugin.network import NetworkConf, parse
+from cni_plugin.network import NetworkConf
 
 MOST_COMPLAINTS = 20
 
@@ -101,13 +102,11 @@ class View:
             self._complaint = f"{key} is missing: write the network's configuration: etcdctl put {key} {example}{still}"
             return
         try:
-            conf = parse(decode(value, "in the key"))
-            if not conf.carvings:
-                raise CniError(7, "it names no network: give Network or IPv6Network")
+            conf = flannel.parse(decode(value, "in the key"), carved=True)
         except CniError as error:
             self._complaint = f"{key}: {error.msg}{still}"
             return
-        self.conf, self._complaint = conf, ""
+        self.conf, self._complaint = conf, "; ".join(f"{key}: {each}" for each in conf.doubts)
 
 
 def peers(entries: Iterable[Entry], backend: str) -> tuple[list[Node], tuple[str, ...]]:

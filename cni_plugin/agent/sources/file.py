@@ -25,8 +25,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin import flannel
+from cni_plugin.agent import conflist
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
-from cni_plugin.cluster import Node, parse, same_name, settled
+from cni_plugin.cluster import Node, parse, same_name, settled, used
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.inotify import Inotify
@@ -166,7 +168,7 @@ class Reader:
         me = me or _named(cluster.nodes, cluster.node)  # a file for one node alone may say which one that is
         others = tuple(each for each in cluster.nodes if each != me)
         return Snapshot(
-            conf=parse_network(raw, "cluster"),
+            conf=parse_network(raw),
             nodes=cluster.nodes if me is None or same_name(me.name, self._node) else others,
             me=me,
         )
@@ -181,15 +183,20 @@ class Reader:
         given = [each.good for each in self._entries.values() if isinstance(each.good, Node)]
         if not given:
             raise OSError(errno.ENOENT, "the folder has no node: write a file for each, such as n1.json")
-        networks = conf.networks if isinstance(conf, NetworkConf) else ()
-        nodes, complaints = settled(given, networks)
+        if not isinstance(conf, NetworkConf):
+            conf = None
+        nodes, complaints = settled((used(each, conf) for each in given), conf.networks if conf else ())
         problems = (each.problem for each in self._entries.values())
         return Snapshot(
-            conf=conf if isinstance(conf, NetworkConf) else None,
+            conf=conf,
             nodes=nodes,
             me=_named(nodes, self._node),
             cni=cni if isinstance(cni, dict) else None,
-            problems=(*filter(None, problems), *(f"{self._path}: {each}" for each in complaints)),
+            problems=(
+                *filter(None, problems),
+                *(f"{self._path}/{NET_CONF}: {each}" for each in (conf.doubts if conf else ())),
+                *(f"{self._path}: {each}" for each in complaints),
+            ),
         )
 
     def _entry(self, name: str) -> _Entry:
@@ -212,9 +219,9 @@ def _named(nodes: Iterable[Node], name: str) -> Node | None:
 def _meaning(name: str, raw: Mapping[str, object]) -> object:
     """What a file of that name says. Raises CniError 7."""
     if name == NET_CONF:
-        return parse_network(raw, "cluster")
+        return flannel.parse(raw)
     if name == CNI_CONF:
-        return raw
+        return conflist.ours(raw)
     try:
         return parse({"nodes": [raw]}).nodes[0]
     except CniError as error:  # of a list of one, of which its writer knows nothing
