@@ -24,7 +24,7 @@ import msgspec
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, state
+from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, ipv6_settings, state
 from cni_plugin.netconf import MAX_MTU, _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
@@ -125,6 +125,7 @@ def local(me: Me, conf: Config) -> State:
     for family in (4, 6):
         first = next((each for each in me.node.pod_cidrs if each.version == family), None)
         if first is not None:
+            objects += ipv6_settings(name) if family == 6 else ()
             objects.append(Addr(name, f"{first.network_address}/{first.max_prefixlen}"))
     return state(objects)
 

@@ -95,7 +95,7 @@ class Applier:
         with space.inside():
             for op in ops:
                 try:
-                    _turn(op)
+                    _turn(op, space)
                 except OSError as error:
                     raise Failure(op, Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
                 self._done.append(op)
@@ -229,10 +229,10 @@ def _lane(op: Op) -> Lane:
     return "netlink", POD if isinstance(each, PodLink) else getattr(each, "ns", HOST)
 
 
-def _turn(op: Op) -> None:
+def _turn(op: Op, space: Namespace) -> None:
     each = op.object
     if isinstance(each, Sysctl) and op.verb != "delete":
-        write_sysctl(each)
+        write_sysctl(each, space.sysctl(each))
     elif isinstance(each, Feature):
         _switch(each if op.verb != "delete" else Feature(each.dev, tx_checksum=True), op)
 

@@ -183,6 +183,11 @@ class Message(Part):
         (index,) = _LINK_INDEX.unpack_from(self._data, self._offset + HEADER.size)
         return cast(int, index)
 
+    def payload(self, number: int) -> bytes:
+        """The first attribute of this number as it lies there, b"" when there is none."""
+        place = self._view._place(number) if self._view else None
+        return self._data[place[0] : place[1]] if place else b""
+
     @cached_property
     def _view(self) -> _View | None:  # type: ignore[override]
         length, *_ = HEADER.unpack_from(self._data, self._offset)

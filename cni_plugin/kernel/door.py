@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from cni_plugin.diff import Op
-from cni_plugin.model import AnyObject, State, Way
+from cni_plugin.model import AnyObject, State, Sysctl, Way
 
 MOST_PORTS = 1023
 """What a Linux bridge holds: port numbers have ten bits and 0 is none (net/bridge/br_private.h, BR_PORT_BITS)."""
@@ -109,6 +109,12 @@ class Kernel(Protocol):
         One without a way, or of the node's own, is left out. What was only learned of a path's MTU, and will expire,
         does not count.
         """
+
+    def taught(self) -> tuple[str, ...]:
+        """The links of the node that have routes or addresses by router advertisement and would not, did it forward."""
+
+    def out_of_reach(self, wanted: Iterable[Sysctl]) -> tuple[str, ...]:
+        """Of these settings of the node, those that are otherwise and cannot be set: why, and where they can be."""
 
     def vni_holder(self, vni: int) -> str:
         """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""

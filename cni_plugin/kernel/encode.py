@@ -17,6 +17,7 @@ from cni_plugin.diff import Op, Verb
 from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import broadcast_of, family_of, random_mac
 from cni_plugin.kernel.codec import Attr, nest
+from cni_plugin.kernel.settings import INET_CONF
 from cni_plugin.model import (
     MAIN_TABLE,
     POD,
@@ -53,13 +54,13 @@ GROUP = 0x74756C6C
 """The group that links are deleted by ("tull"); they are in it for the length of one request."""
 _NLA_F_NESTED = 0x8000
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 26, 1, 8
-_INET_CONF = {"rp_filter": 8, "arp_notify": 22}
-"""Numbers of settings of a link, IPV4_DEVCONF_* in include/uapi/linux/ip.h."""
+_BY_NETLINK = ("rp_filter", "arp_notify")
+"""Of a link's IPv4 settings, those that nothing else in the kernel has to hear of: a message sets the number alone."""
 
 GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
 """What the kernel says when that which is to be deleted is not there."""
-_NO_IPV6 = GONE | {errno.EAFNOSUPPORT}
-"""What it says about an IPv6 setting where there is no IPv6: then there is nothing to set."""
+_NO_IPV6 = GONE | {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
+"""What it says about IPv6 where there is none (ipv6.disable=1): then there is nothing to set and nothing to delete."""
 _NO_VLANS = GONE | {errno.EOPNOTSUPP, errno.EINVAL}
 """What it says about a VLAN of a link that is no bridge port, or when it was built without VLAN filtering."""
 
@@ -103,7 +104,7 @@ def by_netlink(each: Sysctl) -> bool:
     """
     if each.name == f"net/ipv6/conf/{each.dev}/addr_gen_mode":
         return True
-    return each.ns == POD and each.name in {f"net/ipv4/conf/{each.dev}/{key}" for key in _INET_CONF}
+    return each.name in {f"net/ipv4/conf/{each.dev}/{key}" for key in _BY_NETLINK}
 
 
 def _sysctl(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
@@ -111,7 +112,7 @@ def _sysctl(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
     if op.verb == "delete":
         return
     if each.name.startswith("net/ipv4/"):
-        value = struct.pack("=HHI", 8, _INET_CONF[each.name.rpartition("/")[2]], int(each.value))
+        value = struct.pack("=HHI", 8, INET_CONF[each.name.rpartition("/")[2]], int(each.value))
         spec = _nested(socket.AF_INET, _nested(_IFLA_INET_CONF, value))
     else:
         spec = _nested(socket.AF_INET6, struct.pack("=HHBxxx", 5, _IFLA_INET6_ADDR_GEN_MODE, int(each.value)))
@@ -152,6 +153,8 @@ def harmless_to(op: Op) -> frozenset[int]:
         return _NO_IPV6
     if adds(op.verb, op.object):
         return frozenset()
+    if isinstance(op.object, Addr | Neigh | Route):
+        return _NO_IPV6
     return _NO_VLANS if isinstance(op.object, PortVlan | Port) else GONE
 
 

@@ -34,6 +34,7 @@ from cni_plugin.model import (
     PortVlan,
     Route,
     State,
+    Sysctl,
     Veth,
     Vlan,
     Vxlan,
@@ -51,6 +52,7 @@ class FakeKernel:
     """`door.Kernel` over a dict. `fail_at` counts operations from 0 over all calls of `apply`; that one is refused.
 
     `held` are addresses of the node beside those in `state`; `namespaces` the paths that `enter` finds (None: any).
+    `taught_links` are links with routes by router advertisement, `read_only` sysctls that cannot be set.
     `found_ways` are ways that differ from the uplink's (None: there is none); `asked` counts how often `ways`, `owned`
     and `read` were asked for how many things.
     """
@@ -73,6 +75,8 @@ class FakeKernel:
         self.found_ways: dict[str, Way | None] = {}
         self.asked: Counter[str] = Counter()
         self.uplink_there = uplink
+        self.taught_links: tuple[str, ...] = ()
+        self.read_only: frozenset[str] = frozenset()
         self._held = frozenset(held)
         self._namespaces = None if namespaces is None else frozenset(namespaces)
         self._tried = 0
@@ -183,6 +187,15 @@ class FakeKernel:
         found = {each: self.found_ways[each] if each in self.found_ways else self._way(each) for each in addresses}
         self.asked["ways"] += len(found)
         return {address: each for address, each in found.items() if each is not None}
+
+    def taught(self) -> tuple[str, ...]:
+        """As `taught_links` says."""
+        return self.taught_links
+
+    def out_of_reach(self, wanted: Iterable[Sysctl]) -> tuple[str, ...]:
+        """Those of `read_only` that do not stand."""
+        there = [each for each in wanted if each.name in self.read_only and self.state.get(each.key) != each]
+        return tuple(f"sysctl -w {each.name}={each.value}: it is read-only" for each in there)
 
     def vni_holder(self, vni: int) -> str:
         """The VXLAN device of this VNI."""

@@ -1,7 +1,7 @@
 """What a kernel takes by file or by ioctl instead of netlink: sysctls, and the checksum offload of a link.
 
-Promise: a value that stands already is not written again (in a container /proc/sys may be read-only), and an IPv6
-key on a kernel without IPv6 is no error: there is nothing to switch there.
+Promise: a value that stands already is not written again (in a container /proc/sys may be read-only), and what cannot
+be set is an error only where pods get no packets without it; the error says where it can be.
 
 A container that is not privileged cannot write to its /proc/sys. The node's may be mounted elsewhere for it, and
 $TULLE_PROC_SYS says where; it shows the namespace of whoever looks, as /proc/sys does.
@@ -21,18 +21,34 @@ from cni_plugin.model import Feature, Sysctl
 _ROOT = "/proc/sys"
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
+_OUT_OF_REACH = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def write_sysctl(each: Sysctl) -> None:
-    """Set it in the network namespace that the calling thread is in. Raises OSError."""
-    have = read_sysctl(each)
-    if have == each.value or (have is None and _optional(each)):
+def write_sysctl(each: Sysctl, have: str | None) -> None:
+    """Set it in the network namespace that the calling thread is in, where it is `have`, None for no such key.
+
+    Raises OSError, with where to set it instead.
+    """
+    if have == each.value:
         return
-    descriptor = os.open(_path(each), os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, each.value.encode())
-    finally:
-        os.close(descriptor)
+        _write(_path(each), each.value)
+    except OSError as error:
+        if each.vital:
+            raise OSError(error.errno, f"{error.strerror}; {_remedy(each, error.errno)}") from error
+        if error.errno not in _OUT_OF_REACH or (error.errno == errno.ENOENT and not _is_ipv6(each)):
+            raise
+
+
+def out_of_reach(each: Sysctl) -> str:
+    """Why it cannot be set in the network namespace that the calling thread is in, and where it can be; "" if it can.
+
+    access(2) tells of a file system that is read-only, also to root.
+    """
+    if os.access(_path(each), os.W_OK):
+        return ""
+    code = errno.EROFS if os.path.exists(_path(each)) else errno.ENOENT
+    return f"{os.strerror(code)}; {_remedy(each, code)}"
 
 
 def read_sysctl(each: Sysctl) -> str | None:
@@ -80,8 +96,29 @@ def _path(each: Sysctl) -> str:
     return f"{os.environ.get('TULLE_PROC_SYS', _ROOT)}/{name}"
 
 
-def _optional(each: Sysctl) -> bool:
+def _is_ipv6(each: Sysctl) -> bool:
     return each.name.startswith(("net/ipv6/", "net.ipv6."))
+
+
+def _write(path: str, value: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(each: Sysctl, code: int | None) -> str:
+    if code == errno.ENOENT and _is_ipv6(each):
+        return (
+            "there is no IPv6 here (ipv6.disable=1 on the kernel's command line, or a hidden /proc/sys/net/ipv6): give "
+            "the network IPv4 ranges only, or boot the kernel with IPv6"
+        )
+    where = "in the pod's sandbox" if each.ns else "on the node, and in /etc/sysctl.d to keep it"
+    return (
+        f"set it where /proc/sys can be written (sysctl -w {each.name}={each.value} {where}), or let Tulle write "
+        "there: mount /proc/sys read-write, or say in $TULLE_PROC_SYS where it is"
+    )
 
 
 def _ethtool(dev: str, command: int, value: int) -> int:

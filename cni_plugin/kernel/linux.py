@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import TracebackType
 
+from cni_plugin.describe import describe
 from cni_plugin.diff import Op
 from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import family_of, network_of, packed
@@ -22,6 +23,7 @@ from cni_plugin.kernel.apply import Applier, How
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
+from cni_plugin.kernel.knobs import out_of_reach
 from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.netns import open_namespace
@@ -37,10 +39,11 @@ from cni_plugin.kernel.read import (
     prefix_of,
 )
 from cni_plugin.kernel.remover import Remover
+from cni_plugin.kernel.routers import taught
 from cni_plugin.kernel.routes import Routes
 from cni_plugin.kernel.ways import ways
 from cni_plugin.meter import Meter
-from cni_plugin.model import ALIAS_MARK, HOST, AnyObject, Fdb, Neigh, Route, State, Way, state
+from cni_plugin.model import ALIAS_MARK, HOST, AnyObject, Fdb, Neigh, Route, State, Sysctl, Way, state
 
 _SCOPE_LINK = 253
 _MAC_TEXT = 17
@@ -240,6 +243,16 @@ class LinuxKernel:
         """The way to each of these addresses; one without a way, or of the node's own, is left out."""
         with self._meter.step("netlink"):
             return ways(self._host, addresses)
+
+    def taught(self) -> tuple[str, ...]:
+        """As the door promises."""
+        return taught(self._host)
+
+    def out_of_reach(self, wanted: Iterable[Sysctl]) -> tuple[str, ...]:
+        """As the door promises."""
+        self._forget()
+        others = [each for each in wanted if self._host.sysctl(each) != each.value]
+        return tuple(f"{describe(Op('create', each))}: {why}" for each in others if (why := out_of_reach(each)))
 
     def vni_holder(self, vni: int) -> str:
         """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""

@@ -12,8 +12,11 @@ from contextlib import AbstractContextManager
 from functools import lru_cache
 
 from cni_plugin.kernel.codec import RTM_GETLINK, Attr, Message, encode
+from cni_plugin.kernel.knobs import read_sysctl
 from cni_plugin.kernel.netlink import Netlink, Refused
 from cni_plugin.kernel.netns import inside
+from cni_plugin.kernel.settings import link_of, told
+from cni_plugin.model import Sysctl
 
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 """Leave the counters out of answers about links, include/uapi/linux/rtnetlink.h."""
@@ -27,6 +30,7 @@ class Namespace:
         with inside(descriptor):
             self.netlink = Netlink()
         self._index: dict[str, int] = {}
+        self._seen: dict[str, Message] = {}
 
     def close(self) -> None:
         """Close the socket and the descriptor."""
@@ -42,9 +46,9 @@ class Namespace:
         """The link of this name as it stands now."""
         found = self._ask(name, 0)
         if found is None:
-            self._index.pop(name, None)
+            self.forget(name)
         else:
-            self._index[name] = found.link
+            self._index[name], self._seen[name] = found.link, found
         return found
 
     def link_at(self, index: int) -> Message | None:
@@ -56,6 +60,18 @@ class Namespace:
         fields = {"family": 0}
         attrs = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
         yield from self.netlink.dump(encode(RTM_GETLINK, 0, fields, [*attrs]))
+
+    def sysctl(self, each: Sysctl) -> str | None:
+        """The value of a setting, None when there is no such key. Raises OSError.
+
+        A link's is as it was when the link was looked up, which is not done again until `forget`.
+        """
+        dev = link_of(each)
+        value = told(self._seen.get(dev) or self.link(dev), each) if dev else None
+        if value is not None:
+            return value
+        with self.inside():
+            return read_sysctl(each)
 
     def known(self, name: str) -> int:
         """The number of a link that was looked up before, else 0."""
@@ -81,10 +97,11 @@ class Namespace:
 
     def forget(self, name: str = "") -> None:
         """Look this link up again the next time, or every one."""
-        if name:
-            self._index.pop(name, None)
-        else:
-            self._index.clear()
+        for known in (self._index, self._seen):
+            if name:
+                known.pop(name, None)
+            else:
+                known.clear()
 
     def is_peer(self, link: Message, other: Message) -> bool:
         """Whether a link of another namespace is the other end of this one's.

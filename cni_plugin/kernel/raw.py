@@ -28,6 +28,11 @@ def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]
         start += (length + 3) & ~3
 
 
+def nested(value: bytes, kind: int) -> bytes:
+    """The first of the attributes within an attribute that is of this type, b"" when none is."""
+    return next((each for key, each in attributes(value, 0, len(value)) if key == kind), b"")
+
+
 def number(value: bytes) -> int:
     """An integer attribute, which the kernel writes in the machine's byte order."""
     return int.from_bytes(value, sys.byteorder)

@@ -16,11 +16,12 @@ from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.kernel.knobs import read_feature, read_line, read_sysctl
+from cni_plugin.kernel.knobs import out_of_reach, read_feature, read_line
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.kernel.nft import Nft, NftError
 from cni_plugin.kernel.routes import Routes
+from cni_plugin.kernel.settings import link_of
 from cni_plugin.model import (
     HOST,
     POD,
@@ -210,8 +211,14 @@ class Reader:
         return found
 
     def _sysctl(self, want: Sysctl) -> Sysctl | None:
-        with self._spaces[want.ns].inside():
-            value = read_sysctl(want)
+        """What cannot be had and need not be is as it should be: there is nothing to put right."""
+        space, dev = self._spaces[want.ns], link_of(want)
+        if dev and self._link(want.ns, dev) is None:
+            return None
+        value = space.sysctl(want)
+        if value != want.value and not want.vital:
+            with space.inside():
+                value = want.value if out_of_reach(want) else value
         return None if value is None else Sysctl(want.name, value, want.ns, want.dev)
 
     def _feature(self, want: Feature) -> Feature | None:

@@ -26,6 +26,7 @@ from cni_plugin.kernel.raw import (
     IFLA_IFNAME,
     IFLA_MTU,
     attributes,
+    nested,
     number,
 )
 from cni_plugin.model import ALIAS_MARK, Way
@@ -133,7 +134,7 @@ def _links(space: Namespace, indexes: Sequence[int]) -> dict[int, _Link]:
 
 def _link(answer: bytes) -> _Link:
     found = dict(attributes(answer, HEADER.size + _IFINFO.size, len(answer)))
-    inet6 = _nested(_nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), _IFLA_INET6_CONF)
+    inet6 = nested(nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), _IFLA_INET6_CONF)
     mtu6 = number(inet6[4 * _DEVCONF_MTU6 : 4 * _DEVCONF_MTU6 + 4])
     own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS_MARK.encode())
     return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6, own)

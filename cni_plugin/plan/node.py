@@ -21,6 +21,7 @@ from cni_plugin.model import (
     Sysctl,
     Up,
     Vlan,
+    ipv6_settings,
     state,
 )
 from cni_plugin.netconf import NetConf
@@ -58,6 +59,11 @@ def forwarding(families: Iterable[int]) -> State:
     return state(Sysctl(FORWARDING[family], "1") for family in sorted(set(families)))
 
 
+def still_taught(links: Iterable[str]) -> State:
+    """What has these links learn from router advertisements although the node forwards IPv6 (`accept_ra` 2)."""
+    return state(Sysctl(f"net/ipv6/conf/{each}/accept_ra", "2", dev=each) for each in links)
+
+
 def family(address: str) -> int:
     """4 or 6."""
     return 6 if ":" in address else 4
@@ -74,6 +80,8 @@ def _bridge_objects(conf: NetConf, bridge: str, gateways: Sequence[str], mtu: in
         yield Vlan(dev, parent=bridge, vid=conf.vlan, alias=BRIDGE_ALIAS)
         yield PortVlan(bridge, conf.vlan, self_=True)
         yield from _interface_objects(dev)
+    if 6 in map(family, gateways):
+        yield from ipv6_settings(dev)
     for each in gateways:
         yield Addr(dev, each)
     yield from forwarding(map(family, gateways)).values()

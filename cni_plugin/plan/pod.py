@@ -34,6 +34,7 @@ from cni_plugin.model import (
     Sysctl,
     Up,
     Veth,
+    ipv6_settings,
     state,
 )
 from cni_plugin.netconf import NetConf
@@ -188,15 +189,25 @@ def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[AnyObj
     kernel sends half a dozen packets that a bridge floods to all its pods, with the lock held that the next ADD needs:
     with 1,000 pods 10 ms and more.
     """
+    if 6 in families:
+        yield from _ipv6_objects(conf, dev)
     if families == {4}:
         yield Sysctl(f"net/ipv6/conf/{dev}/addr_gen_mode", NO_LINK_LOCAL, ns=POD, dev=dev)
-    if 6 in families and not conf.enabledad:
-        yield Sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0", ns=POD, dev=dev)
     if 4 in families:
         yield Sysctl(f"net/ipv4/conf/{dev}/arp_notify", "1", ns=POD, dev=dev)
-    if 6 in families:
-        yield Sysctl(f"net/ipv6/conf/{dev}/ndisc_notify", "1", ns=POD, dev=dev)
     yield Up(dev, POD)
+
+
+def _ipv6_objects(conf: NetConf, dev: str) -> Iterator[AnyObject]:
+    """Files, most of them, so they stand side by side: a thread enters the sandbox once for them all.
+
+    A pod reaches its own address by way of lo (net/ipv6/route.c), which the reference switches on too.
+    """
+    yield Sysctl("net/ipv6/conf/lo/disable_ipv6", "0", ns=POD)
+    yield from ipv6_settings(dev, POD)
+    if not conf.enabledad:
+        yield Sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0", ns=POD, dev=dev)
+    yield Sysctl(f"net/ipv6/conf/{dev}/ndisc_notify", "1", ns=POD, dev=dev)
 
 
 def _address_objects(

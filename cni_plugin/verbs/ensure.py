@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import Addr, Bridge, State, state
+from cni_plugin.model import Addr, Bridge, State, Sysctl, state
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
-from cni_plugin.plan.node import adopt, bridge_state, displaced
+from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
 from cni_plugin.plan.pod import Attachment, gateway_device
 from cni_plugin.records import Record, Records
 
@@ -33,9 +33,19 @@ def undo(kernel: Kernel, ops: Sequence[Op]) -> None:
             continue
 
 
+def steps(kernel: Kernel, want: State, have: State) -> list[Op]:
+    """What makes `want` of `have` on the node; before it forwards IPv6, what keeps the routes that it has learned.
+
+    Two dumps, when forwarding is switched on, which is once in a boot.
+    """
+    forwards = state([Sysctl(FORWARDING[6], "1")]).items()
+    turned_on = forwards <= want.items() and not forwards <= have.items()
+    return diff({**still_taught(kernel.taught()), **want} if turned_on else want, have)
+
+
 def settle(kernel: Kernel, want: State, have: State) -> list[Op]:
     """Make `want` of `have`; the operations that it took."""
-    ops = diff(want, have)
+    ops = steps(kernel, want, have)
     if ops:
         apply(kernel, ops)
     return ops
@@ -115,7 +125,7 @@ def _bridge_ops(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str
         kept = state(Addr(dev, each) for each in _gateways_of_others(records, conf.name, dev))
         out = {key: each for key, each in out.items() if key not in kept}
     have = {**have, **out}
-    return diff(adopt(wanted, have), have)
+    return steps(kernel, adopt(wanted, have), have)
 
 
 def _gateways_of_others(records: Records, network: str, dev: str) -> Iterator[str]:

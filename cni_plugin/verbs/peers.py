@@ -22,7 +22,7 @@ import msgspec
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding
-from cni_plugin.diff import Op, diff
+from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
@@ -32,7 +32,7 @@ from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import LEAST, too_narrow
 from cni_plugin.records import Records
-from cni_plugin.verbs.ensure import settle, undo
+from cni_plugin.verbs.ensure import settle, steps, undo
 
 VXLAN_ALIAS = "tulle:vxlan"
 CLUSTER_FILE = "cluster.json"
@@ -149,7 +149,7 @@ def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tup
 
     Raises KernelError for anything else that is refused, and for too many, after what was done is taken back.
     """
-    left, done = diff(want, have), list[Op]()
+    left, done = steps(kernel, want, have), list[Op]()
     refused: list[str] = []
     while left:
         try:

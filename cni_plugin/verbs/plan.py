@@ -12,6 +12,7 @@ from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state
 from cni_plugin.plan.pod import Wire, derived_mac, pod_state
 from cni_plugin.spec import IPConfig, Result
+from cni_plugin.verbs import ensure
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases_local import LocalLeases
 from cni_plugin.verbs.peers import Facts, survey
@@ -30,8 +31,9 @@ def plan_add(context: Context) -> list[Step]:
     facts = None
     if context.conf.cluster is not None:
         facts, want, have = survey(context.conf.name, context.conf.cluster, context.kernel, context.records)
-        steps.append(Step(f"this node's part of the cluster: {facts.peers} peers by {facts.backend}", diff(want, have)))
-    lease = _expected(context, facts)
+        title = f"this node's part of the cluster: {facts.peers} peers by {facts.backend}"
+        steps.append(Step(title, ensure.steps(context.kernel, want, have)))
+    lease = expected(context, facts)
     mtu = context.conf.mtu or (facts.mtu if facts else context.kernel.default_mtu())
     steps.append(_bridge(context, lease, mtu))
     if context.conf.ip_masq and lease.ips:
@@ -43,7 +45,7 @@ def plan_add(context: Context) -> list[Step]:
     return steps
 
 
-def _expected(context: Context, facts: Facts | None) -> Result:
+def expected(context: Context, facts: Facts | None) -> Result:
     """The addresses that would be leased now; a foreign IPAM cannot be asked without leasing."""
     if context.conf.ipam.type != HOST_LOCAL:
         return Result()
@@ -56,7 +58,7 @@ def _bridge(context: Context, lease: Result, mtu: int) -> Step:
     gateways = plan.gateways(context.conf, lease.ips)
     want = bridge_state(context.conf, context.bridge, gateways, mtu)
     have = context.kernel.read(want.values())
-    return Step(f"the bridge {context.bridge}", diff(adopt(want, have), have))
+    return Step(f"the bridge {context.bridge}", ensure.steps(context.kernel, adopt(want, have), have))
 
 
 def _masquerade(context: Context, lease: Result, facts: Facts | None) -> Step:

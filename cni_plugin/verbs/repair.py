@@ -25,7 +25,7 @@ from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
 from cni_plugin.plan.pod import Attachment, gateway_device, lasting
 from cni_plugin.records import Record, Records
-from cni_plugin.verbs.ensure import apply
+from cni_plugin.verbs.ensure import apply, steps
 from cni_plugin.verbs.mtu import follow, follows
 from cni_plugin.verbs.peers import Facts, all_facts, program, survey
 
@@ -141,7 +141,7 @@ def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -
     source = decoding.decode(facts.source)
     if dry_run:
         _, want, have = survey(facts.network, source, kernel, records)
-        return diff(want, have)
+        return steps(kernel, want, have)
     with records.lock():
         return program(facts.network, source, kernel, records)
 
@@ -182,7 +182,7 @@ def _bridge_ops(kernel: Kernel, want: State, mac: str) -> list[Op]:
     for key, each in want.items():
         if mac and isinstance(each, Bridge) and getattr(have.get(key, each), "alias", "") == BRIDGE_ALIAS:
             adopted[key] = msgspec.structs.replace(adopted[key], mac=mac)
-    return diff(adopted, have)
+    return steps(kernel, adopted, have)
 
 
 def _settle(kernel: Kernel, want: State, have: State, *, dry_run: bool) -> list[Op]:

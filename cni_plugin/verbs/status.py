@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import MOST_PORTS
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.model import Sysctl
+from cni_plugin.plan import lease as plan
+from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.leases import leases
-from cni_plugin.verbs.peers import ensure
+from cni_plugin.verbs.peers import Facts, ensure
+from cni_plugin.verbs.plan import expected
 
 
 def status(context: Context) -> bytes:
@@ -23,7 +30,21 @@ def status(context: Context) -> bytes:
         if error.code not in (INVALID_CONFIG, TRY_AGAIN_LATER):
             raise
         raise CniError(NOT_AVAILABLE, error.msg, error.details) from error
+    except KernelError as error:
+        raise CniError(NOT_AVAILABLE, f"the kernel refused this node's part of the cluster: {error}") from error
     if context.kernel.ports(context.bridge) >= MOST_PORTS:
         raise CniError(NOT_AVAILABLE, full_bridge(context.bridge))
     leases(context, facts.pod_cidrs if facts else ()).status()
+    stuck = context.kernel.out_of_reach(_needed(context, facts))
+    if stuck:
+        raise CniError(NOT_AVAILABLE, f"the next ADD would fail by {stuck[0]}", "\n".join(stuck))
     return b""
+
+
+def _needed(context: Context, facts: Facts | None) -> Iterator[Sysctl]:
+    """The settings without which the bridge would not carry the next pod; one yet to be made gets the default ones."""
+    gateways = plan.gateways(context.conf, expected(context, facts).ips)
+    for each in bridge_state(context.conf, context.bridge, gateways, 0).values():
+        if isinstance(each, Sysctl) and each.vital:
+            made = not each.dev or context.kernel.link_index(each.dev)
+            yield each if made else Sysctl(each.name.replace(f"/{each.dev}/", "/default/"), each.value)

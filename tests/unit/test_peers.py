@@ -14,7 +14,7 @@ from cni_plugin import backend, cluster
 from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import Addr, Fdb, Route, State, Sysctl, Vxlan
+from cni_plugin.model import Addr, Fdb, Route, State, Sysctl, Vxlan, ipv6_settings
 from cni_plugin.netconf import NetConf
 from cni_plugin.records import Records
 from cni_plugin.verbs.peers import all_facts, ensure, load, program
@@ -62,8 +62,13 @@ def fresh(snapshot: Json) -> State:
 
 
 def own(state: State) -> State:
-    """Without the sysctls of the whole node, which are shared with everybody and never turned off."""
-    return {key: each for key, each in state.items() if not (isinstance(each, Sysctl) and not each.dev)}
+    """Without what is never turned back: sysctls of the whole node, shared with everybody, and a device's for IPv6."""
+    kept = tuple(each.name.rpartition("/")[2] for each in ipv6_settings(""))
+    return {
+        key: each
+        for key, each in state.items()
+        if not (isinstance(each, Sysctl) and (not each.dev or each.name.endswith(kept)))
+    }
 
 
 def kernel_with(*objects: Route | Addr) -> FakeKernel:

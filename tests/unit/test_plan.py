@@ -167,6 +167,14 @@ def test_failure_37_nothing_waits_for_duplicate_address_detection_unless_asked_t
     assert Addr("eth0", "fd00:22::5/64", POD, dad=True) in asked.values()
 
 
+def test_a_pod_with_ipv6_gets_it_whatever_its_sandbox_has_off_and_one_without_pays_nothing() -> None:
+    keys = {each.name for each in pod_state(net_conf(), WIRE, (FOUR, SIX), ()).values() if isinstance(each, Sysctl)}
+    assert {f"net/ipv6/conf/{dev}/disable_ipv6" for dev in ("lo", "eth0")} <= keys
+    assert "net/ipv6/conf/eth0/keep_addr_on_down" in keys
+    four = {each.name for each in pod_state(net_conf(), WIRE, (FOUR,), ()).values() if isinstance(each, Sysctl)}
+    assert {each.rpartition("/")[2] for each in four} == {"addr_gen_mode", "arp_notify"}
+
+
 def test_failure_14_both_ends_have_the_mtu() -> None:
     found = pod_state(net_conf(), WIRE, (FOUR,), ())
     assert {each.mtu for each in found.values() if isinstance(each, Veth | PodLink)} == {1450}

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni_plugin.model import POD, PodLink
+from cni_plugin.model import POD, PodLink, Sysctl
 from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
@@ -165,6 +165,22 @@ def test_status_of_a_cluster_that_cannot_be_is_not_available(node: Node) -> None
     reply = node.configured(cluster=str(node.home / "nowhere.json")).call("STATUS")
     assert reply.code == 50
     assert "nowhere.json" in reply.said
+
+
+def test_status_foretells_a_setting_that_pods_need_and_that_cannot_be_made(node: Node) -> None:
+    node.kernel.read_only = frozenset({"net/ipv4/ip_forward"})
+    node.kernel.state.clear()
+    reply = node.call("STATUS")
+    assert reply.code == 50
+    assert "the next ADD would fail by sysctl -w net/ipv4/ip_forward=1" in reply.said
+    assert node.configured(type="bridge", isDefaultGateway=False).call("STATUS").exit == 0, "it need not forward"
+
+
+def test_status_minds_no_setting_that_stands(node: Node) -> None:
+    node.kernel.read_only = frozenset({"net/ipv4/ip_forward"})
+    node.kernel.state[("sysctl", "", "net/ipv4/ip_forward")] = Sysctl("net/ipv4/ip_forward", "1")
+    assert node.call("STATUS").exit == 0
+
 
 # VERSION
 
