@@ -7,7 +7,7 @@ stands inside the pods' namespaces only `tullectl repair` looks at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -85,8 +85,11 @@ def mtu(
 def bridges(uses: Iterable[Use]) -> dict[str, State]:
     """What each bridge must be for the attachments on it: where they differ, what the newest one's ADD made of it."""
     found: dict[str, State] = {}
-    for use in sorted(uses, key=lambda each: each.created):
-        found[use.bridge] = _joined(found.get(use.bridge, {}), use)
+    in_order = sorted(uses, key=lambda each: each.created)
+    for use in in_order:
+        forced = in_order if use.conf.force_address else ()
+        others = {gateway for each in forced if each.conf.name != use.conf.name for gateway in each.gateways}
+        found[use.bridge] = _joined(found.get(use.bridge, {}), use, others)
     return found
 
 
@@ -157,10 +160,13 @@ def _follow(
     return [op for each in behind for op in follow(kernel, records, each, mtu, dry_run=dry_run)]
 
 
-def _joined(known: State, use: Use) -> State:
-    """What another use adds: addresses stand side by side (failure 10) unless `forceAddress` puts the others out."""
+def _joined(known: State, use: Use, others: Collection[str]) -> State:
+    """What another use adds: addresses stand side by side (failure 10) unless `forceAddress` puts earlier ones out,
+
+    which it does with its own network's: not with those, which are other networks' gateways.
+    """
     want = bridge_state(use.conf, use.bridge, use.gateways, use.mtu)
-    present = (each.address for each in known.values() if isinstance(each, Addr))
+    present = (each.address for each in known.values() if isinstance(each, Addr) and each.address not in others)
     out = displaced(use.conf, gateway_device(use.conf, use.bridge), use.gateways, present)
     kept = {key: each for key, each in known.items() if key not in out}
     return {**kept, **adopt(want, kept)}
