@@ -32,6 +32,7 @@ CHUNK = 1 << 16
 # Frames as cni_plugin.wire tells; a test holds the two together.
 WIRE = 1
 GREETING, LARGEST = 8, 8 << 20
+FOLDER = b"TULLE_CALLED_IN"
 GREETING_SECONDS, REPLY_SECONDS = 5, 110
 """How long the agent may take to greet, being busy with others; and to answer: kubelet itself gives up after 120 s."""
 
@@ -54,7 +55,7 @@ def main() -> int:
                 return ask_agent(channel, name, request)
         except LostReply as lost:
             if posix.environ[b"CNI_COMMAND"] == b"ADD":
-                return fail("the agent was lost while it served this request", lost, AGAIN, TRY_AGAIN_LATER)
+                return fail("the agent was lost while it served this request", lost, AGAIN, request)
     return become_engine(name, request)
 
 
@@ -122,7 +123,7 @@ def find_agent() -> _socket.socket | None:
 
 def ask_agent(channel: _socket.socket, name: str, request: bytes) -> int:
     """Have the agent serve the request, and pass its reply on. Raises LostReply."""
-    environ = b"\0".join(key + b"=" + value for key, value in callers_environ().items())
+    environ = b"\0".join(key + b"=" + value for key, value in {**callers_environ(), **standing()}.items())
     parts = [name.encode("utf-8", "surrogateescape"), environ, request]
     lengths = b"".join(len(each).to_bytes(4, "little") for each in parts)
     frame = b"".join([b"T", bytes([WIRE, 1, 0]), lengths, *parts])
@@ -139,6 +140,14 @@ def ask_agent(channel: _socket.socket, name: str, request: bytes) -> int:
         raise LostReply(error.errno or 0, "") from None
     write(1, reply)
     return head[2]
+
+
+def standing() -> dict[bytes, bytes]:
+    """The folder that we were called in: relative paths are meant from there, and the agent stands elsewhere."""
+    try:
+        return {FOLDER: posix.getcwdb()}
+    except OSError:  # it was removed
+        return {FOLDER: b""}
 
 
 def pod() -> list[tuple[int, int, bytes]]:
@@ -175,7 +184,7 @@ def become_engine(name: str, request: bytes) -> int:
         put_on_stdin(request)
         posix.execve(path, [path, *arguments], callers_environ())
     except OSError as error:
-        return fail(f"cannot start {path}", error, "install Tulle again (scripts/install)")
+        return fail(f"cannot start {path}", error, "install Tulle again (scripts/install)", request)
 
 
 def engine(name: str) -> tuple[str, list[str]]:
@@ -214,11 +223,19 @@ def write(fd: int, data: bytes) -> None:
         data = data[posix.write(fd, data) :]
 
 
-def fail(what: str, error: OSError, remedy: str, code: int = IO_FAILURE) -> int:
+def version_in(request: bytes) -> str:
+    """The cniVersion of a configuration, the newest where it has none that we speak. Read without parsing."""
+    _, _, rest = request.lower().partition(b'"cniversion"')
+    version = rest.partition(b'"')[2].partition(b'"')[0].decode("utf-8", "replace")
+    return version if version in PROTOCOLS.split(", ") else "1.1.0"
+
+
+def fail(what: str, error: OSError, remedy: str, request: bytes = b"") -> int:
     """Answer the runtime with an error of the specification, written by hand: importing json takes longer than exec."""
+    code = TRY_AGAIN_LATER if isinstance(error, LostReply) else IO_FAILURE
     text = f"{what}: {posix.strerror(error.errno or 0)}; {remedy}"
     quoted = "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\u{min(ord(c), 0xFFFD):04x}" for c in text)
-    write(1, f'{{"cniVersion": "1.1.0", "code": {code}, "msg": "{quoted}"}}\n'.encode())
+    write(1, f'{{"cniVersion": "{version_in(request)}", "code": {code}, "msg": "{quoted}"}}\n'.encode())
     return 1
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from ipaddress import ip_interface
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,11 +18,10 @@ from cni_plugin import decoding
 from cni_plugin.errors import (
     DECODING_FAILURE,
     INVALID_CONFIG,
-    INVALID_ENVIRONMENT,
     UNSUPPORTED_FIELD,
     CniError,
 )
-from cni_plugin.spec import NAME, Dns, RouteConfig
+from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, flaw_of_ifname
 
 HOST_LOCAL = "host-local"
 MAIN_NAMES = ("tulle", "bridge")
@@ -88,10 +87,10 @@ class Args(_Conf, frozen=True):
 
 
 class Attachment(_Conf, frozen=True):
-    """An attachment as GC's lists name it."""
+    """An attachment as GC's lists name it; without `ifname` it may be any of the container's."""
 
     container_id: str
-    ifname: str
+    ifname: str = ""
 
 
 class NetConf(_Conf, frozen=True):
@@ -157,12 +156,14 @@ class NetConf(_Conf, frozen=True):
         """What GC may keep: the specification's key, else the name that libcni once gave it; None without either."""
         return self.attachments if self.valid_attachments is None else self.valid_attachments
 
-
-class Wish(NamedTuple):
-    """What was asked for one pod: by CNI_ARGS, `args.cni` or `runtimeConfig`, later ones going before."""
-
-    ips: tuple[str, ...]
-    mac: str
+    @property
+    def incomplete(self) -> Mapping[str, str]:
+        """The entries of that list which name no interface, by their keys, with what is to be done about each."""
+        key = _SPECIAL["attachments" if self.valid_attachments is None else "valid_attachments"]
+        remedy = "the runtime must name an interface; all that {} has is kept meanwhile"
+        entries = enumerate(self.valid or ())
+        return {f"{key}[{at}].ifname": f"missing: {remedy.format(each.container_id)}"
+                for at, each in entries if not each.ifname}
 
 
 def decode(data: bytes, where: str = "on stdin") -> Mapping[str, object]:
@@ -229,16 +230,20 @@ def parse_for_ipam(raw: Mapping[str, object]) -> NetConf:
     return conf
 
 
-def parse_name(raw: Mapping[str, object]) -> NetConf:
-    """What names the network and its IPAM, and nothing else: what DEL needs. Raises CniError 7 without a good name."""
+def parse_name(raw: Mapping[str, object], folder: str = "/") -> NetConf:
+    """What names the network and its IPAM, and nothing else: what DEL needs. Raises CniError 7 without a good name.
+
+    A path that is relative to a folder that is gone names nothing.
+    """
     known = {key: each for key, each in raw.items() if key.lower() in ("cniversion", "name", "type")}
     conf = typed(known, NetConf)
     check_name(conf.name)
     folded = fold(next((each for key, each in raw.items() if key.lower() == "ipam"), None))
     ipam = folded if isinstance(folded, dict) else {}
-    kind, folder = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
+    kind, data_dir = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
     kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
-    return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=folder))
+    data_dir = absolute(data_dir, folder) if folder or data_dir[:1] == "/" else ""
+    return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=data_dir))
 
 
 def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
@@ -246,9 +251,9 @@ def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
     found = {key.lower(): each for key, each in raw.items() if each is not None}
     cluster, previous, ipam = (found.get(key) for key in _OPAQUE)
     if cluster is not None and not isinstance(cluster, str | dict):
-        raise _invalid("cluster", cluster, "it must be an object with the nodes, or the path of a file with one")
+        raise invalid("cluster", cluster, "it must be an object with the nodes, or the path of a file with one")
     if previous is not None and not isinstance(previous, dict):
-        raise _invalid("prevResult", previous, "it must be an object")
+        raise invalid("prevResult", previous, "it must be an object")
     return msgspec.structs.replace(conf, cluster=cluster, prev_result=previous, ipam=_ipam(ipam))
 
 
@@ -257,105 +262,100 @@ def _ipam(ipam: object) -> IpamConf:
     if ipam is None:
         return IpamConf()
     if not isinstance(ipam, dict):
-        raise _invalid("ipam", ipam, "it must be an object")
+        raise invalid("ipam", ipam, "it must be an object")
     kind = typed({key: each for key, each in ipam.items() if key.lower() == "type"}, IpamConf, "ipam")
     if kind.type in MAIN_NAMES:
-        raise _invalid("ipam.type", kind.type, f"that is a main plugin; name an IPAM plugin, such as {HOST_LOCAL}")
+        raise invalid("ipam.type", kind.type, f"that is a main plugin; name an IPAM plugin, such as {HOST_LOCAL}")
     return typed(ipam, IpamConf, "ipam") if kind.type == HOST_LOCAL else kind
 
 
-def wish(conf: NetConf, args: Mapping[str, str]) -> Wish:
-    """The addresses and the MAC asked for. Raises CniError 4 for unknown CNI_ARGS, 7 for what does not parse."""
-    _check_args(args)
-    ips = (*_one(args.get("IP", "")), *conf.args.cni.ips, *conf.runtime_config.ips)
-    for each in ips:
-        try:
-            ip_interface(each)
-        except ValueError:
-            raise _invalid("ips", each, "write each as an address, or as address/prefix") from None
-    mac = conf.runtime_config.mac or conf.args.cni.mac or args.get("MAC", "") or conf.mac
-    return Wish(ips, _mac(mac) if mac else "")
+def located(conf: NetConf, folder: str) -> NetConf:
+    """The same with whole paths: relative ones are meant from this folder.
+
+    Raises CniError 7 for one where the folder is not known, for then it could mean any file.
+    """
+    ipam, cluster = conf.ipam, conf.cluster
+    paths = {"ipam.dataDir": ipam.data_dir, "ipam.resolvConf": ipam.resolv_conf}
+    if isinstance(cluster, str):
+        paths["cluster"] = cluster
+    relative = {key: path for key, path in paths.items() if path and path[0] != "/"}
+    if not relative:
+        return conf
+    for key, path in relative.items():
+        if not folder:
+            raise invalid(key, path, "the folder that it is relative to is gone; write the whole path")
+    data_dir, resolv_conf, *rest = (absolute(path, folder) for path in paths.values())
+    return msgspec.structs.replace(
+        conf,
+        ipam=msgspec.structs.replace(ipam, data_dir=data_dir, resolv_conf=resolv_conf),
+        cluster=rest[0] if rest else cluster,
+    )
 
 
 def check_name(name: str) -> None:
     """Raises CniError 7 unless this can name a network: it becomes a directory, and must not lead out of it."""
     if not NAME.match(name):
-        raise _invalid("name", name, "a network's name begins with a letter or digit and holds letters, digits, '_.-'")
+        what = "invalid characters found in network name" if name else "missing network name"
+        remedy = "a network's name begins with a letter or digit and holds letters, digits, '_.-'"
+        raise CniError(INVALID_CONFIG, f"{what}: invalid name {name!r}: {remedy}")
 
 
-def _one(text: str) -> tuple[str, ...]:
-    return (text,) if text else ()
-
-
-def _mac(text: str) -> str:
-    parts = text.lower().replace("-", ":").split(":")
-    good = len(parts) == 6 and all(len(each) == 2 and set(each) <= set("0123456789abcdef") for each in parts)
-    if not good or int(parts[0], 16) & 1:
-        raise _invalid("mac", text, "write six hexadecimal bytes, the first of them even: a unicast address")
-    return ":".join(parts)
-
-
-_KNOWN_ARGS = {"IgnoreUnknown", "IP", "MAC", "GATEWAY"}
-"""GATEWAY is for the reference's `static` IPAM, which we may delegate to."""
-
-
-def _check_args(args: Mapping[str, str]) -> None:
-    unknown = sorted(key for key in args if key not in _KNOWN_ARGS)
-    if unknown and args.get("IgnoreUnknown", "").lower() not in ("1", "true"):
-        raise CniError(
-            INVALID_ENVIRONMENT,
-            f"CNI_ARGS: unknown args [{', '.join(unknown)}]; remove them, or add IgnoreUnknown=1",
-        )
-
-
-def _invalid(key: str, value: object, remedy: str) -> CniError:
+def invalid(key: str, value: object, remedy: str) -> CniError:
+    """The error for a key of the configuration."""
     return CniError(INVALID_CONFIG, f"invalid {key} {value!r}: {remedy}")
 
 
 def _check_bridge(conf: NetConf) -> None:
     name = conf.bridge
-    if len(name.encode()) > 15 or name in (".", "..") or any(each in "/:" or each.isspace() for each in name):
-        raise _invalid("bridge", name, "an interface name has at most 15 bytes and no '/', ':' or spaces")
+    flaw = flaw_of_ifname(name) if name else ""
+    if flaw:
+        raise invalid("bridge", name, f"the interface name {flaw}")
+    if conf.vlan and conf.gateway and (flaw := flaw_of_ifname(f"{name}.{conf.vlan}")):
+        raise invalid("bridge", name, f"its VLAN's interface would be {name}.{conf.vlan}, and that name {flaw}")
 
 
 def _check_mtu(conf: NetConf) -> None:
     if conf.mtu and not MIN_MTU <= conf.mtu <= MAX_MTU:
-        raise _invalid("mtu", conf.mtu, f"it must be between {MIN_MTU} and {MAX_MTU} bytes; leave it out to derive it")
+        raise invalid("mtu", conf.mtu, f"it must be between {MIN_MTU} and {MAX_MTU} bytes; leave it out to derive it")
 
 
 def _check_modes(conf: NetConf) -> None:
     if conf.hairpin_mode and conf.promisc_mode:
         raise CniError(
             INVALID_CONFIG,
-            "cannot set hairpin mode and promiscuous mode at the same time: set hairpinMode or promiscMode to false",
+            "cannot set hairpin mode and promiscuous mode at the same time. Set hairpinMode or promiscMode to false",
         )
     if conf.disable_container_interface and conf.ipam.type:
         raise CniError(
             INVALID_CONFIG,
-            f"cannot use IPAM when disableContainerInterface is set: remove ipam.type {conf.ipam.type!r} or the flag",
+            "cannot use IPAM when DisableContainerInterface flag is set: remove disableContainerInterface or ipam.type "
+            f"{conf.ipam.type!r}",
         )
 
 
 def _check_vlans(conf: NetConf) -> None:
     if not 0 <= conf.vlan <= 4094:
-        raise _invalid("vlan", conf.vlan, "it must be between 0 (none) and 4094")
+        raise CniError(
+            INVALID_CONFIG,
+            f"invalid VLAN ID {conf.vlan} (must be between 0 and 4094): set vlan to one of these, 0 for none",
+        )
     for each in conf.vlan_trunk:
         _check_trunk(each)
     if not conf.preserve_default_vlan and not conf.vlan and not conf.vlan_trunk:
-        raise _invalid("preserveDefaultVlan", False, "without vlan or vlanTrunk the port would be in no VLAN at all")
+        raise invalid("preserveDefaultVlan", False, "without vlan or vlanTrunk the port would be in no VLAN at all")
 
 
 def _check_trunk(each: VlanTrunk) -> None:
     shape = {"id": each.id, "minID": each.min_id, "maxID": each.max_id}
     given = {key: value for key, value in shape.items() if value is not None}
     if not given:
-        raise _invalid("vlanTrunk", given, "give each entry an id, or minID and maxID")
+        raise invalid("vlanTrunk", given, "give each entry an id, or minID and maxID")
     if (each.min_id is None) != (each.max_id is None):
-        raise _invalid("vlanTrunk", given, "minID and maxID must be given together")
+        raise invalid("vlanTrunk", given, "minID and maxID should be configured simultaneously")
     if any(not 1 <= value <= 4094 for value in given.values()):
-        raise _invalid("vlanTrunk", given, "VLAN ids must be between 1 and 4094")
+        raise invalid("vlanTrunk", given, "VLAN ids must be between 1 and 4094")
     if each.min_id is not None and each.max_id is not None and each.min_id > each.max_id:
-        raise _invalid("vlanTrunk", given, "minID must not be greater than maxID")
+        raise invalid("vlanTrunk", given, "minID must not be greater than maxID")
 
 
 def _refuse_unserved(raw: Mapping[str, object]) -> None:
@@ -378,7 +378,7 @@ def _check_routes(conf: NetConf) -> None:
                 if text:
                     ip_interface(text)
             except ValueError:
-                raise _invalid(f"ipam.routes.{key}", text, "write dst as address/prefix and gw as address") from None
+                raise invalid(f"ipam.routes.{key}", text, "write dst as address/prefix and gw as address") from None
 
 
 _RULES: tuple[Callable[[NetConf], None], ...] = (

@@ -42,7 +42,7 @@ VERBS = {
 
 
 class Request(NamedTuple):
-    """What the runtime said in the environment, checked."""
+    """What the runtime said in the environment, checked; paths are absolute."""
 
     verb: str
     container: str
@@ -109,12 +109,17 @@ def at_least(version: str, first: str) -> bool:
     return VERSIONS.index(version) >= VERSIONS.index(first)
 
 
-def parse_request(env: Mapping[str, str]) -> Request:
-    """The request in these CNI_* variables. Raises CniError 4 that names everything missing at once."""
+def absolute(path: str, folder: str) -> str:
+    """What a path means to who stands in this folder; "" stays "", and all stays as it is where no folder is known."""
+    return f"{folder}/{path}" if folder and path and path[0] != "/" else path
+
+
+def parse_request(env: Mapping[str, str], folder: str = "") -> Request:
+    """The request in these CNI_* variables, made in this folder. Raises CniError 4 that names all that is missing."""
     verb = env.get("CNI_COMMAND", "")
     row = VERBS.get(verb)
     if row is None:
-        raise CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND is {verb!r}: it must be one of {', '.join(VERBS)}")
+        raise CniError(INVALID_ENVIRONMENT, f"unknown CNI_COMMAND: {verb!r}; it must be one of {', '.join(VERBS)}")
     missing = [name for name in row.needs if not env.get(name)]
     if missing:
         raise CniError(
@@ -128,23 +133,24 @@ def parse_request(env: Mapping[str, str]) -> Request:
     return Request(
         verb=verb,
         container=container,
-        netns=env.get("CNI_NETNS", ""),
+        netns=absolute(env.get("CNI_NETNS", ""), folder),
         ifname=ifname,
-        args=parse_args(env.get("CNI_ARGS", "")),
-        path=tuple(each for each in env.get("CNI_PATH", "").split(":") if each),
+        args=parse_args(env.get("CNI_ARGS", ""), strict=verb in ("ADD", "CHECK")),
+        path=tuple(absolute(each, folder) for each in env.get("CNI_PATH", "").split(":") if each),
         netns_override=env.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"),
     )
 
 
-def parse_args(text: str) -> dict[str, str]:
-    """CNI_ARGS, `K=V;K=V`. Raises CniError 4 when a pair has no `=`."""
+def parse_args(text: str, *, strict: bool = True) -> dict[str, str]:
+    """CNI_ARGS, `K=V;K=V`. Raises CniError 4 when a pair has no `=`; unless `strict` such a one is left out."""
     pairs = [each.partition("=") for each in text.split(";") if each]
-    for key, equals, _ in pairs:
+    for key, equals, _ in pairs if strict else ():
         if not equals:
             raise CniError(
-                INVALID_ENVIRONMENT, f"CNI_ARGS: {key!r} has no value; pairs are written KEY=VALUE;KEY=VALUE"
+                INVALID_ENVIRONMENT,
+                f"CNI_ARGS: invalid pair {key!r}: it has no value; pairs are written KEY=VALUE;KEY=VALUE",
             )
-    return {key: value for key, _, value in pairs}
+    return {key: value for key, equals, value in pairs if equals}
 
 
 def check_version(version: str, since: str = "0.1.0", verb: str = "") -> None:
@@ -158,7 +164,7 @@ def check_version(version: str, since: str = "0.1.0", verb: str = "") -> None:
     if not at_least(version, since):
         raise CniError(
             INCOMPATIBLE_VERSION,
-            f"config version {version!r} does not allow {verb}: set cniVersion to {since!r} or newer",
+            f"config version does not allow {verb}: cniVersion is {version!r}; set it to {since!r} or newer",
         )
 
 
@@ -176,8 +182,11 @@ def render_error(error: CniError, version: str) -> bytes:
 
 
 def render(result: Result, version: str) -> bytes:
-    """A result in the shape of this version. Raises CniError 1 for one without addresses before 0.3.0."""
-    shape = _render_oldest(result) if version in ("0.1.0", "0.2.0") else _render_listed(result, version)
+    """A result in the shape of this version.
+
+    Before 0.3.0 that has room for one address of each family: raises CniError 1 for one with more, or without any.
+    """
+    shape = _render_listed(result, version) if at_least(version, "0.3.0") else _render_oldest(result, version)
     return msgspec.json.encode({"cniVersion": version, **shape})
 
 
@@ -201,12 +210,19 @@ def _with_version(each: IPConfig) -> dict[str, object]:
     return {"version": "6" if ":" in each.address else "4", **shape}
 
 
-def _render_oldest(result: Result) -> dict[str, object]:
-    """0.1.0 and 0.2.0: the first address of each family, with its routes."""
+def _render_oldest(result: Result, version: str) -> dict[str, object]:
+    """0.1.0 and 0.2.0: the address of each family, with its routes."""
     shape: dict[str, object] = {"dns": result.dns}
     for key, six in (("ip4", False), ("ip6", True)):
-        first = next((each for each in result.ips if (":" in each.address) == six), None)
-        if first is not None:
+        found = [each for each in result.ips if (":" in each.address) == six]
+        if len(found) > 1:
+            raise CniError(
+                INCOMPATIBLE_VERSION,
+                f"CNI version {version} does not support more than 1 address per family: set cniVersion to '0.3.0' or "
+                "newer, or have the IPAM give one",
+                ", ".join(each.address for each in result.ips),
+            )
+        for first in found:
             routes = [RouteConfig(each.dst, each.gw) for each in result.routes if (":" in each.dst) == six]
             shape[key] = {
                 "ip": first.address,
@@ -274,12 +290,25 @@ def _check_container(container: str) -> None:
 
 
 def _check_ifname(ifname: str) -> None:
-    """IFNAMSIZ is 16 with the final zero; the kernel's dev_valid_name forbids the rest (net/core/dev.c)."""
-    if not ifname or len(ifname.encode(errors="surrogateescape")) > 15:
-        raise CniError(INVALID_ENVIRONMENT, f"interface name is too long: CNI_IFNAME is {ifname!r}; at most 15 bytes")
-    if ifname in (".", "..") or any(each in "/:" or each.isspace() for each in ifname):
-        raise CniError(
-            INVALID_ENVIRONMENT,
-            f"interface name is invalid: CNI_IFNAME is {ifname!r}; it must not be '.' or '..' nor hold '/', ':' or "
-            "spaces",
-        )
+    flaw = flaw_of_ifname(ifname)
+    if flaw:
+        raise CniError(INVALID_ENVIRONMENT, f"interface name {flaw}: CNI_IFNAME is {ifname!r}; give another one")
+
+
+def flaw_of_ifname(name: str) -> str:
+    """Why no link of ours can have this name, "" for a good one; in the words of libcni where it has some.
+
+    IFNAMSIZ is 16 with the final zero, and dev_valid_name forbids what follows; `%` would make a template of the name,
+    in which the kernel puts a number (__dev_alloc_name, both in net/core/dev.c). What is no UTF-8 cannot be told.
+    """
+    if not name:
+        return "is empty"
+    if any("\ud800" <= each <= "\udfff" for each in name) or not name.isprintable():
+        return "holds what is no text"
+    if len(name.encode()) > 15:
+        return "is too long, at most 15 bytes"
+    if name in (".", ".."):
+        return "is . or .."
+    if any(each in "/:" or each.isspace() for each in name):
+        return "contains / or : or whitespace characters"
+    return "contains %, which stands for a number" if "%" in name else ""

@@ -23,6 +23,8 @@ VERSION = 1
 CNI, ASK = 1, 2
 LARGEST = 8 << 20
 """Bytes of a request without its header; a client with more to say serves itself."""
+FOLDER = "TULLE_CALLED_IN"
+"""The variable in which a client says where it stands, "" when that folder is gone; the engine does not see it."""
 GREETING = b"TULLE" + bytes([VERSION, VERSION]) + b"\n"
 SOCKET = "agent.sock"
 

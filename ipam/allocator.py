@@ -96,7 +96,9 @@ class Allocator:
             held = session.held(owner)
             for ip in held:
                 if any(ip in one for one in self._sets):
-                    raise DuplicateAllocation(f"{owner} already has {ip}: release it (DEL) before asking for another")
+                    raise DuplicateAllocation(
+                        f"{ip} has been allocated to {owner}, duplicate allocation is not allowed: release it (DEL) "
+                        "before asking for another")
             chosen = [_choose(session, one, wishes.get(one.index)) for one in self._sets]
             session.put(owner, chosen, held)
             try:
@@ -229,8 +231,8 @@ def _assign(sets: Sequence[RangeSet], requested: Sequence[IP]) -> dict[int, IP]:
             left.remove(ip)
     if left:
         raise AddressOutside(
-            f"no range set can serve {', '.join(map(str, left))}: each of [{'], ['.join(map(str, sets))}] gives one "
-            "address: request one inside, or change the ranges")
+            f"failed to allocate all requested IPs: {', '.join(map(str, left))}: no range set can serve them, and each "
+            f"of [{'], ['.join(map(str, sets))}] gives one address: request one inside, or change the ranges")
     return wishes
 
 
@@ -247,20 +249,24 @@ def _choose(session: Session, one: RangeSet, wish: IP | None) -> IP:
         ip = _next_free(session, one, cursor)
     if ip is None:
         raise PoolExhausted(
-            f"no free address in {one} ({one.size} usable, {used} in use): delete pods that are not needed, have the "
-            "runtime collect what is left over (GC), or give the network a larger range")
+            f"no IP addresses available in range set: no free address in {one} ({one.size} usable, {used} in use): "
+            "delete pods that are not needed, have the runtime collect what is left over (GC), or give the network a "
+            "larger range")
     return ip
 
 
 def _granted(store: Store, one: RangeSet, wish: IP) -> IP:
     if wish in one.reserved:
         raise AddressTaken(
-            f"the requested address {wish} is reserved in {one}, as gateway, network or broadcast: request another")
+            f"requested IP address {wish} is not available in range set {one}, being reserved as gateway, network or "
+            "broadcast: request another")
     lease = store.read(wish)
     if lease is None:
         return wish
     holder = f"belongs to {lease.owner}" if lease.owner else f"has a damaged lease file ({lease.flaw})"
-    raise AddressTaken(f"the requested address {wish} {holder}: request another, or release that one first")
+    raise AddressTaken(
+        f"requested IP address {wish} is not available in range set {one}: it {holder}: request another, or release "
+        "that one first")
 
 
 def _next_free(session: Session, one: RangeSet, cursor: IP | None) -> IP | None:

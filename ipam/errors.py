@@ -34,7 +34,7 @@ class RangeError(IpamError):
 
     def __init__(self, key: str, value: object, problem: str, remedy: str) -> None:
         self.key, self.value = key, value
-        super().__init__(f"{key}: {value!r} {problem}: {remedy}")
+        super().__init__(f"{key}: {problem}: {remedy}" if value is None else f"{key}: {value!r} {problem}: {remedy}")
 
 
 class PoolExhausted(IpamError):

@@ -20,13 +20,14 @@ from typing import TypeVar
 
 import msgspec
 
-from cni_plugin import decoding, wire
+from cni_plugin import decoding, spec, wire
 from cni_plugin.agent.connection import Connection
 from cni_plugin.agent.guard import tell
 from cni_plugin.agent.journal import Journal, Served
 from cni_plugin.delegate import is_delegated
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.kernel.program import stand_in
 from cni_plugin.meter import Meter
 from cni_plugin.verbs.run import ELSEWHERE, Agent, Call, Reply, as_cni_error, may_wait, refusal, run_together
 
@@ -198,10 +199,9 @@ class Worker:
     def _serve(self, jobs: Sequence[Job], kernel: LinuxKernel, agent: Agent) -> None:
         begun = time.perf_counter()
         agent.meter.take()
-        calls = [Call(job.request.name, {**job.request.environ, "TULLE_RUN_DIR": self._run_dir}, job.request.stdin)
-                 for job in jobs]
+        calls = [self._call(job.request) for job in jobs]
         lent = {
-            each.environ.get("CNI_NETNS", ""): job.connection.netns
+            spec.absolute(each.environ.get("CNI_NETNS", ""), each.folder or ""): job.connection.netns
             for each, job in zip(calls, jobs, strict=True)
             if job.connection.netns >= 0
         }
@@ -214,8 +214,13 @@ class Worker:
         for job, result in zip(jobs, results, strict=True):
             job.done(result, steps, begun)
 
+    def _call(self, request: wire.Request) -> Call:
+        environ = {**request.environ, "TULLE_RUN_DIR": self._run_dir}
+        return Call(request.name, environ, request.stdin, environ.pop(wire.FOLDER, ""))
+
     def _serve_beside(self, job: Job) -> None:
         agent = Agent(Meter())
+        stand_in(job.request.environ.get(wire.FOLDER, ""))
         try:
             with LinuxKernel(agent.meter) as kernel:
                 self._serve([job], kernel, agent)

@@ -36,6 +36,14 @@ def boot_id() -> str:
     return (read(BOOT_ID) or b"").decode().strip()
 
 
+def here() -> str:
+    """The folder that this process stands in, "" when it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def read(path: str) -> bytes | None:
     """The whole of a file of ours, None when there is none. Raises OSError as `follow`, ELOOP for a symbolic link."""
     try:

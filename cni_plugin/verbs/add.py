@@ -19,7 +19,7 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import State, Veth
-from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL, wish
+from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, pod_state
@@ -30,6 +30,7 @@ from cni_plugin.verbs.delete import teardown
 from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
 from cni_plugin.verbs.leases import Leases, leases
 from cni_plugin.verbs.peers import Facts, ensure
+from cni_plugin.wish import wish
 
 MIN_IPV6_MTU = 1280
 """RFC 8200, section 5: a link with less cannot carry IPv6."""
@@ -69,7 +70,8 @@ def _refuse_existing(context: Context) -> None:
     if context.kernel.pod_link_exists(request.ifname):
         raise CniError(
             INVALID_ENVIRONMENT,
-            f"CNI_IFNAME {request.ifname!r} already exists in {request.netns}: use another name, or DEL it first",
+            f"container veth name provided ({request.ifname}) already exists in {request.netns}: use another "
+            "CNI_IFNAME, or DEL it first",
         )
     if context.kernel.link_index(attachment.host_dev):
         raise CniError(
@@ -181,7 +183,7 @@ def _result(context: Context, wire: Wire, lease: Result) -> Result:
     interfaces = (
         Interface(wire.bridge, context.kernel.link_mac(wire.bridge)),
         Interface(attachment.host_dev, host_mac(attachment), mtu=wire.mtu),
-        Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=context.request.netns),
+        Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=context.environ["CNI_NETNS"]),
         *(Interface(name, context.kernel.link_mac(name)) for name in beside),  # a VLAN's gateway, as the reference has
     )
     return msgspec.structs.replace(lease, interfaces=interfaces)

@@ -26,7 +26,7 @@ from cni_plugin.verbs.leases import leases
 def check(context: Context) -> bytes:
     """Raises CniError 101 for what is not as it should be, 7 without a prevResult."""
     if context.conf.prev_result is None:
-        raise CniError(INVALID_CONFIG, "invalid prevResult None: CHECK needs the result of ADD in it")
+        raise CniError(INVALID_CONFIG, "Required prevResult missing: CHECK needs the result of ADD in it")
     claimed = parse_result(context.conf.prev_result, "prevResult")
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
     record = context.records.find(context.attachment)

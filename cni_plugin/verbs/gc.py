@@ -7,7 +7,7 @@ gone, which dies with the pod's namespace, and nothing stands where its namespac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cni_plugin import netconf
@@ -34,6 +34,7 @@ def collect(context: Context) -> bytes:
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
     records = {each.attachment: each for each in context.records.all(context.conf.name)}
     failures: dict[Attachment | str, str] = {}
+    failures.update(context.conf.incomplete)
     stale = [
         each
         for each in sorted({*records, *_marked(context)})
@@ -47,14 +48,16 @@ def collect(context: Context) -> bytes:
     _try(failures, "ipam", partial(leases(context).collect, None if valid is None else valid | stuck))
     _try(failures, "records", partial(sweep_records, context.records, context.conf.name))
     if failures:
-        raise CniError(
-            GC_INCOMPLETE,
-            f"{len(failures)} of the stale attachments could not be collected",
-            "\n".join(
-                f"{' '.join(what) if isinstance(what, Attachment) else what}: {why}" for what, why in failures.items()
-            ),
+        raise unfinished(
+            {" ".join(what) if isinstance(what, Attachment) else what: why for what, why in failures.items()}
         )
     return b""
+
+
+def unfinished(failures: Mapping[str, str]) -> CniError:
+    """The error that tells why something could not be collected; all else is."""
+    told = [f"{what}: {why}" for what, why in failures.items()]
+    return CniError(GC_INCOMPLETE, f"not all could be collected: {told[0]}", "\n".join(told))
 
 
 def is_dead(kernel: Kernel, attachment: Attachment, netns: str) -> bool:
@@ -84,7 +87,7 @@ def _is_valid(
     context: Context, attachment: Attachment, record: Record | None, valid: frozenset[tuple[str, str]] | None
 ) -> bool:
     if valid is not None:
-        return (attachment.container, attachment.ifname) in valid
+        return not valid.isdisjoint({(attachment.container, attachment.ifname), (attachment.container, "")})
     if record is None:
         return True  # a lease alone proves nothing: another plugin may have delegated to us
     return not is_dead(context.kernel, attachment, record.netns)

@@ -11,12 +11,19 @@ from collections.abc import Callable, Mapping
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.spec import parse_result, render
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.gc import unfinished
 from cni_plugin.verbs.leases_local import LocalLeases
 
 
 def add(context: Context) -> bytes:
-    """Raises IpamError."""
-    return render(LocalLeases(context).add(), context.version)
+    """Raises IpamError; CniError 1 for what the version cannot tell, with all given back."""
+    store = LocalLeases(context)
+    lease = store.add()
+    try:
+        return render(lease, context.version)
+    except CniError:
+        store.delete()
+        raise
 
 
 def delete(context: Context) -> bytes:
@@ -47,13 +54,15 @@ def collect(context: Context) -> bytes:
     known = context.conf.valid
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
     LocalLeases(context).collect(valid)
+    if context.conf.incomplete:
+        raise unfinished(context.conf.incomplete)
     return b""
 
 
 def status(context: Context) -> bytes:
     """Raises CniError 50 when no address is free."""
     if not context.conf.ipam.type:
-        raise CniError(INVALID_CONFIG, "invalid ipam None: host-local needs its own configuration there")
+        raise CniError(INVALID_CONFIG, "IPAM config missing 'ipam' key: host-local needs its own configuration there")
     LocalLeases(context).status()
     return b""
 

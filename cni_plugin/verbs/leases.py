@@ -32,6 +32,8 @@ class Leases(Protocol):
     def collect(self, valid: frozenset[tuple[str, str]] | None) -> None:
         """Give back what attachments hold that are not among these (container, interface); None: it is not known.
 
+        An interface of "" stands for all that the container has.
+
         A lease alone proves nothing then: another main plugin may have delegated to the IPAM.
         """
 

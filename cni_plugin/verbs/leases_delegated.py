@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cni_plugin import delegate, netconf
+from cni_plugin import delegate
 from cni_plugin.errors import DELEGATE_FAILED, CniError
 from cni_plugin.spec import Result, at_least, parse_result
 from cni_plugin.verbs.context import Context, MustWait
+from cni_plugin.wish import wish
 
 _LAST_WORD = 5.0
 """Seconds for the DEL after an ADD that failed: one that is stuck has had its time."""
@@ -24,11 +25,15 @@ class DelegatedLeases:
 
     def add(self) -> Result:
         """When it fails, or gives nothing, it is told DEL before the error goes on (specification, section 4)."""
-        netconf.wish(self._context.conf, self._context.request.args)
+        wish(self._context.conf, self._context.request.args)
         try:
             lease = parse_result(self._call("ADD"), f"the result of ipam.type {self._kind!r}")
             if not lease.ips:
-                raise CniError(DELEGATE_FAILED, f"ipam.type {self._kind!r} gave no addresses: see its configuration")
+                raise CniError(
+                    DELEGATE_FAILED,
+                    f"IPAM plugin returned missing IP config: ipam.type {self._kind!r} gave no addresses; see its "
+                    "configuration",
+                )
         except CniError:
             self._forget()
             raise

@@ -13,6 +13,7 @@ from cni_plugin.kernel import files
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import Dns, IPConfig, Result
 from cni_plugin.verbs.context import Context
+from cni_plugin.wish import wish
 from ipam import ranges
 from ipam.allocator import Allocator, Lease, Usage
 from ipam.store import Owner
@@ -53,7 +54,7 @@ class LocalLeases:
         """Raises IpamError; CniError 7 without ranges or for a resolvConf that cannot be read."""
         conf = self._context.conf
         dns = _resolv_conf(conf.ipam.resolv_conf)
-        wanted = [ip_interface(each).ip for each in netconf.wish(conf, self._context.request.args).ips]
+        wanted = [ip_interface(each).ip for each in wish(conf, self._context.request.args).ips]
         given = self._allocator().allocate(self._owner, wanted)
         ips = tuple(IPConfig(str(each.address), str(each.gateway or "")) for each in given)
         return Result(ips=ips, routes=conf.ipam.routes, dns=dns)
@@ -75,8 +76,14 @@ class LocalLeases:
 
     def collect(self, valid: frozenset[tuple[str, str]] | None) -> None:
         """Raises CollectError that tells all that could not be given back."""
-        if valid is not None:
-            self._bare().collect({Owner(container, ifname) for container, ifname in valid})
+        if valid is None:
+            return
+        store = self._bare()
+        keep = {Owner(container, ifname) for container, ifname in valid}
+        whole = {container for container, ifname in valid if not ifname}
+        if whole:
+            keep |= {owner for _, owner in store.leases() if owner.container in whole}
+        store.collect(keep)
 
     def status(self) -> None:
         """Raises CniError 50 when a range set is full or its folder cannot be written."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cni_plugin.diff import Op, diff
-from cni_plugin.netconf import HOST_LOCAL, wish
+from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state
@@ -16,6 +16,7 @@ from cni_plugin.verbs import ensure
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases_local import LocalLeases
 from cni_plugin.verbs.peers import Facts, survey
+from cni_plugin.wish import wish
 
 
 class Step(NamedTuple):

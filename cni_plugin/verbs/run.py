@@ -28,6 +28,7 @@ from cni_plugin.errors import (
     TRY_AGAIN_LATER,
     CniError,
 )
+from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.meter import Meter
@@ -63,11 +64,15 @@ class Agent(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One request in its raw parts; `name` is what the plugin was called by."""
+    """One request in its raw parts; `name` is what the plugin was called by.
+
+    `folder` is where the caller stands, "" when that folder is gone; None: where we do.
+    """
 
     name: str
     environ: Mapping[str, str]
     stdin: bytes
+    folder: str | None = None
 
 
 def run(
@@ -102,16 +107,17 @@ def may_wait(name: str, verb: str, stdin: bytes) -> bool:
 
 
 def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Takedown[Reply]:
-    version = "0.1.0"
+    version = ""
     try:
-        request = spec.parse_request(call.environ)
+        folder = files.here() if call.folder is None else call.folder
+        request = spec.parse_request(call.environ, folder)
         if request.verb == "VERSION":
             return Reply(spec.render_version(_version_or_newest(call.stdin)), 0)
         raw = _decode(call.stdin)
         version = netconf.version_of(raw)
         verb = spec.VERBS[request.verb]
         spec.check_version(version, verb.since, request.verb)
-        conf = _parse(call.name, request.verb, call.stdin)
+        conf = _parse(call.name, request.verb, call.stdin, folder)
         if agent is None:
             _refuse_without_agent(request.verb, conf)
         records = Records(call.environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
@@ -125,7 +131,7 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
     except MustWait:
         return ELSEWHERE
     except Exception as error:
-        return refusal(error, _known(version))
+        return refusal(error, _known(version) if version else _version_or_newest(call.stdin))
 
 
 def refusal(error: Exception, version: str = "0.1.0") -> Reply:
@@ -191,15 +197,15 @@ def _parser(stdin: bytes) -> Callable[[str, bytes], netconf.NetConf]:
     return _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
 
 
-def _parse(name: str, verb: str, stdin: bytes) -> netconf.NetConf:
+def _parse(name: str, verb: str, stdin: bytes, folder: str) -> netconf.NetConf:
     """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
     parse = _parser(stdin)
     if verb != "DEL":
-        return parse(name, stdin)
+        return netconf.located(parse(name, stdin), folder)
     try:
-        return parse(name, stdin)
+        return netconf.located(parse(name, stdin), folder)
     except CniError as error:
-        conf = netconf.parse_name(_decode(stdin))
+        conf = netconf.parse_name(_decode(stdin), folder)
         print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
         return conf
 
@@ -229,15 +235,15 @@ def _find(name: str, verb: str) -> Run:
 
 
 def _version_or_newest(stdin: bytes) -> str:
-    """VERSION answers in the version asked for; whatever else stands on stdin, it must not fail."""
+    """VERSION answers in the version asked for, as an error does; whatever else stands on stdin, it must not fail."""
     try:
-        return _known(netconf.version_of(netconf.decode(stdin)), spec.VERSIONS[-1])
+        return _known(netconf.version_of(netconf.decode(stdin)))
     except (CniError, msgspec.MsgspecError):
         return spec.VERSIONS[-1]
 
 
-def _known(version: str, otherwise: str = "0.1.0") -> str:
-    return version if version in spec.VERSIONS else otherwise
+def _known(version: str) -> str:
+    return version if version in spec.VERSIONS else spec.VERSIONS[-1]
 
 
 def _netns_error(error: NetnsError) -> CniError:
@@ -245,7 +251,8 @@ def _netns_error(error: NetnsError) -> CniError:
     why = {
         "gone": "names nothing; the sandbox has ended, or its path is wrong",
         "not-a-namespace": "is not a network namespace; a namespace's file was unmounted, or the path is wrong",
-        "own": "is the host's own network namespace; a pod must have one of its own (CNI_NETNS_OVERRIDE=1 allows it)",
+        "own": "is the host's own network namespace: plugin's netns and netns from CNI_NETNS should not be the same; "
+        "give the pod one of its own (CNI_NETNS_OVERRIDE=1 allows it)",
     }
     return CniError(INVALID_NETNS, f"CNI_NETNS {error.path!r} {why[error.kind]}")
 

@@ -131,6 +131,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_clients_own_lines_agree_with_the_frames() -> None:
     assert (wire.VERSION, len(wire.GREETING)) == (client.WIRE, client.GREETING)
     assert client.LARGEST <= wire.LARGEST
+    assert wire.FOLDER.encode() == client.FOLDER
 
 
 def test_the_agent_gets_the_request_byte_for_byte_and_the_caller_its_answer(place: Place) -> None:

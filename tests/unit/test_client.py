@@ -198,3 +198,14 @@ def test_frozen_the_engine_is_the_one_beside_the_executable_that_runs(monkeypatc
     monkeypatch.setenv("PATH", "/elsewhere")
     monkeypatch.setattr(posix, "readlink", readlink)
     assert client.engine("tulle") == ("/opt/tulle/1/tulled", ["--once", "tulle"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "version"),
+    [
+        (b'{"cniVersion": "0.4.0"}', "0.4.0"), (b'{"name":"n","CNIVersion":"1.0.0"}', "1.0.0"), (b"", "1.1.0"),
+        (b'{"cniVersion": "9.0.0"}', "1.1.0"), (b'{"cniVersion": "0.4', "1.1.0"), (b'{"cniVersion": "\xff"}', "1.1.0"),
+    ],
+)
+def test_an_error_of_the_clients_own_bears_the_version_in_use(request_: bytes, version: str) -> None:
+    assert client.version_in(request_) == version

@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "spec": {"errors"},
     "model": set(),
     "netconf": {"decoding", "errors", "spec"},
+    "wish": {"errors", "netconf"},
     "diff": {"model"},
     "describe": {"diff", "model"},
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
@@ -51,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
         "errors", "decoding", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
-        "records", "delegate", "ipam", "meter",
+        "records", "delegate", "ipam", "meter", "wish",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.

@@ -66,9 +66,11 @@ def test_the_oldest_versions_leave_out_the_family_that_a_pod_does_not_have(
 
 
 @pytest.mark.parametrize("version", OLDEST)
-def test_the_oldest_versions_tell_only_the_first_address_of_a_family(version: str) -> None:
+def test_the_oldest_versions_have_no_room_for_a_second_address_of_a_family(version: str) -> None:
     second = IPConfig("10.23.0.5/24", "10.23.0.1", 2)
-    assert rendered(Result(LINKS, (FOUR, second)), version)["ip4"] == {"ip": "10.22.0.5/24", "gateway": "10.22.0.1"}
+    with pytest.raises(CniError, match=f"CNI version {version} does not support more than 1 address per") as caught:
+        spec.render(Result(LINKS, (FOUR, second)), version)
+    assert (caught.value.code, caught.value.details) == (1, "10.22.0.5/24, 10.23.0.5/24")
 
 
 @pytest.mark.parametrize("version", OLDEST)
@@ -276,7 +278,19 @@ def test_a_request_holds_args_path_and_override() -> None:
 def test_args_without_a_value_are_refused() -> None:
     error = refusal(env(CNI_ARGS="IP=10.22.0.9;MAC"))
     assert error.code == 4
-    assert "'MAC' has no value" in error.msg
+    assert "invalid pair 'MAC'" in error.msg
+
+
+@pytest.mark.parametrize("verb", ["DEL", "GC", "STATUS"])
+def test_no_args_stop_what_does_not_need_them(verb: str) -> None:
+    assert spec.parse_request(env(CNI_COMMAND=verb, CNI_ARGS="IP=10.22.0.9;MAC;=;;\udcff")).verb == verb
+
+
+@pytest.mark.parametrize("path", ["", "/run/netns/a", "ns", "./ns", "../ns"])
+def test_paths_are_meant_from_where_the_caller_stands(path: str) -> None:
+    request = spec.parse_request(env(CNI_NETNS=path or "/x", CNI_PATH=f"/opt:{path}"), "/home/me")
+    whole = path if path[:1] in ("", "/") else f"/home/me/{path}"
+    assert (request.netns, request.path) == (whole or "/x", tuple(each for each in ("/opt", whole) if each))
 
 
 @pytest.mark.parametrize("version", ["1.0", "0.3", "2.0.0", "", "1.1.0 "])
@@ -296,7 +310,7 @@ def test_a_verb_is_served_from_the_version_on_that_has_it(verb: str, first: str)
         if spec.VERSIONS.index(version) >= spec.VERSIONS.index(first):
             spec.check_version(version, since, verb)
         else:
-            with pytest.raises(CniError, match=rf"does not allow {verb}: set cniVersion to '{first}'") as caught:
+            with pytest.raises(CniError, match=rf"config version does not allow {verb}: .* to '{first}'") as caught:
                 spec.check_version(version, since, verb)
             assert caught.value.code == 1
 

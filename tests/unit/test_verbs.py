@@ -96,7 +96,7 @@ def test_a_second_add_is_refused_and_leaves_the_first_untouched(node: Node) -> N
     before, left = node.standing(), node.left()
     again = node.call("ADD")
     assert again.code == 4
-    assert "'eth0' already exists" in again.said
+    assert "(eth0) already exists" in again.said
     assert (node.standing(), node.left()) == (before, left)
 
 

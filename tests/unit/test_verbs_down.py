@@ -160,6 +160,19 @@ def test_gc_with_an_empty_list_takes_everything_away(node: Node) -> None:
     assert not [each for each in node.kernel.state.values() if isinstance(each, Veth | Chain)]
 
 
+@pytest.mark.parametrize("called", ["tulle", "host-local"])
+def test_gc_tells_of_an_entry_without_an_interface_and_collects_the_others(node: Node, called: str) -> None:
+    """It may mean any interface of its container, so all that the container has is kept."""
+    three_pods(node)
+    node.called = called
+    listed = [{"containerID": "b", "ifname": "eth1"}, {"containerID": "c"}]
+    reply = node.configured(**{"cni.dev/valid-attachments": listed}).call("GC")
+    assert reply.code == 103
+    assert "cni.dev/valid-attachments[1].ifname: missing" in reply.said
+    assert held_by(node) == {"b", "c"}
+    assert {each.container for each in node.records.all()} == ({"b", "c"} if called == "tulle" else {"a", "b", "c"})
+
+
 def test_gc_without_a_list_takes_only_what_is_provably_dead(node: Node) -> None:
     three_pods(node)
     node.unplug("b eth1")

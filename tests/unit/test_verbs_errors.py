@@ -63,8 +63,8 @@ WRONG = (
         what="promiscuous and hairpin", code=7, conf={"promiscMode": True, "hairpinMode": True},
         says=("hairpinMode", "promiscMode", "to false"),
     ),
-    Wrong(what="vlan too high", code=7, conf={"vlan": 4095}, says=("vlan 4095", "4094")),
-    Wrong(what="vlan below none", code=7, conf={"vlan": -1}, says=("vlan -1",)),
+    Wrong(what="vlan too high", code=7, conf={"vlan": 4095}, says=("VLAN ID 4095", "4094")),
+    Wrong(what="vlan below none", code=7, conf={"vlan": -1}, says=("VLAN ID -1",)),
     Wrong(what="trunk upside down", code=7, conf={"vlanTrunk": [{"minID": 9, "maxID": 8}]}, says=("vlanTrunk", "9")),
     Wrong(what="mtu too small", code=7, conf={"mtu": 1}, says=("mtu 1", "68")),
     Wrong(
