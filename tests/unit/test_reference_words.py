@@ -49,7 +49,7 @@ def ipam(node: Node, **keys: object) -> Json:
 def test_an_error_has_the_words_that_the_references_has(
     node: Node, verb: str, keys: Json, environ: dict[str, str | None], words: str
 ) -> None:
-    reply = node.configured(**keys).call(verb, "a eth0", **environ)
+    reply = node.configured(**keys).call(verb, "a eth0", None, **environ)
     assert words in str(reply.body["msg"])
     assert "None" not in reply.said
     assert node.left() == []
