@@ -34,7 +34,11 @@ def helm(*words: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def render(values: Mapping[str, object] | None = None) -> list[dict[str, object]]:
-    """The objects of the chart with its default values, and these over them. Raises HelmError."""
-    text = helm("template", "tulle", str(CHART), "--values", "-", stdin=json.dumps(values or {}))
+def render(values: Mapping[str, object] | None = None, *kinds: str) -> list[dict[str, object]]:
+    """The objects of the chart with its default values, and these over them. Raises HelmError.
+
+    `kinds` are those that the API server knows beyond what each does, as group/version/Kind.
+    """
+    known = [word for each in kinds for word in ("--api-versions", each)]
+    text = helm("template", "tulle", str(CHART), "--values", "-", *known, stdin=json.dumps(values or {}))
     return [each for each in yaml.safe_load_all(text) if each]

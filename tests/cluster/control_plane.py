@@ -145,6 +145,10 @@ class ControlPlane:
         status = cast(Json, self.request("POST", path, cast(Json, asked))["status"])
         return str(status["token"])
 
+    def kubeconfig_of(self, name: str, subject: str) -> Path:
+        """A file for a client that is this subject, such as /O=system:nodes/CN=system:node:n1."""
+        return self._keys.kubeconfig(name, subject, SERVER)
+
     def in_cluster(self, folder: Path, namespace: str, token: str) -> dict[str, str]:
         """Writes what a pod is given to speak to the API, and returns the pod's environment."""
         (folder / "token").write_text(token)
@@ -220,7 +224,7 @@ class ControlPlane:
             f"kube-controller-manager --kubeconfig={self.kubeconfig} --leader-elect=false --bind-address=127.0.0.1 "
             f"--cert-dir={self._folder}/certs --allocate-node-cidrs --cluster-cidr=10.244.0.0/16 "
             f"--service-account-private-key-file={keys}/accounts.key --root-ca-file={keys}/ca.crt "
-            "--controllers=nodeipam,serviceaccount"
+            "--controllers=nodeipam,serviceaccount,serviceaccount-token,garbagecollector"
         )
 
 

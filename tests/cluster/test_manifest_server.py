@@ -85,7 +85,7 @@ def test_the_server_takes_the_chart_with_other_values(plane: ControlPlane) -> No
 @pytest.mark.parametrize(("verb", "what", "allowed"), [
     ("list", {"resource": "nodes"}, True),
     ("watch", {"resource": "nodes"}, True),
-    ("patch", {"resource": "nodes", "subresource": "status", "name": "n1"}, True),
+    ("patch", {"resource": "nodes", "subresource": "status", "name": "n1"}, False),
     ("patch", {"resource": "nodes", "name": "n1"}, False),
     ("update", {"resource": "nodes", "subresource": "status", "name": "n1"}, False),
     ("delete", {"resource": "nodes", "name": "n1"}, False),
@@ -95,6 +95,12 @@ def test_the_server_takes_the_chart_with_other_values(plane: ControlPlane) -> No
     ("list", {"resource": "secrets", "namespace": "kube-tulle"}, False),
     ("list", {"resource": "pods"}, False),
     ("create", {"resource": "events", "namespace": "kube-tulle"}, False),
+    *((verb, {"group": "coordination.k8s.io", "resource": "leases", "namespace": "kube-tulle", "name": "n1"}, True)
+      for verb in ("list", "watch", "create", "patch")),
+    *((verb, {"group": "coordination.k8s.io", "resource": "leases", "namespace": "kube-tulle", "name": "n1"}, False)
+      for verb in ("update", "delete", "deletecollection")),
+    *((verb, {"group": "coordination.k8s.io", "resource": "leases", "namespace": "kube-node-lease"}, False)
+      for verb in ("list", "create", "patch")),
 ])
 def test_the_agents_account_may_do_what_it_needs_and_no_more(
     plane: ControlPlane, verb: str, what: dict[str, str], *, allowed: bool

@@ -27,7 +27,9 @@ from tests.unit.told import Told, wait
 REPO = Path(__file__).resolve().parents[2]
 MANIFEST = REPO / "conf" / "kubernetes" / "tulle.yaml"
 MAC = "0a:54:0a:f4:01:00"
+NODE_STATUS = MANIFEST.with_name("node-status.yaml")
 CONFIG_MAPS = "/api/v1/namespaces/kube-tulle/configmaps"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-tulle/leases"
 PATHS = {
     "Namespace": "/api/v1/namespaces",
     "ServiceAccount": "/api/v1/namespaces/kube-tulle/serviceaccounts",
@@ -62,11 +64,13 @@ def plane(running: ControlPlane) -> Iterator[ControlPlane]:
     with running.inside():
         configure(running, {"Network": "10.0.0.0/8"})
         running.request("DELETE", "/api/v1/nodes")
+        running.request("DELETE", LEASES)
         create(running, node("n1", "10.244.1.0/24", "192.0.2.1"))
         yield running
 
 
 Follow: TypeAlias = Callable[..., tuple[KubernetesSource, Told]]
+Agent: TypeAlias = tuple[KubernetesSource, Told, str]
 
 
 @pytest.fixture
@@ -114,6 +118,18 @@ def said(address: str = "192.0.2.1") -> Announcement:
 
 def own(plane: ControlPlane) -> Object:
     return cast(Object, plane.request("GET", "/api/v1/nodes/n1"))
+
+
+def lease(plane: ControlPlane) -> Object:
+    """The Lease of n1, {} when it has none."""
+    found = cast(list[Object], plane.request("GET", LEASES)["items"])
+    return next((each for each in found if each["metadata"]["name"] == "n1"), {})
+
+
+def told_by(plane: ControlPlane) -> dict[str, str]:
+    """What n1 announces."""
+    found: dict[str, str] = lease(plane).get("metadata", {}).get("annotations", {})
+    return found
 
 
 def conditions(plane: ControlPlane) -> dict[str, Object]:
@@ -167,7 +183,7 @@ def test_an_api_server_that_is_killed_changes_nothing_and_is_followed_on_when_it
         plane.wait_ready()
     create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
     told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 15.0)
-    wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}), 15.0)
+    wait(lambda: "tulle.network/address" in told_by(plane), 15.0)
 
 
 def test_an_api_server_that_freezes_is_noticed_and_followed_on_when_it_thaws(
@@ -202,13 +218,13 @@ def test_a_node_that_moved_hears_the_api_again_at_once(
 ) -> None:
     source, told = following
     source.publish(said())
-    wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}))
+    wait(lambda: "tulle.network/address" in told_by(plane))
     with plane.severed():
         begun = time.monotonic()
         source.publish(said("192.0.2.9"))
         create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
         told.wait(lambda: "n2" in told.names(), 2.0)
-        wait(lambda: own(plane)["metadata"]["annotations"]["tulle.network/address"] == "192.0.2.9", 2.0)
+        wait(lambda: told_by(plane)["tulle.network/address"] == "192.0.2.9", 2.0)
         print(f"heard and told again {time.monotonic() - begun:.2f} s after the move")
 
 
@@ -225,30 +241,62 @@ def test_a_restart_of_the_storage_below_the_api_is_survived(
     told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 20.0)
 
 
-def test_what_is_published_is_annotated_and_read_by_the_others(
+def test_what_is_published_is_in_the_nodes_lease_and_read_by_the_others(
     plane: ControlPlane, following: tuple[KubernetesSource, Told], follow: Follow
 ) -> None:
     source, _ = following
+    before = own(plane)["metadata"]["resourceVersion"]
     source.publish(said())
     _, other = follow()
     found = other.until(lambda found: bool(found.nodes) and bool(found.nodes[0].data))
     assert found.nodes[0].data == {"vni": "1"}, "a MAC of ours is derived and never believed"
-    notes = own(plane)["metadata"]["annotations"]
-    assert notes["tulle.network/address"] == "192.0.2.1" and notes["tulle.network/backend"] == "vxlan"
-    version = own(plane)["metadata"]["resourceVersion"]
+    assert told_by(plane)["tulle.network/address"] == "192.0.2.1" and told_by(plane)["tulle.network/backend"] == "vxlan"
+    version = lease(plane)["metadata"]["resourceVersion"]
     source.publish(said())
     time.sleep(0.5)
-    assert own(plane)["metadata"]["resourceVersion"] == version  # what is there is not written again
+    assert lease(plane)["metadata"]["resourceVersion"] == version  # what is there is not written again
+    assert own(plane)["metadata"]["resourceVersion"] == before
 
 
-@pytest.mark.parametrize("before", [None, "True"])
+def test_what_a_node_says_no_more_is_gone_from_its_lease(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    source, _ = following
+    both = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    source.publish(Announcement(both, "vxlan", lambda _: {"vni": "1"}))
+    wait(lambda: "tulle.network/ipv6-address" in told_by(plane))
+    source.publish(Announcement(both[:1], "host-gw", lambda _: {}))
+    wait(lambda: told_by(plane) == {"tulle.network/address": "192.0.2.1", "tulle.network/backend": "host-gw"})
+
+
+def test_the_lease_of_a_node_that_is_deleted_is_collected_and_one_that_comes_back_has_its_own(
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
+) -> None:
+    """By the garbage collector of the controller manager, for the Node owns it."""
+    source, told = following
+    source.publish(said())
+    wait(lambda: bool(told_by(plane)))
+    first = lease(plane)["metadata"]["uid"]
+    plane.start("kube-controller-manager")
+    try:
+        plane.request("DELETE", "/api/v1/nodes/n1")
+        wait(lambda: not lease(plane), 60.0)
+        create(plane, node("n1", "10.244.9.0/24", "192.0.2.1"))
+        wait(lambda: bool(lease(plane)), 10.0)
+        owner = lease(plane)["metadata"]["ownerReferences"][0]
+        assert owner["uid"] == own(plane)["metadata"]["uid"] and lease(plane)["metadata"]["uid"] != first
+        told.until(lambda found: found.me is not None and str(found.me.pod_cidrs[0]) == "10.244.9.0/24")
+    finally:
+        plane.kill("kube-controller-manager")
+
+
 def test_ready_makes_the_network_available_and_keeps_it_so(
-    plane: ControlPlane, following: tuple[KubernetesSource, Told], before: str | None
+    plane: ControlPlane, following: tuple[KubernetesSource, Told]
 ) -> None:
     source, _ = following
     bad = {"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}
     ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
-    status(plane, {"conditions": [ready, *([bad] if before else [])]})
+    status(plane, {"conditions": [ready, bad]})
     source.ready()
     wait(lambda: conditions(plane).get("NetworkUnavailable", {}).get("status") == "False")
     assert conditions(plane)["NetworkUnavailable"]["reason"] == "TulleIsUp"
@@ -274,31 +322,98 @@ def test_the_config_map_is_followed_and_a_broken_one_is_not_obeyed(
         plane.request("DELETE", f"{CONFIG_MAPS}/another")
 
 
-def test_the_rules_of_our_manifest_are_enough_and_allow_nothing_else(
-    plane: ControlPlane, follow: Follow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def as_agent(plane: ControlPlane, follow: Follow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Agent:
+    """A source that has what an agent's pod has, and its token."""
     token = plane.token("kube-tulle", "tulle")
     monkeypatch.setattr(api, "SERVICE_ACCOUNT", str(tmp_path))
     for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
         monkeypatch.setenv(key, value)
     source, told = follow(Config())
     told.wait(lambda: told.names() == ["n1"] and told.trouble == "")
+    return source, told, token
+
+
+def test_the_rules_of_our_manifest_are_enough(plane: ControlPlane, as_agent: Agent) -> None:
+    source, told, _ = as_agent
     source.publish(said())
     source.ready()
-    wait(lambda: "tulle.network/address" in own(plane)["metadata"].get("annotations", {}))
-    wait(lambda: conditions(plane).get("NetworkUnavailable", {}).get("status") == "False")
+    wait(lambda: "tulle.network/address" in told_by(plane))
     configure(plane, {"Network": "10.244.0.0/16"})
     told.until(lambda found: found.conf is not None and str(found.conf.networks[0]) == "10.244.0.0/16")
     assert told.snapshot is not None and (told.trouble, told.snapshot.problems) == ("", ())
-    for method, path, body in (
-        ("PATCH", "/api/v1/nodes/n1", {"spec": {"unschedulable": True}}),
-        ("DELETE", "/api/v1/nodes/n1", None),
-        ("GET", CONFIG_MAPS, None),
-        ("GET", "/api/v1/secrets", None),
-        ("GET", "/api/v1/pods", None),
-    ):
-        with pytest.raises(AssertionError, match=" 403 "):
-            plane.request(method, path, cast(Json | None, body), token)
+
+
+EVIL_OWNER = {"apiVersion": "v1", "kind": "Namespace", "name": "gone", "uid": "11111111-1111-1111-1111-111111111111"}
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [
+    ("PATCH", "/api/v1/nodes/n1", {"spec": {"unschedulable": True}}),
+    ("PATCH", "/api/v1/nodes/n1", {"metadata": {"ownerReferences": [EVIL_OWNER]}}),
+    ("PATCH", "/api/v1/nodes/n1/status", {"metadata": {"ownerReferences": [EVIL_OWNER]}}),
+    ("PATCH", "/api/v1/nodes/n1/status", {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}),
+    ("PATCH", "/api/v1/nodes/n1/status", {"metadata": {"annotations": {"tulle.network/address": "192.0.2.66"}}}),
+    ("PATCH", "/api/v1/nodes/n1/status", {"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.66"}]}}),
+    ("PATCH", "/api/v1/nodes/n1/status", {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+    ("PATCH", "/api/v1/nodes/n1/status", {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}}),
+    ("DELETE", "/api/v1/nodes/n1", None),
+    ("POST", "/api/v1/nodes", {"metadata": {"name": "n9"}}),
+    ("GET", CONFIG_MAPS, None),
+    ("PATCH", f"{CONFIG_MAPS}/tulle-config", {"data": {"net-conf.json": "{}"}}),
+    ("DELETE", f"{LEASES}/n1", None),
+    ("DELETE", LEASES, None),
+    ("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {"metadata": {"name": "n1"}}),
+    ("POST", "/api/v1/namespaces/kube-tulle/serviceaccounts/tulle/token", {"spec": {}}),
+    ("GET", "/api/v1/secrets", None),
+    ("GET", "/api/v1/namespaces/kube-tulle/secrets", None),
+    ("GET", "/api/v1/pods", None),
+    ("PATCH", "/apis/rbac.authorization.k8s.io/v1/clusterroles/tulle", {"rules": []}),
+])  # fmt: skip
+def test_the_agents_token_can_do_nothing_else(
+    plane: ControlPlane, as_agent: Agent, method: str, path: str, body: Object | None
+) -> None:
+    with pytest.raises(AssertionError, match=" 403 "):
+        plane.request(method, path, cast(Json | None, body), as_agent[2])
+
+
+def test_the_right_to_write_nodes_status_is_what_node_status_yaml_gives_and_takes(
+    plane: ControlPlane, as_agent: Agent
+) -> None:
+    source, told, _ = as_agent
+    bad = {"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}
+    status(plane, {"conditions": [bad]})
+    source.ready()
+    found = told.until(lambda found: bool(found.problems))
+    assert "403" in found.problems[0] and found.problems[0].endswith(
+        "apply conf/kubernetes/node-status.yaml (chart: nodeStatus=true), which allows it"
+    )
+    assert conditions(plane)["NetworkUnavailable"]["status"] == "True"
+    objects = list(yaml.safe_load_all(NODE_STATUS.read_text()))
+    for each in objects:
+        plane.request("POST", PATHS[each["kind"]], each)
+    try:
+        wait(lambda: conditions(plane)["NetworkUnavailable"]["status"] == "False", 40.0)
+    finally:
+        for each in objects:
+            plane.request("DELETE", f"{PATHS[each['kind']]}/{each['metadata']['name']}")
+
+
+def test_without_the_right_to_leases_the_cluster_is_what_the_node_objects_say_and_that_is_told(
+    plane: ControlPlane, as_agent: Agent
+) -> None:
+    """As beside the rules of a release before, until those of this one are applied."""
+    source, told, _ = as_agent
+    role = f"{PATHS['Role']}/tulle"
+    rules = cast(list[Object], plane.request("GET", role)["rules"])
+    plane.request("PATCH", role, cast(Json, {"rules": [each for each in rules if "leases" not in each["resources"]]}))
+    try:
+        source.publish(said())
+        found = told.until(lambda found: any("peers are not told" in each for each in found.problems))
+        assert told.names() == ["n1"] and any("apply the RBAC rules" in each for each in found.problems)
+    finally:
+        plane.request("PATCH", role, cast(Json, {"rules": rules}))
+    told.until(lambda found: found.problems == (), 40.0)
+    assert "tulle.network/address" in told_by(plane)
 
 
 def test_a_service_account_without_the_rules_is_told_what_is_missing(

@@ -17,11 +17,31 @@ def node(name: str, cidrs: str = "", addresses: str = "", **notes: str) -> Objec
         "kind": "Node",
         "metadata": {
             "name": name,
+            "uid": uid(name),
             "creationTimestamp": "2026-05-01T10:00:00Z",
             "annotations": {key.replace("__", "/").replace("_", "-"): each for key, each in notes.items()},
         },
         "spec": spec,
         "status": {"addresses": [{"type": "InternalIP", "address": each} for each in addresses.split()]},
+    }
+
+
+def uid(name: str) -> str:
+    """A node's UID, which its Lease names as its owner's."""
+    return f"0d6ab1a0-7a4c-4b7e-9f37-{name}"
+
+
+def lease(name: str, owner: str = "", **notes: str) -> Object:
+    """The Lease by which a node announces these, keys without their prefix and with `_` for `-`."""
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": name,
+            "annotations": {f"tulle.network/{key.replace('_', '-')}": each for key, each in notes.items()},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": owner or uid(name)}],
+        },
+        "spec": {"holderIdentity": name},
     }
 
 
@@ -40,7 +60,6 @@ def big_node(index: int) -> Object:
     third, fourth = divmod(index, 250)
     found = node(f"node-{index:05}", f"10.{third}.{fourth}.0/24", f"172.20.{third}.{fourth + 1}")
     meta, status = found["metadata"], found["status"]
-    meta["uid"] = f"0d6ab1a0-7a4c-4b7e-9f37-{index:012}"
     meta["labels"] = {f"topology.example.org/label-{each}": f"value-{each}" for each in range(12)}
     meta["annotations"] = {
         "node.alpha.kubernetes.io/ttl": "15",

@@ -20,6 +20,7 @@ from tests.unit.kube_objects import Object
 
 NODES = "/api/v1/nodes"
 CONFIG_MAPS = "/api/v1/namespaces/kube-tulle/configmaps"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-tulle/leases"
 
 
 class Asked(NamedTuple):
@@ -49,10 +50,17 @@ class KubeServer:
     def __init__(self, folder: Path) -> None:
         self.asked: list[Asked] = []
         self.patches: list[tuple[str, Object]] = []
+        self.applied: list[Object] = []
         self.tokens: list[str] = []
         self.refuse = 0
         """The status that each request is answered with, 0 for none."""
         self.refuse_patches = 0
+        self.refuse_leases = 0
+        """The status that whatever is asked about Leases is answered with, 0 for none."""
+        self.refuse_statuses = 0
+        """The same of a Node's status alone."""
+        self.hold_leases = 0.0
+        """Seconds that a list of Leases takes."""
         self.expired_pages = 0
         """The pages of lists, beyond the first, that are refused with 410."""
         self.mute = False
@@ -65,7 +73,7 @@ class KubeServer:
         self._oldest = 0
         self._cuts = 0
         self._torn = False
-        self._objects: dict[str, dict[str, Object]] = {NODES: {}, CONFIG_MAPS: {}}
+        self._objects: dict[str, dict[str, Object]] = {NODES: {}, CONFIG_MAPS: {}, LEASES: {}}
         self._changes: list[Change] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"kube": self}))
         self._server.daemon_threads = True
@@ -159,6 +167,11 @@ class KubeServer:
         with self._now:
             return self._objects[NODES][name]
 
+    def lease(self, name: str) -> Object | None:
+        """A Lease as it is now."""
+        with self._now:
+            return self._objects[LEASES].get(name)
+
     def answer(self, asked: Asked) -> tuple[int, Object]:
         """A list or a page of one, as the real one words it."""
         with self._now:
@@ -202,8 +215,8 @@ class KubeServer:
 
     def patch(self, name: str, patch: Object) -> int:
         """A strategic merge patch of a node's status."""
-        if self.refuse_patches:
-            return self.refuse_patches
+        if self.refuse_patches or self.refuse_statuses:
+            return self.refuse_patches or self.refuse_statuses
         found = json.loads(json.dumps(self.node(name)))
         notes = found["metadata"].setdefault("annotations", {})
         notes.update(patch.get("metadata", {}).get("annotations", {}))
@@ -213,6 +226,15 @@ class KubeServer:
         found["status"]["conditions"] = list(conditions.values())
         self.patches.append((name, patch))
         self.put(found)
+        return 200
+
+    def apply(self, name: str, lease: Object) -> int:
+        """A server-side apply of a Lease, by the only one who ever does that."""
+        if self.refuse_patches:
+            return self.refuse_patches
+        assert lease["metadata"]["name"] == name
+        self.applied.append(lease)
+        self.put(lease, LEASES)
         return 200
 
     def _record(self, kind: str, path: str, found: Object) -> None:
@@ -246,6 +268,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self._asked()
         if self._refused():
             return
+        if asked.path == LEASES and not asked.watches:
+            time.sleep(self.kube.hold_leases)
         if not asked.watches:
             self._reply(*self.kube.answer(asked))
         elif self.kube.is_gone(asked):
@@ -258,7 +282,12 @@ class _Handler(BaseHTTPRequestHandler):
         patch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._refused():
             return
-        assert self.headers["Content-Type"] == "application/strategic-merge-patch+json"
+        kind = self.headers["Content-Type"]
+        if asked.path.startswith(LEASES):
+            assert (kind, asked.params["force"]) == ("application/apply-patch+yaml", "true")
+            self._reply(self.kube.apply(asked.path.split("/")[-1], patch), {"kind": "Status"})
+            return
+        assert kind == "application/strategic-merge-patch+json"
         assert asked.path.endswith("/status")
         self._reply(self.kube.patch(asked.path.split("/")[-2], patch), {"kind": "Status"})
 
@@ -280,7 +309,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self) -> bool:
         shown = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.kube.tokens.append(shown)
-        status = self.kube.refuse or (401 if self.kube.token and shown != self.kube.token else 0)
+        leases = self.kube.refuse_leases if self.path.startswith(LEASES) else 0
+        status = self.kube.refuse or leases or (401 if self.kube.token and shown != self.kube.token else 0)
         if status:
             self._reply(status, {"kind": "Status", "code": status, "message": "not now"})
         return bool(status)

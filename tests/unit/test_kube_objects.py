@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from cni_plugin.agent.kube import announce
+from cni_plugin.agent.kube.lease import body, leased, read_lease, says
 from cni_plugin.agent.kube.objects import Configured, Own, Seen, read_config, read_node
 from cni_plugin.agent.kube.view import MOST_PROBLEMS, Known, View, has_flannel, own_of, snapshot
 from cni_plugin.agent.source import Announcement, Snapshot
 from cni_plugin.cluster import Node
-from tests.unit.kube_objects import FLANNEL, Object, big_node, flannel_notes, node, recorded
+from tests.unit.kube_objects import FLANNEL, Object, big_node, flannel_notes, lease, node, recorded, uid
 
 SUBNET, ADDRESS, MAC = "10.244.1.0/24", "192.0.2.1", "0a:54:0a:f4:01:00"
 BORN = datetime(2026, 5, 1, 10, tzinfo=UTC).timestamp()
@@ -45,7 +46,8 @@ def addresses(found: Seen) -> list[str]:
 
 def test_a_node_is_reached_at_its_internal_ip_since_it_was_created() -> None:
     found = seen(node("n1", SUBNET, ADDRESS))
-    assert found == Seen("n1", Node("n1", (ip_address(ADDRESS),), (ip_network(SUBNET),), since=BORN))
+    assert reached(found) == Node("n1", (ip_address(ADDRESS),), (ip_network(SUBNET),), since=BORN)
+    assert (found.backend, found.flannels, found.leased, found.problems, found.own) == ("", False, False, (), None)
 
 
 def test_a_dual_stack_node_of_a_newer_kubernetes_is_understood() -> None:
@@ -66,7 +68,8 @@ def test_the_old_field_for_one_subnet_serves_where_there_is_no_list() -> None:
 
 
 def test_a_node_without_a_subnet_is_not_there_yet_and_that_is_no_problem() -> None:
-    assert seen(node("n1", "", ADDRESS)) == Seen("n1")
+    found = seen(node("n1", "", ADDRESS))
+    assert (found.node, found.problems) == (None, ())
 
 
 @pytest.mark.parametrize("status", [{}, {"addresses": None}, {"addresses": [{"type": "Hostname", "address": "n1"}]}])
@@ -227,6 +230,7 @@ def test_subnets_of_a_family_that_is_switched_off_are_not_used() -> None:
     both = noted({}, "10.244.1.0/24 fd00:1::/64", "192.0.2.1 2001:db8::1", this_node="n1")
     for off, left in (('"EnableIPv4": false, "EnableIPv6": true', "fd00:1::/64"), ('"EnableIPv6": false', SUBNET)):
         view = View()
+        view.leases({})
         view.nodes({"n1": both, "n2": seen(node("n2", "10.244.2.0/24", "192.0.2.2"))})
         view.configure(configured(net_conf=f'{{{off}, "Backend": {{"Type": "vxlan"}}}}'))
         whole = snapshot(view.known(), "n1")
@@ -347,45 +351,61 @@ def own(notes: Mapping[str, str] = {}, cidrs: str = SUBNET) -> Own:
 
 
 def test_what_is_announced_is_read_back_by_others_as_it_was_meant() -> None:
-    wanted = announce.wanted(own(), said("198.51.100.1", "2001:db8::1", vtepMAC=MAC, vni="7"), flannel=False)
-    found = noted({key: each for key, each in wanted.items() if each is not None})
+    found = announced(said("198.51.100.1", "2001:db8::1", vtepMAC=MAC, vni="7"))
     assert addresses(found) == ["198.51.100.1", "2001:db8::1"]
-    assert (reached(found).data, found.backend) == ({"vtepmac": MAC, "vni": "7"}, "vxlan")
-    assert not any(key.startswith(FLANNEL) for key in wanted)
+    assert (reached(found).data, found.backend, found.leased) == (
+        {"vtepmac": MAC, "vni": "7"}, "vxlan", True
+    )
+
+
+def test_a_lease_says_what_is_announced_and_no_more() -> None:
+    wanted = announce.notes(own(), said(ADDRESS, backend="host-gw"))
+    assert wanted == {"tulle.network/address": ADDRESS, "tulle.network/backend": "host-gw"}
+    assert body(own(), wanted) == lease("n1", address=ADDRESS, backend="host-gw")
 
 
 @pytest.mark.parametrize("texts", [["192.0.2.1"], ["2001:db8::1"], ["192.0.2.1", "2001:db8::1"]])
 def test_flannels_nodes_read_what_they_need_as_they_write_it(texts: list[str]) -> None:
-    wanted = announce.wanted(own(cidrs="10.244.1.0/24 fd00:1::/64"), said(*texts, vtepMAC=MAC, vni="1"), flannel=True)
+    wanted = announce.flannels(own(cidrs="10.244.1.0/24 fd00:1::/64"), said(*texts, vtepMAC=MAC, vni="1"))
     assert wanted[f"{FLANNEL}/kube-subnet-manager"] == "true"
     assert wanted[f"{FLANNEL}/backend-type"] == "vxlan"
     for text in texts:
         name, key = ("public-ipv6", "backend-v6-data") if ":" in text else ("public-ip", "backend-data")
         assert wanted[f"{FLANNEL}/{name}"] == text
-        assert json.loads(wanted[f"{FLANNEL}/{key}"] or "") == {"VNI": 1, "VtepMAC": MAC}
+        assert json.loads(wanted[f"{FLANNEL}/{key}"]) == {"VNI": 1, "VtepMAC": MAC}
 
 
 def test_flannels_annotations_that_the_node_bears_already_are_kept_up_to_date() -> None:
-    before = own({**flannel_notes("198.51.100.1", "2e:99:aa:00:01:02"), "tulle.network/address": "198.51.100.1"})
-    differing = announce.differing(before, announce.wanted(before, said(ADDRESS, vtepMAC=MAC, vni="1"), flannel=False))
-    assert differing[f"{FLANNEL}/public-ip"] == ADDRESS and MAC in (differing[f"{FLANNEL}/backend-data"] or "")
+    there = noted(flannel_notes("198.51.100.1", "2e:99:aa:00:01:02"), this_node="n1")
+    before = leased(there, read_lease(json.dumps(lease("n1", address=ADDRESS)).encode(), "n1")).own
+    assert before is not None
+    differing = announce.differing(before, announce.flannels(before, said(ADDRESS, vtepMAC=MAC, vni="1")))
+    assert differing[f"{FLANNEL}/public-ip"] == ADDRESS and MAC in differing[f"{FLANNEL}/backend-data"]
     assert f"{FLANNEL}/kube-subnet-manager" not in differing  # as it is
 
 
 def test_the_address_that_flannel_told_of_a_node_is_kept_when_the_node_moves() -> None:
     before = own(flannel_notes("203.0.113.1", "2e:99:aa:00:01:02"))
     assert before.node.addresses == (ip_address("203.0.113.1"), ip_address(ADDRESS))
-    wanted = announce.wanted(before, said(ADDRESS, vtepMAC=MAC), flannel=True)
-    assert wanted["tulle.network/address"] == wanted[f"{FLANNEL}/public-ip"] == "203.0.113.1"
-    after = own({**before.notes, **{key: each for key, each in wanted.items() if each is not None}})
-    assert after.overwritten == before.overwritten and after.inherited == ()  # what we wrote is not flannel's any more
-    assert announce.differing(after, announce.wanted(after, said(ADDRESS, vtepMAC=MAC), flannel=True)) == {}
+    notes, flannels = (each(before, said(ADDRESS, vtepMAC=MAC)) for each in (announce.notes, announce.flannels))
+    assert notes["tulle.network/address"] == flannels[f"{FLANNEL}/public-ip"] == "203.0.113.1"
+    after = leased(noted(flannels, this_node="n1"), read_lease(json.dumps(body(before, notes)).encode(), "n1")).own
+    assert after is not None and after.overwritten == before.overwritten
+    assert says(after, announce.notes(after, said(ADDRESS, vtepMAC=MAC)))
+
+
+def test_what_we_wrote_ourselves_for_flannels_nodes_is_nothing_that_flannel_told() -> None:
+    before = announced(said("198.51.100.1", vtepMAC=MAC), this_node="n1").own
+    assert before is not None
+    flannels = announce.flannels(before, said("198.51.100.1", vtepMAC=MAC))
+    after = leased(noted(flannels, this_node="n1"), before.lease).own
+    assert after is not None and (after.inherited, after.overwritten) == ({}, ())
 
 
 def test_an_address_of_flannels_that_the_kubelet_tells_too_is_nothing_to_keep() -> None:
     before = own(flannel_notes(ADDRESS, "2e:99:aa:00:01:02"))
-    assert (before.inherited, before.overwritten) == ((), ())
-    assert "tulle.network/public-ip-overwrite" not in announce.wanted(before, said(ADDRESS), flannel=True)
+    assert (before.inherited, before.overwritten) == ({}, ())
+    assert "tulle.network/public-ip-overwrite" not in announce.notes(before, said(ADDRESS))
 
 
 def test_what_an_operator_asked_flannel_to_tell_is_told_and_his_overwrites_go_before_it() -> None:
@@ -399,25 +419,76 @@ def test_what_an_operator_asked_flannel_to_tell_is_told_and_his_overwrites_go_be
 
 
 def test_a_backend_without_data_says_null_to_flannel() -> None:
-    wanted = announce.wanted(own(), said(ADDRESS, backend="host-gw"), flannel=True)
-    assert wanted[f"{FLANNEL}/backend-data"] == "null" and wanted["tulle.network/backend-data"] is None
+    assert announce.flannels(own(), said(ADDRESS, backend="host-gw"))[f"{FLANNEL}/backend-data"] == "null"
 
 
 def test_an_overwrite_is_what_peers_are_told() -> None:
-    wanted = announce.wanted(own({"tulle.network/public-ip-overwrite": "203.0.113.9"}), said(ADDRESS), flannel=True)
-    assert wanted["tulle.network/address"] == wanted[f"{FLANNEL}/public-ip"] == "203.0.113.9"
+    node = own({"tulle.network/public-ip-overwrite": "203.0.113.9"})
+    assert announce.notes(node, said(ADDRESS))["tulle.network/address"] == "203.0.113.9"
+    assert announce.flannels(node, said(ADDRESS))[f"{FLANNEL}/public-ip"] == "203.0.113.9"
 
 
 def test_what_is_said_already_is_not_said_again() -> None:
-    wanted = announce.wanted(own(), said(ADDRESS, vtepMAC=MAC), flannel=True)
-    shown = own({key: each for key, each in wanted.items() if each is not None})
-    assert announce.differing(shown, announce.wanted(shown, said(ADDRESS, vtepMAC=MAC), flannel=True)) == {}
+    wanted = announce.flannels(own(), said(ADDRESS, vtepMAC=MAC))
+    assert announce.differing(own(wanted), announce.flannels(own(wanted), said(ADDRESS, vtepMAC=MAC))) == {}
+    shown = announced(said(ADDRESS, vtepMAC=MAC), this_node="n1").own
+    assert shown is not None and says(shown, announce.notes(shown, said(ADDRESS, vtepMAC=MAC)))
 
 
-def test_an_address_that_is_no_more_is_taken_away() -> None:
-    shown = own({"tulle.network/address": ADDRESS, "tulle.network/ipv6-address": "2001:db8::1"})
-    differing = announce.differing(shown, announce.wanted(shown, said(ADDRESS, backend="host-gw"), flannel=False))
-    assert differing == {"tulle.network/ipv6-address": None, "tulle.network/backend": "host-gw"}
+def test_an_address_that_is_no_more_is_said_no_more() -> None:
+    shown = announced(said(ADDRESS, "2001:db8::1"), this_node="n1").own
+    assert shown is not None and not says(shown, announce.notes(shown, said(ADDRESS)))
+
+
+def announced(what: Announcement, this_node: str = "me") -> Seen:
+    """The node n1, whose agent announces that."""
+    found = json.dumps(body(own(), announce.notes(own(), what))).encode()
+    return leased(noted({}, this_node=this_node), read_lease(found, this_node))
+
+
+# What a Lease is believed of
+
+
+def with_lease(found: Object, notes: Mapping[str, str] = {}) -> Seen:
+    return leased(noted(notes), read_lease(json.dumps(found).encode(), "me"))
+
+
+def test_a_lease_goes_before_all_annotations_but_an_operators_overwrite() -> None:
+    notes = {"tulle.network/address": "198.51.100.1", "tulle.network/backend": "host-gw"} | flannel_notes(ADDRESS, MAC)
+    found = with_lease(lease("n1", address="203.0.113.1", backend="vxlan"), notes)
+    assert (addresses(found), found.backend, found.flannels) == (["203.0.113.1"], "vxlan", False)
+    over = with_lease(lease("n1", address="203.0.113.1"), {"tulle.network/public-ip-overwrite": "203.0.113.9"})
+    assert addresses(over) == ["203.0.113.9"]
+
+
+@pytest.mark.parametrize("change", [
+    {"spec": {"holderIdentity": "n2"}},
+    {"spec": {}},
+    {"spec": {"holderIdentity": 7}},
+    {"kind": "Node", "spec": {"podCIDRs": [SUBNET]}},
+    {"metadata": lease("n1", "the-node-before")["metadata"]},
+    {"metadata": lease("n1")["metadata"] | {"ownerReferences": []}},
+    {"metadata": lease("n1")["metadata"] | {"ownerReferences": [{"kind": "Pod", "name": "n1", "uid": uid("n1")}]}},
+    {"metadata": lease("n1")["metadata"] | {"ownerReferences": [{"kind": "Node", "name": "n2", "uid": uid("n1")}]}},
+])  # fmt: skip
+def test_a_lease_that_is_not_of_the_very_node_that_it_is_named_after_says_nothing(change: Object) -> None:
+    found = lease("n1", address="203.0.113.66", backend="vxlan")
+    notes = found["metadata"]["annotations"]
+    found |= change
+    found["metadata"]["annotations"] = notes
+    assert with_lease(found) == noted({})
+
+
+def test_a_lease_cannot_say_another_nodes_subnet_name_or_mac() -> None:
+    found = with_lease(lease("n1", address=ADDRESS, backend_data=json.dumps({"vtepMAC": MAC, "podCIDRs": ["x"]}),
+                             public_ip_overwrite="203.0.113.66", podcidrs="10.244.2.0/24"))
+    assert told(found).nodes[0].data == {"podcidrs": '["x"]'}
+    assert addresses(found) == [ADDRESS] and [str(each) for each in reached(found).pod_cidrs] == [SUBNET]
+
+
+def test_rubbish_in_a_lease_is_told_and_the_node_is_reached_by_its_object() -> None:
+    found = with_lease(lease("n1", address="127.0.0.1", backend="vxlan"))
+    assert addresses(found) == [ADDRESS] and "tulle.network/address" in found.problems[0]
 
 
 def test_flannel_is_around_when_another_node_is_its() -> None:
@@ -426,7 +497,7 @@ def test_flannel_is_around_when_another_node_is_its() -> None:
 
 
 def test_a_patch_says_only_what_it_is_about() -> None:
-    assert set(announce.patch({"a": None}, up=False)) == {"metadata"}
+    assert set(announce.patch({"a": "b"}, up=False)) == {"metadata"}
     body: Object = announce.patch({}, up=True)
     (condition,) = body["status"]["conditions"]
     assert set(body) == {"status"} and (condition["status"], condition["reason"]) == ("False", "TulleIsUp")

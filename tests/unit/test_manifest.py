@@ -34,8 +34,8 @@ def version() -> str:
     return found[1]
 
 
-def manifest() -> list[Object]:
-    return list(yaml.safe_load_all((CONF / "kubernetes" / "tulle.yaml").read_text()))
+def manifest(name: str = "tulle.yaml") -> list[Object]:
+    return list(yaml.safe_load_all((CONF / "kubernetes" / name).read_text()))
 
 
 def one(kind: str) -> Object:
@@ -70,6 +70,16 @@ def test_the_chart_renders_to_the_manifest() -> None:
     assert meaning(render()) == meaning(manifest())
 
 
+def test_the_chart_gives_the_right_to_write_nodes_status_where_it_is_asked_for() -> None:
+    asked = [each for each in render({"nodeStatus": True}) if each not in render()]
+    assert asked == manifest("node-status.yaml")
+
+
+def test_the_chart_has_the_policy_where_the_api_server_knows_such_an_object() -> None:
+    known = render({}, "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy")
+    assert [each for each in known if each not in render()] == manifest("policy.yaml")
+
+
 def test_helm_finds_nothing_wrong_with_the_chart() -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
 
@@ -95,17 +105,22 @@ def test_values_reach_the_objects() -> None:
     assert spec["tolerations"] == []
 
 
-def test_the_agent_may_list_and_watch_nodes_and_write_their_status_and_nothing_else() -> None:
-    assert one("ClusterRole")["rules"] == [
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+def test_the_agent_may_list_and_watch_nodes_and_write_to_none() -> None:
+    assert one("ClusterRole")["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}]
+
+
+def test_the_right_to_write_nodes_status_is_one_by_itself() -> None:
+    role, binding = manifest("node-status.yaml")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}]
+    assert binding["subjects"] == one("ClusterRoleBinding")["subjects"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"] != one("ClusterRole")["metadata"]["name"]
+
+
+def test_the_agent_may_read_its_own_configuration_and_write_leases_in_its_own_namespace() -> None:
+    assert one("Role")["rules"] == [
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["tulle-config"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch", "create", "patch"]},
     ]
-
-
-def test_the_agent_may_read_its_own_configuration_and_no_other() -> None:
-    assert one("Role")["rules"] == [{
-        "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["tulle-config"], "verbs": ["list", "watch"],
-    }]
     assert one("Role")["metadata"]["namespace"] == NAMESPACE
 
 

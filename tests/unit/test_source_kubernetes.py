@@ -24,8 +24,8 @@ from cni_plugin.agent.sources import kubernetes
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from cni_plugin.errors import CniError
 from tests.pace import TooSlow, within
-from tests.unit.kube_objects import big_node, flannel_notes, node
-from tests.unit.kube_server import CONFIG_MAPS, NODES, KubeServer
+from tests.unit.kube_objects import big_node, flannel_notes, lease, node
+from tests.unit.kube_server import CONFIG_MAPS, LEASES, NODES, KubeServer
 from tests.unit.told import Told, wait
 
 PACE = Pace(first=0.02, longest=0.2, answer=1.0, watch=(20.0, 20.0), grace=0.3, steady=0.1, page=10)
@@ -76,7 +76,7 @@ def begin(server: KubeServer) -> Iterator[Begin]:
 def world(begin: Begin) -> World:
     made = begin()
     made.told.wait(lambda: made.told.names() == ["n1"])
-    for path in (NODES, CONFIG_MAPS):
+    for path in (NODES, LEASES, CONFIG_MAPS):
         wait(lambda path=path: len(made.server.asked_for(path, watches=True)) == 1)  # type: ignore[misc]
     return made
 
@@ -483,27 +483,44 @@ def said(address: str = "192.0.2.1", backend: str = "vxlan") -> Announcement:
 
 
 def notes(world: World, name: str = "n1") -> dict[str, str]:
-    found: dict[str, str] = world.server.node(name)["metadata"]["annotations"]
+    """What a node's Lease says."""
+    found: dict[str, str] = (world.server.lease(name) or {"metadata": {"annotations": {}}})["metadata"]["annotations"]
     return found
 
 
-def test_what_is_published_is_annotated_once(world: World) -> None:
+def node_notes(world: World) -> dict[str, str]:
+    found: dict[str, str] = world.server.node("n1")["metadata"]["annotations"]
+    return found
+
+
+def test_what_is_published_is_said_once_in_the_nodes_lease_and_nothing_is_written_to_a_node(world: World) -> None:
     world.source.publish(said())
     wait(lambda: notes(world).get("tulle.network/address") == "192.0.2.1")
     assert json.loads(notes(world)["tulle.network/backend-data"]) == {"vtepMAC": MAC, "vni": "1"}
+    assert world.server.lease("n1") | {"metadata": None} == lease("n1") | {"metadata": None}  # type: ignore[operator]
     world.told.read_for(0.3)
-    assert len(world.server.patches) == 1
     world.source.publish(said())
     world.told.read_for(0.2)
-    assert len(world.server.patches) == 1  # as it is shown already
+    assert len(world.server.applied) == 1  # as it is shown already
+    assert world.server.patches == []
 
 
-def test_what_somebody_else_undoes_is_annotated_again(world: World) -> None:
+def test_what_somebody_else_undoes_is_said_again(world: World) -> None:
     world.source.publish(said())
     wait(lambda: "tulle.network/address" in notes(world))
-    world.server.put(N1)
+    world.server.put(lease("n1", address="192.0.2.66"), LEASES)
+    wait(lambda: notes(world).get("tulle.network/address") == "192.0.2.1")
+    world.server.delete("n1", LEASES)
     wait(lambda: "tulle.network/address" in notes(world))
-    assert len(world.server.patches) == 2
+    assert len(world.server.applied) == 3
+
+
+def test_a_lease_that_nobody_or_another_owns_is_made_the_nodes_own(begin: Begin, server: KubeServer) -> None:
+    server.put(lease("n1", "another-node-of-that-name", address="192.0.2.1", backend="vxlan"), LEASES)
+    world = begin()
+    world.source.publish(said())
+    wait(lambda: len(server.applied) == 1)
+    assert server.applied[0]["metadata"]["ownerReferences"] == lease("n1")["metadata"]["ownerReferences"]
 
 
 def test_somebody_who_undoes_it_again_and_again_is_not_fought_without_a_pause(world: World) -> None:
@@ -511,11 +528,11 @@ def test_somebody_who_undoes_it_again_and_again_is_not_fought_without_a_pause(wo
     end = time.monotonic() + 2.0
     while time.monotonic() < end:
         if "tulle.network/address" in notes(world):
-            world.server.put(N1)
+            world.server.delete("n1", LEASES)
         time.sleep(0.005)
-    assert len(world.server.patches) <= 9
-    if len(world.server.patches) < 5:
-        raise TooSlow(f"{len(world.server.patches)} patches in 2 s")
+    assert len(world.server.applied) <= 9
+    if len(world.server.applied) < 5:
+        raise TooSlow(f"{len(world.server.applied)} times in 2 s")
 
 
 def test_a_node_that_moves_often_is_not_taken_for_one_in_a_quarrel(world: World) -> None:
@@ -531,23 +548,34 @@ def test_a_node_whose_subnet_comes_later_is_announced_then(begin: Begin, server:
     world = begin()
     world.source.publish(said())
     world.told.until(lambda found: found.me is not None and not found.me.pod_cidrs)
-    assert server.patches == []
+    assert server.applied == []
     server.put(N1)
     wait(lambda: "tulle.network/address" in notes(world))
 
 
-def test_only_what_differs_is_patched(world: World) -> None:
-    world.source.publish(said())
-    wait(lambda: len(world.server.patches) == 1)
-    world.told.until(lambda found: bool(found.nodes[0].data))
-    world.source.publish(said("192.0.2.8"))
-    wait(lambda: len(world.server.patches) == 2)
-    assert world.server.patches[1] == ("n1", {"metadata": {"annotations": {"tulle.network/address": "192.0.2.8"}}})
+def test_a_node_that_is_deleted_and_comes_back_with_another_subnet_is_known_and_announced_by_that(
+    world: World,
+) -> None:
+    world.source.publish(Announcement((ip_address("192.0.2.1"),), "vxlan", lambda cidrs: {"of": str(cidrs[0])}))
+    wait(lambda: "10.244.1.0/24" in notes(world).get("tulle.network/backend-data", ""))
+    world.server.delete("n1")
+    gone = world.told.until(lambda found: found.me is None)
+    assert any("n1" in each and "not in the API" in each for each in gone.problems)
+    again = node("n1", "10.244.9.0/24", "192.0.2.1")
+    again["metadata"]["uid"] = "another"
+    world.server.put(again)
+    back = world.told.until(lambda found: found.me is not None)
+    assert back.me is not None and [str(each) for each in back.me.pod_cidrs] == ["10.244.9.0/24"]
+    wait(lambda: "10.244.9.0/24" in notes(world)["tulle.network/backend-data"])
+    owners = (world.server.lease("n1") or {})["metadata"]["ownerReferences"]
+    assert [each["uid"] for each in owners] == ["another"]
+    world.server.delete("n1", LEASES)  # as the garbage collector may, for the owner that is gone
+    wait(lambda: "tulle.network/address" in notes(world))
 
 
 def test_a_node_that_moves_asks_anew_for_its_connections_began_at_an_address_that_is_gone(world: World) -> None:
     world.source.publish(said())
-    wait(lambda: len(world.server.patches) == 1)
+    wait(lambda: len(world.server.applied) == 1)
     world.server.forget_connections()
     world.source.publish(said("192.0.2.8"))
     begun = time.monotonic()
@@ -576,20 +604,26 @@ def test_flannels_annotations_are_written_while_some_other_node_is_its(world: Wo
     other = peer(2)
     other["metadata"]["annotations"] = flannel_notes("192.0.2.2", "2e:00:00:00:00:02")  # type: ignore[index]
     world.source.publish(said())
-    wait(lambda: len(world.server.patches) == 1)
-    assert not any(key.startswith("flannel") for key in notes(world))
+    wait(lambda: len(world.server.applied) == 1)
+    assert world.server.patches == []
     world.server.put(other)
-    wait(lambda: notes(world).get("flannel.alpha.coreos.com/kube-subnet-manager") == "true")
-    assert json.loads(notes(world)["flannel.alpha.coreos.com/backend-data"]) == {"VNI": 1, "VtepMAC": MAC}
+    wait(lambda: node_notes(world).get("flannel.alpha.coreos.com/kube-subnet-manager") == "true")
+    assert json.loads(node_notes(world)["flannel.alpha.coreos.com/backend-data"]) == {"VNI": 1, "VtepMAC": MAC}
     world.server.delete("p2")
     world.told.wait(lambda: "p2" not in world.told.names())
     world.source.publish(said("192.0.2.8"))
-    wait(lambda: notes(world)["flannel.alpha.coreos.com/public-ip"] == "192.0.2.8")  # who bears them keeps them right
+    wait(lambda: node_notes(world)["flannel.alpha.coreos.com/public-ip"] == "192.0.2.8")  # who bears them is right
+    assert not any(key.startswith("tulle.network/") for key in node_notes(world))
 
 
-@pytest.mark.parametrize("before", [[], [{"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}]])
-def test_ready_takes_the_mark_away_that_the_network_is_missing(world: World, before: list[object]) -> None:
-    world.server.put(N1 | {"status": {**N1["status"], "conditions": [{"type": "Ready", "status": "True"}, *before]}})
+def unavailable(world: World, status: str) -> None:
+    bad = {"type": "NetworkUnavailable", "status": status, "reason": "NoRouteCreated"}
+    world.server.put(N1 | {"status": {**N1["status"], "conditions": [{"type": "Ready", "status": "True"}, bad]}})
+
+
+@pytest.mark.parametrize("before", ["True", "Unknown"])
+def test_ready_takes_the_mark_away_that_the_network_is_missing(world: World, before: str) -> None:
+    unavailable(world, before)
     time.sleep(0.1)
     assert world.server.patches == []
     world.source.ready()
@@ -601,14 +635,146 @@ def test_ready_takes_the_mark_away_that_the_network_is_missing(world: World, bef
     assert len(world.server.patches) == 1
 
 
-def test_a_patch_that_is_refused_is_told_as_a_problem_and_tried_again(world: World) -> None:
+def test_where_nobody_says_that_the_network_is_missing_nothing_is_written_to_the_node(world: World) -> None:
+    world.source.ready()
+    world.source.publish(said())
+    wait(lambda: len(world.server.applied) == 1)
+    world.told.read_for(0.2)
+    assert world.server.patches == []
+
+
+def test_what_is_refused_is_told_as_a_problem_and_tried_again(world: World) -> None:
     world.server.refuse_patches = 403
     world.source.publish(said())
     found = world.told.until(lambda found: "peers are not told" in "".join(found.problems))
     assert found.nodes and world.told.trouble == ""
+    assert "apply the RBAC rules of conf/kubernetes/tulle.yaml" in "".join(found.problems)
     world.server.refuse_patches = 0
     wait(lambda: "tulle.network/address" in notes(world))
     world.told.until(lambda found: found.problems == ())
+
+
+def test_who_may_not_write_the_nodes_status_tells_the_peers_all_the_same(world: World) -> None:
+    world.server.refuse_statuses = 403
+    unavailable(world, "True")
+    world.source.ready()
+    world.source.publish(said())
+    wait(lambda: "tulle.network/address" in notes(world))
+    found = world.told.until(lambda found: bool(found.problems))
+    (problem,) = found.problems
+    assert "status" in problem and "peers" not in problem
+    assert problem.endswith("apply conf/kubernetes/node-status.yaml (chart: nodeStatus=true), which allows it")
+
+
+# Leases of others
+
+
+def leased(index: int, **notes: str) -> dict[str, object]:
+    return lease(f"p{index}", **notes)
+
+
+def address_of(world: World, name: str) -> str:
+    nodes = world.told.snapshot.nodes if world.told.snapshot else ()
+    return next((str(each.addresses[0]) for each in nodes if each.name == name), "")
+
+
+def test_what_a_nodes_lease_says_is_followed(world: World) -> None:
+    world.server.put(peer(2))
+    world.told.wait(lambda: address_of(world, "p2") == "192.0.2.2")
+    world.server.put(leased(2, address="198.51.100.2"), LEASES)
+    world.told.wait(lambda: address_of(world, "p2") == "198.51.100.2")
+    world.server.put(leased(2, address="198.51.100.3"), LEASES)
+    world.told.wait(lambda: address_of(world, "p2") == "198.51.100.3")
+    world.server.delete("p2", LEASES)
+    world.told.wait(lambda: address_of(world, "p2") == "192.0.2.2")
+
+
+def test_the_first_that_is_told_knows_the_leases(begin: Begin, server: KubeServer) -> None:
+    """A peer that would be reached at another address for a moment would lose packets at every start of an agent."""
+    server.put(peer(2))
+    server.put(leased(2, address="198.51.100.2"), LEASES)
+    server.hold_leases = 0.3
+    world = begin()
+    world.told.wait(lambda: world.told.snapshot is not None)
+    assert address_of(world, "p2") == "198.51.100.2"
+
+
+def test_a_node_without_an_internal_ip_is_reached_where_its_lease_says(world: World) -> None:
+    world.server.put(node("p2", "10.244.2.0/24"))
+    world.told.until(lambda found: any("p2 is left out" in each for each in found.problems))
+    world.server.put(leased(2, address="198.51.100.2"), LEASES)
+    found = world.told.until(lambda found: len(found.nodes) == 2)
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_a_server_without_leases_is_lived_with_and_told(begin: Begin, server: KubeServer, status: int) -> None:
+    server.refuse_leases = status
+    server.put(peer(2, tulle__network="x"))
+    server.put(peer(3, **{"tulle.network__address": "198.51.100.3"}))
+    world = begin()
+    world.told.wait(lambda: world.told.names() == ["n1", "p2", "p3"])
+    assert address_of(world, "p3") == "198.51.100.3" and world.told.trouble == ""
+    found = world.told.until(lambda found: any("no Leases in kube-tulle" in each for each in found.problems))
+    assert any(str(status) in each for each in found.problems)
+    world.source.publish(said())
+    world.told.until(lambda found: any("peers are not told" in each for each in found.problems))
+    world.server.put(peer(4))
+    world.told.wait(lambda: "p4" in world.told.names())
+    assert server.patches == []
+    server.refuse_leases = 0
+    world.told.until(lambda found: found.problems == ())
+    assert "tulle.network/address" in notes(world)
+
+
+# Beside agents of a release before, which announce by annotations of their Nodes
+
+
+def old(index: int, address: str) -> dict[str, object]:
+    data = json.dumps({"vtepMAC": MAC, "vni": "1"})
+    return peer(index, **{
+        "tulle.network__address": address, "tulle.network__backend": "vxlan", "tulle.network__backend_data": data,
+    })
+
+
+def test_a_node_is_the_same_before_and_after_its_agent_is_updated(begin: Begin, server: KubeServer) -> None:
+    server.put({**old(2, "198.51.100.2")})
+    world = begin()
+    world.told.wait(lambda: address_of(world, "p2") == "198.51.100.2")
+    before, snapshots = world.told.snapshot, world.told.snapshots
+    assert before is not None
+    notes = {"address": "198.51.100.2", "backend": "vxlan", "backend_data": json.dumps({"vtepMAC": MAC, "vni": "1"})}
+    server.put(leased(2, **notes), LEASES)
+    world.told.until(lambda found: bool(found.problems))  # of what is left over
+    after = world.told.snapshot
+    assert after is not None and (after.nodes, world.told.snapshots) == (before.nodes, snapshots + 1)
+
+
+def test_the_annotations_of_a_node_with_a_lease_count_no_more(world: World) -> None:
+    world.server.put(leased(2, address="198.51.100.2"), LEASES)
+    world.server.put(old(2, "203.0.113.66"))
+    world.told.wait(lambda: address_of(world, "p2") == "198.51.100.2")
+    assert world.told.snapshot is not None and world.told.snapshot.nodes[-1].data == {}
+
+
+def test_annotations_left_over_are_told_with_the_command_that_removes_them_once_no_agent_needs_them(
+    world: World,
+) -> None:
+    world.server.put(old(2, "192.0.2.2"))
+    world.server.put(old(3, "192.0.2.3"))
+    world.server.put(leased(2, address="192.0.2.2"), LEASES)
+    found = world.told.until(lambda found: len(found.nodes) == 3)
+    assert found.problems == ()
+    world.server.put(leased(3, address="192.0.2.3"), LEASES)
+    found = world.told.until(lambda found: bool(found.problems))
+    (problem,) = found.problems
+    assert "2 nodes" in problem and "kubectl annotate node --all tulle.network/address- " in problem
+    world.server.put(peer(2))
+    world.server.put(peer(3))
+    world.told.until(lambda found: found.problems == ())
+
+
+# What is published, again
 
 
 def test_an_announcement_that_cannot_be_made_is_told_and_ends_nothing(world: World) -> None:

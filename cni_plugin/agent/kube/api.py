@@ -1,4 +1,4 @@
-"""The Kubernetes API, as much of it as we use: list in pages, watch, and patch the status of a Node.
+"""The Kubernetes API, as much of it as we use: list in pages, watch, apply a Lease, and patch the status of a Node.
 
 lightkube knows where the API is, who we are there and how to prove it (service account or kubeconfig, TLS, tokens that
 are read anew once they are refused); it builds the requests. What it would decode whole, we read as raw JSON: a Node
@@ -28,7 +28,7 @@ from lightkube.config.client_adapter import ConnectionParams, user_auth, verify_
 from lightkube.config.kubeconfig import SERVICE_ACCOUNT, SingleConfig
 from lightkube.config.models import User
 from lightkube.core.generic_client import BasicRequest, GenericSyncClient
-from lightkube.resources import core_v1
+from lightkube.resources import coordination_v1, core_v1
 from lightkube.types import PatchType
 
 from cni_plugin import decoding
@@ -36,6 +36,8 @@ from cni_plugin import decoding
 MOST_BYTES = 64 << 20
 _LONGEST_MESSAGE = 300
 _GONE = 410
+_PASSING = (401, 408, 429)
+"""Refusals that say nothing of our rights: credentials may be renewed, and a busy server have time again."""
 _CONNECT = 5.0
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -55,15 +57,24 @@ class Gone(ApiError):
     """The version to go on from is forgotten there (410): all must be listed again."""
 
 
+class Refused(ApiError):
+    """The server answers, and will not do this for us: a right is missing, or it does not know such objects (4xx)."""
+
+
 class Kind(NamedTuple):
     """Which objects: lightkube's class, the namespace if they have one, and the only name that is wanted."""
 
-    resource: type[core_v1.Node] | type[core_v1.ConfigMap]
+    resource: type[core_v1.Node] | type[core_v1.ConfigMap] | type[coordination_v1.Lease]
     namespace: str | None = None
     name: str = ""
 
 
 NODES = Kind(core_v1.Node)
+
+
+def leases(namespace: str) -> Kind:
+    """All Leases of a namespace."""
+    return Kind(coordination_v1.Lease, namespace)
 
 
 def config_map(namespace: str, name: str) -> Kind:
@@ -164,6 +175,14 @@ class Api:
             for line in _lines(response.iter_bytes()):
                 yield _event(line)
 
+    def apply(self, namespace: str, name: str, lease: Mapping[str, object]) -> None:
+        """Have a Lease say this and nothing else of ours, whether there is one or not (server-side apply, 1.16+)."""
+        headers = {"Content-Type": PatchType.APPLY.value}
+        params = {"force": "true"}
+        self._ask(self._client.prepare_request(
+            "patch", coordination_v1.Lease, lease, name, namespace=namespace, params=params, headers=headers
+        ))
+
     def patch(self, node: str, patch: Mapping[str, object]) -> None:
         """A strategic merge patch of a Node through its status: annotations and conditions go there, its spec not."""
         headers = {"Content-Type": PatchType.STRATEGIC.value}
@@ -221,9 +240,11 @@ class Api:
 
 def worded(error: Exception) -> str:
     """What happened, for people. Only texts that are known to hold no secret are passed on."""
-    if isinstance(error, ApiError | ConfigError | httpx2.TransportError | OSError | msgspec.MsgspecError):
+    if isinstance(error, ApiError):
+        return str(error)
+    if isinstance(error, ConfigError | httpx2.TransportError | OSError | msgspec.MsgspecError):
         text = "" if isinstance(error, httpx2.LocalProtocolError) else str(error)
-        return f"{text or type(error).__name__}"[:_LONGEST_MESSAGE]
+        return _short(text or type(error).__name__)
     return type(error).__name__
 
 
@@ -255,7 +276,7 @@ def _event(line: bytes) -> Event:
         return Event(found.type, about.meta.name, about.meta.version, found.object)
     if about.code == _GONE:
         raise Gone(about.message)
-    raise ApiError(f"the API server broke off: {about.message} ({about.code})"[:_LONGEST_MESSAGE])
+    raise ApiError(f"the API server broke off: {_short(about.message)} ({about.code})")
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -288,16 +309,28 @@ def _refusal(request: BasicRequest, response: httpx2.Response) -> ApiError:
         message = _about(said).message
     except msgspec.DecodeError:
         message = ""
-    if response.status_code == _GONE:
+    code = response.status_code
+    if code == _GONE:
         return Gone(message)
-    remedy = {
-        401: ": the token or certificate is not accepted",
-        403: ": apply the RBAC rules of conf/kubernetes/tulle.yaml",
-    }.get(response.status_code, "")
-    told = f"{request.method} {request.url} is answered with {response.status_code} {message}"[
-        :_LONGEST_MESSAGE
-    ].strip()
-    return ApiError(f"{told}{remedy}")
+    told = f"{request.method} {request.url} is answered with {code} {_short(message)}".strip()
+    kind = Refused if 400 <= code < 500 and code not in _PASSING else ApiError
+    return kind(f"{told}{_remedy(request, code)}")
+
+
+def _remedy(request: BasicRequest, code: int) -> str:
+    """After the server's words, which are shortened: this is not."""
+    if code == 401:
+        return ": the token or certificate is not accepted"
+    if code == 403 and str(request.url).endswith("/status"):
+        return ": apply conf/kubernetes/node-status.yaml (chart: nodeStatus=true), which allows it"
+    if code == 403:
+        return ": apply the RBAC rules of conf/kubernetes/tulle.yaml; kubelet's own credentials do not do"
+    return ""
+
+
+def _short(text: str) -> str:
+    """Words of others in a message of ours."""
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 3]}..."
 
 
 def _first(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from cni_plugin.agent.kube.api import Api, ApiError, Event, Gone, Kind, worded
+from cni_plugin.agent.kube.api import Api, ApiError, Event, Gone, Kind, Refused, worded
 
 _random = SystemRandom()
 T = TypeVar("T")
@@ -56,8 +56,8 @@ class Sink(Protocol[T_contra]):
     def change(self, name: str, value: T_contra | None, /) -> None:
         """This one is new or another; None when it is gone."""
 
-    def trouble(self, why: str) -> None:
-        """The server cannot be asked; "" when it can again."""
+    def trouble(self, why: str, *, refused: bool = False) -> None:
+        """The server cannot be asked, or refuses; "" when it can again."""
 
 
 class Backoff:
@@ -194,7 +194,7 @@ class Follower(Generic[T]):
             self._version = ""
         wait = self._backoff.next()
         if not self._nudged.is_set() and (self._backoff.failures > 1 or not self._listed):
-            self._sink.trouble(f"the Kubernetes API{at}: {worded(error)}")
+            self._sink.trouble(f"the Kubernetes API{at}: {worded(error)}", refused=isinstance(error, Refused))
         if self._nudged.wait(wait):
             self._backoff.reset()
             self._nudged.clear()

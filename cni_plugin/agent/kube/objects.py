@@ -1,6 +1,6 @@
 """What Kubernetes' objects say about the network: a Node object becomes a cluster's `Node`, a ConfigMap its conf.
 
-    {"metadata": {"name": "n1", "annotations": {"tulle.network/address": "192.0.2.1", ...}},
+    {"metadata": {"name": "n1", "annotations": {"tulle.network/public-ip-overwrite": "203.0.113.1", ...}},
      "spec": {"podCIDRs": ["10.244.1.0/24"]},
      "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}
 
@@ -11,6 +11,9 @@ both are told with the node, the key, the value and a remedy, and neither concer
 A node's address is, for each family, the first of these that there is: the one that an operator overwrites it with,
 the one that the node's agent announced, or flannel for it, the kubelet's InternalIP. IPv4 goes before IPv6, whatever
 the order of the pod CIDRs: tunnels use the first, and so all nodes choose the same family without a word.
+
+An agent announces by its Lease (`kube.lease`). Agents of releases before did it by annotations of their Node, which are
+understood as long as the node has no Lease.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ FLANNELS = "flannel.alpha.coreos.com/"
 ADDRESSES = {4: "address", 6: "ipv6-address"}
 PUBLIC = {4: "public-ip", 6: "public-ipv6"}
 """What flannel calls the addresses. Ours and flannel's overwriting keys are these with `-overwrite`."""
+ANNOUNCED = tuple(f"{OURS}{each}" for each in ("address", "ipv6-address", "backend", "backend-data"))
+"""What an agent says of its node: annotations of its Lease."""
+KEPT = {family: f"{OURS}{each}-overwrite" for family, each in PUBLIC.items()}
+"""What it keeps in mind there, for itself: `Own.inherited`."""
 MANAGED = f"{FLANNELS}kube-subnet-manager"
 NETWORK, CNI = "net-conf.json", "cni-conf.json"
 """The keys of the ConfigMap."""
@@ -44,6 +51,7 @@ _LONGEST_QUOTE = 80
 
 class _Meta(msgspec.Struct, frozen=True):
     name: str = ""
+    uid: str = ""
     version: str = msgspec.field(default="", name="resourceVersion")
     created: datetime | None = msgspec.field(default=None, name="creationTimestamp")
     annotations: dict[str, str] | None = None
@@ -83,28 +91,79 @@ class _ConfigObject(msgspec.Struct, frozen=True):
     data: dict[str, str] | None = None
 
 
+class Said(msgspec.Struct, frozen=True):
+    """What a node announced, with keys of `prefix` ("" for nothing), and what of it could not be understood."""
+
+    prefix: str = ""
+    addresses: Mapping[int, Address] = {}
+    backend: str = ""
+    data: Mapping[str, str] = {}
+    problems: tuple[str, ...] = ()
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A Lease in our namespace that is named after its holder. `owner` is the UID of the Node that owns it.
+
+    Of this very node's alone: `notes` are its annotations of ANNOUNCED and KEPT, `kept` what the latter say, `version`
+    as in `Own`.
+    """
+
+    name: str
+    owner: str
+    said: Said
+    notes: Mapping[str, str] = {}
+    kept: Mapping[int, Address] = {}
+    version: str = ""
+
+
 class Own(msgspec.Struct, frozen=True):
     """The Node object of this very node: its subnets, all addresses that it is known by, and what was announced.
 
-    `overwritten` are those that an operator set, which go before what the node says itself. `inherited` are those that
-    flannel told for it and the API does not know it by: what --public-ip or --iface said, which we are not told.
-    `notes` are the annotations under our prefix and flannel's. `unavailable` is the status of its condition
-    NetworkUnavailable, "" where it has none. `version` makes two readings differ, for what we put right may be undone
-    between them.
+    `bare` is the node as its kubelet knows it. `asked` are the addresses that an operator set, which go before what
+    the node says itself. `inherited` are those that flannel told for it and the API does not know it by: what
+    --public-ip or --iface said, which we are not told; once there is a Lease they are what that says. `notes` are the
+    annotations under our prefix and flannel's. `unavailable` is the status of its condition NetworkUnavailable, ""
+    where it has none. `version` makes two readings differ, for what we put right may be undone between them.
     """
 
-    node: Node
-    overwritten: tuple[Address, ...]
+    bare: Node
+    asked: Mapping[int, Address]
     notes: Mapping[str, str]
-    inherited: tuple[Address, ...] = ()
+    inherited: Mapping[int, Address] = {}
     unavailable: str = ""
     version: str = ""
+    uid: str = ""
+    lease: Lease | None = None
+
+    @property
+    def overwritten(self) -> tuple[Address, ...]:
+        """What goes before what the node says itself."""
+        return tuple({**self.inherited, **self.asked}.values())
+
+    @property
+    def node(self) -> Node:
+        """The node with all addresses that it is known by, those that go before first."""
+        return msgspec.structs.replace(self.bare, addresses=(*self.overwritten, *self.bare.addresses))
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What a Node object says whatever the node announces. `usable`: it is whole; `noted`: it bears ANNOUNCED."""
+
+    uid: str
+    subnets: tuple[Network, ...]
+    internal: tuple[Address, ...]
+    overwritten: Mapping[int, Address]
+    since: float
+    usable: bool
+    noted: bool
+    problems: tuple[str, ...]
 
 
 class Seen(msgspec.Struct, frozen=True):
     """What is kept of a Node object. `node` is None when it has no subnet yet, or cannot be reached and why.
 
-    `backend` is the one that it announced; `flannels` says that flannel announced it, and nobody else.
+    `backend` is the one that it announced; `flannels` says that flannel announced it, and nobody else; `leased` that
+    its Lease did. `frame` is None for what could not be understood at all.
     """
 
     name: str
@@ -113,6 +172,8 @@ class Seen(msgspec.Struct, frozen=True):
     flannels: bool = False
     problems: tuple[str, ...] = ()
     own: Own | None = None
+    leased: bool = False
+    frame: Frame | None = None
 
 
 class Configured(msgspec.Struct, frozen=True):
@@ -157,34 +218,59 @@ def _decoded(keys: Mapping[str, str], key: str) -> Mapping[str, object]:
 
 
 def _seen(found: _NodeObject, this_node: str) -> Seen:
-    name = found.meta.name
-    reader = _Reader(name, found.meta.annotations or {})
-    subnets = tuple(reader.subnets(found.spec))
-    internal = tuple(reader.internal(found.status))
-    addresses = reader.addresses(internal)
-    since = found.meta.created.timestamp() if found.meta.created else 0.0
-    own = _own(found, reader, Node(name, internal, subnets, since=since)) if name == this_node else None
-    if subnets and not addresses:
-        reader.complain(
-            f"node {name} is left out: it has no InternalIP in status.addresses and no annotation {OURS}address: "
-            "give its kubelet --node-ip, or wait for its cloud provider"
+    notes = found.meta.annotations or {}
+    frame = _frame(found, notes)
+    reader = Reader(found.meta.name, notes)
+    own = _own(found, frame, reader) if found.meta.name == this_node else None
+    return put_together(found.meta.name, frame, reader.said(), own)
+
+
+def _frame(found: _NodeObject, notes: Mapping[str, str]) -> Frame:
+    reader = Reader(found.meta.name, notes)
+    return Frame(
+        uid=found.meta.uid,
+        subnets=tuple(reader.subnets(found.spec)),
+        internal=tuple(reader.internal(found.status)),
+        overwritten=reader.overwritten(),
+        since=found.meta.created.timestamp() if found.meta.created else 0.0,
+        usable=reader.usable,
+        noted=any(each in notes for each in ANNOUNCED),
+        problems=tuple(reader.problems),
+    )
+
+
+def put_together(name: str, frame: Frame, said: Said, own: Own | None) -> Seen:
+    """A node of both halves: its object, and what it announced."""
+    kubelets: Mapping[int, Address] = {each.version: each for each in reversed(frame.internal)}
+    chosen = {**(said.addresses or kubelets), **frame.overwritten}
+    addresses = tuple(chosen[family] for family in sorted(chosen))  # IPv4 first
+    problems = (*frame.problems, *said.problems)
+    if frame.subnets and not addresses:
+        problems += (
+            f"node {name} is left out: it has no InternalIP in status.addresses and its agent announces no address: "
+            "give its kubelet --node-ip, or wait for its cloud provider",
         )
-    node = Node(name, addresses, subnets, reader.data(), since) if subnets and addresses and reader.usable else None
-    return Seen(name, node, reader.backend(), reader.prefix == FLANNELS, tuple(reader.problems), own)
+    whole = frame.subnets and addresses and frame.usable
+    node = Node(name, addresses, frame.subnets, said.data, frame.since) if whole else None
+    return Seen(name, node, said.backend, said.prefix == FLANNELS, problems, own, frame=frame)
 
 
-def _own(found: _NodeObject, reader: _Reader, node: Node) -> Own:
-    """`node` as its kubelet knows it."""
-    inherited = reader.inherited(node.addresses)
-    overwritten = tuple({**inherited, **reader.wished(), **reader.overwritten()}.values())
-    node = msgspec.structs.replace(node, addresses=(*overwritten, *node.addresses))
+def _own(found: _NodeObject, frame: Frame, reader: Reader) -> Own:
     notes = {key: each for key, each in (found.meta.annotations or {}).items() if key.startswith((OURS, FLANNELS))}
     status = (each.status for each in found.status.conditions or () if each.type == "NetworkUnavailable")
-    return Own(node, overwritten, notes, tuple(inherited.values()), next(status, ""), found.meta.version)
+    return Own(
+        bare=Node(found.meta.name, frame.internal, frame.subnets, since=frame.since),
+        asked={**reader.wished(), **frame.overwritten},
+        notes=notes,
+        inherited=reader.inherited(frame.internal),
+        unavailable=next(status, ""),
+        version=found.meta.version,
+        uid=found.meta.uid,
+    )
 
 
-class _Reader:
-    """Reads one node's annotations, and keeps what there is to complain about."""
+class Reader:
+    """Reads one node's annotations, or its Lease's, and keeps what there is to complain about."""
 
     def __init__(self, name: str, notes: Mapping[str, str]) -> None:
         self._name = name
@@ -192,7 +278,7 @@ class _Reader:
         self.usable = True
         self.problems: list[str] = []
         self.prefix = ""
-        if any(f"{OURS}{key}" in notes for key in (*ADDRESSES.values(), "backend", "backend-data")):
+        if any(each in notes for each in ANNOUNCED):
             self.prefix = OURS
         elif notes.get(MANAGED) == "true":
             self.prefix = FLANNELS
@@ -223,12 +309,10 @@ class _Reader:
                 if address is not None:
                     yield address
 
-    def addresses(self, internal: tuple[Address, ...]) -> tuple[Address, ...]:
-        """Where the node is reached, at most one address a family, IPv4 first."""
-        told = self._told()
-        first = told or {each.version: each for each in reversed(internal)}
-        chosen = {**first, **self.overwritten()}
-        return tuple(chosen[family] for family in sorted(chosen))
+    def said(self) -> Said:
+        """What was announced by them."""
+        addresses, backend, data = self._told(), self.backend(), self.data()
+        return Said(self.prefix, addresses, backend, data, tuple(self.problems))
 
     def overwritten(self) -> dict[int, Address]:
         """What an operator says instead; our key goes before flannel's."""

@@ -1,21 +1,22 @@
-"""This node's word in the API: annotated for the peers, and marked as available once its network works.
+"""This node's word in the API: its Lease, and where flannel or the cloud is to read something there, its Node's status.
 
-Level-triggered: with each view of the node's own object, what it should say is compared with what it shows, and only
-what differs is patched. Refusals and silence are answered by waiting, longer each time. Somebody who undoes our patch
-again and again, a second agent with this node's name, is answered like that too (`agent.patience`).
+Level-triggered: with each view of the node's own objects, what they should say is compared with what they show, and
+only what differs is written. Refusals and silence are answered by waiting, longer each time; that the one object is
+refused keeps nobody from the other. Somebody who undoes our word again and again, a second agent with this node's name,
+is answered like that too (`agent.patience`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event as Flag
 from threading import Lock
 from time import monotonic
 
-from cni_plugin.agent.kube import announce
+from cni_plugin.agent.kube import announce, lease
 from cni_plugin.agent.kube.api import Api, worded
 from cni_plugin.agent.kube.follow import Backoff, Pace
-from cni_plugin.agent.kube.objects import Own
+from cni_plugin.agent.kube.objects import MANAGED, Own
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.source import Announcement
 
@@ -23,12 +24,15 @@ from cni_plugin.agent.source import Announcement
 class Publisher:
     """`run` it in a thread of its own; all else may be called by any."""
 
-    def __init__(self, connect: Callable[[], Api], node: str, unpublished: Callable[[str], None], pace: Pace) -> None:
-        """`unpublished` is told why the API does not show yet what it should, "" when it does."""
+    def __init__(
+        self, connect: Callable[[], Api], namespace: str, unpublished: Callable[[str], None], pace: Pace
+    ) -> None:
+        """`namespace`: that of the Leases. `unpublished` is told why the API does not show yet what it should."""
         self._connect = connect
-        self._node = node
+        self._namespace = namespace
         self._unpublished = unpublished
         self._backoff = Backoff(pace)
+        self._again = pace.grace
         self._patience = Patience()
         self._lock = Lock()
         self._bell = Flag()
@@ -81,43 +85,68 @@ class Publisher:
         self.reconnect()
 
     def _turn(self) -> float | None:
-        """Patch what differs; seconds until the next try if this one failed."""
-        try:
-            struck = self._patch()
-        except Exception as error:  # the next try may do better, and nothing else depends on this one
-            self._disconnect()
+        """Write what differs; seconds until the next look, None when the next one is at the next news.
+
+        What was written is looked at again: if it was undone at once, the API shows what it did before.
+        """
+        troubles: list[str] = []
+        struck: list[float | None] = []
+        for what, write in (("peers are not told of this node", self._lease), ("this node's status", self._status)):
+            try:
+                struck.append(write())
+            except Exception as error:  # the next try may do better, and nothing else depends on this one
+                self._disconnect()
+                troubles.append(f"{what}: {worded(error)}")
+        if troubles:
             wait = self._backoff.next()
             if self._backoff.failures > 1 and not self._ended.is_set():
-                self._unpublished(f"peers are not told of this node: {worded(error)}")
+                self._unpublished("; ".join(troubles))
             return wait
         self._backoff.reset()
         self._unpublished("")
-        self._ended.wait(struck)
-        return None
+        written = [each for each in struck if each is not None]
+        self._ended.wait(max(written, default=0.0))
+        return self._again if written else None
 
-    def _patch(self) -> float:
-        """Seconds for which nothing more is to be patched."""
-        notes, up = self._due()
+    def _lease(self) -> float | None:
+        """Seconds for which nothing more is to be written, None if nothing was. A node without subnets says nothing."""
+        own, _, said, _ = self._now()
+        if own is None or said is None or not own.node.pod_cidrs:
+            return None
+        notes = announce.notes(own, said)
+        if lease.says(own, notes):
+            return None
+        self._connected().apply(self._namespace, own.node.name, lease.body(own, notes))
+        return self._struck("lease", notes)
+
+    def _status(self) -> float | None:
+        """The same of the Node's status. That its network is there is said only where somebody says that it is not."""
+        own, flannel, said, up = self._now()
+        if own is None:
+            return None
+        notes: dict[str, str] = {}
+        if said is not None and own.node.pod_cidrs and (flannel or MANAGED in own.notes):
+            notes = announce.differing(own, announce.flannels(own, said))
+        up = up and own.unavailable not in ("", "False")
         if not notes and not up:
-            return 0.0
-        if self._api is None:
-            self._api = self._connect()
-        self._api.patch(self._node, announce.patch(notes, up=up))
+            return None
+        self._connected().patch(own.node.name, announce.patch(notes, up=up))
+        return self._struck("status", {**notes, **({"NetworkUnavailable": "False"} if up else {})})
+
+    def _struck(self, what: str, said: Mapping[str, str]) -> float:
         now = monotonic()
         self._patience.over(now)
-        said = [f"{key}={each}" for key, each in notes.items()]  # to say something new is no quarrel
-        return self._patience.struck("patch", (*said, *(["condition"] if up else [])), now, failed=False)
+        thing = (what, *said.items())  # to say something new is no quarrel
+        return self._patience.struck(what, [thing], now, failed=False)
 
-    def _due(self) -> tuple[dict[str, str | None], bool]:
-        """What differs from what is wanted; nothing as long as the node has no object or no subnets."""
+    def _now(self) -> tuple[Own | None, bool, Announcement | None, bool]:
         with self._lock:
-            own, flannel, said, up = self._own, self._flannel, self._said, self._up
-        if own is None:
-            return {}, False
-        notes: dict[str, str | None] = {}
-        if said is not None and own.node.pod_cidrs:
-            notes = announce.differing(own, announce.wanted(own, said, flannel=flannel))
-        return notes, up and own.unavailable != "False"
+            return self._own, self._flannel, self._said, self._up
+
+    def _connected(self) -> Api:
+        if self._api is None:
+            self._api = self._connect()
+        return self._api
 
     def _disconnect(self) -> None:
         api, self._api = self._api, None

@@ -9,25 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Event as Flag
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from cni_plugin.agent.kube.objects import Configured, Own, Seen
+from cni_plugin.agent.kube.lease import leased, leftovers
+from cni_plugin.agent.kube.objects import Configured, Lease, Own, Seen
 from cni_plugin.agent.source import Snapshot
 from cni_plugin.cluster import Node, settled, unusable_flannel, used
 from cni_plugin.network import NetworkConf
 
+T = TypeVar("T")
 MOST_PROBLEMS = 50
 
 
 class Known(NamedTuple):
-    """All that is known; `configured` is None as long as nobody has asked, `seen` likewise."""
+    """All that is known; `configured` is None as long as nobody has asked, `seen` likewise.
+
+    `unleased`: why there are no Leases to be had; `seen` is what the Node objects say then.
+    """
 
     seen: tuple[Seen, ...] | None
     configured: Configured | None
     troubles: tuple[str, ...]
     unpublished: str
+    unleased: str = ""
 
 
 class View:
@@ -36,8 +42,11 @@ class View:
     def __init__(self) -> None:
         self._lock = Lock()
         self._nodes: dict[str, Seen] | None = None
+        self._leases: dict[str, Lease] | None = None
+        self._whole: dict[str, Seen] = {}
         self._configured: Configured | None = None
         self._troubles: dict[str, str] = {}
+        self._unleased = ""
         self._unpublished = ""
         self.rung = Flag()
 
@@ -45,28 +54,47 @@ class View:
         """All that is known at this moment."""
         with self._lock:
             conf = self._configured.conf if self._configured else None
+            is_whole = self._nodes is not None and (self._leases is not None or bool(self._unleased))
             return Known(
-                None if self._nodes is None else tuple(_used(each, conf) for each in self._nodes.values()),
+                tuple(_used(each, conf) for each in self._whole.values()) if is_whole else None,
                 self._configured,
                 tuple(dict.fromkeys(filter(None, self._troubles.values()))),
                 self._unpublished,
+                self._unleased,
             )
 
     def nodes(self, known: Mapping[str, Seen]) -> None:
         """These are all nodes."""
         with self._lock:
-            changed, self._nodes = known != self._nodes, dict(known)
+            self._nodes = dict(known)
+            changed = self._put_together()
         self._ring(changed)
 
     def node(self, name: str, seen: Seen | None) -> None:
         """This node is new, another, or gone."""
         with self._lock:
-            nodes = {} if self._nodes is None else self._nodes
-            changed = nodes.get(name) != seen
-            if seen is None:
-                nodes.pop(name, None)
-            else:
-                nodes[name] = seen
+            self._nodes = _with(self._nodes or {}, name, seen)
+            changed = self._put_one_together(name)
+        self._ring(changed)
+
+    def leases(self, known: Mapping[str, Lease | None]) -> None:
+        """These are all Leases; None is somebody else's."""
+        with self._lock:
+            first, self._leases = self._leases is None, {name: each for name, each in known.items() if each}
+            changed = self._put_together()
+        self._ring(changed or first)
+
+    def lease(self, name: str, lease: Lease | None) -> None:
+        """This Lease is new, another, or gone."""
+        with self._lock:
+            self._leases = _with(self._leases or {}, name, lease)
+            changed = self._put_one_together(name)
+        self._ring(changed)
+
+    def unleased(self, why: str) -> None:
+        """Why Leases may not be read here, "" when they may."""
+        with self._lock:
+            changed, self._unleased = self._unleased != why, why
         self._ring(changed)
 
     def configured(self) -> Configured:
@@ -92,9 +120,29 @@ class View:
             changed, self._unpublished = self._unpublished != why, why
         self._ring(changed)
 
+    def _put_together(self) -> bool:
+        leases, before = self._leases or {}, self._whole
+        self._whole = {name: leased(each, leases.get(name)) for name, each in (self._nodes or {}).items()}
+        return self._whole != before
+
+    def _put_one_together(self, name: str) -> bool:
+        node, before = (self._nodes or {}).get(name), self._whole.get(name)
+        now = leased(node, (self._leases or {}).get(name)) if node else None
+        self._whole = _with(self._whole, name, now)
+        return now != before
+
     def _ring(self, changed: bool) -> None:
         if changed:
             self.rung.set()
+
+
+def _with(known: dict[str, T], name: str, value: T | None) -> dict[str, T]:
+    """Changed in place."""
+    if value is None:
+        known.pop(name, None)
+    else:
+        known[name] = value
+    return known
 
 
 def snapshot(known: Known, this_node: str) -> Snapshot | None:
@@ -107,7 +155,7 @@ def snapshot(known: Known, this_node: str) -> Snapshot | None:
     problems = (
         *known.configured.problems,
         *([] if own else [_absent(this_node)]),
-        *([known.unpublished] if known.unpublished else []),
+        *filter(None, (known.unpublished, known.unleased, leftovers(known.seen))),
         *conflicts,
         *_problems(known.seen, backend, this_node),
     )
@@ -119,7 +167,7 @@ def _used(seen: Seen, conf: NetworkConf | None) -> Seen:
     if conf is None or not conf.off:
         return seen
     node = used(seen.node, conf) if seen.node else None
-    own = msgspec.structs.replace(seen.own, node=used(seen.own.node, conf)) if seen.own else None
+    own = msgspec.structs.replace(seen.own, bare=used(seen.own.bare, conf)) if seen.own else None
     return msgspec.structs.replace(seen, node=node if node and node.pod_cidrs else None, own=own)
 
 

@@ -1,21 +1,22 @@
 """The cluster as Kubernetes has it: Node objects, and a ConfigMap with the network configuration.
 
     {"type": "kubernetes"}                                          in a pod, by its service account
-    {"type": "kubernetes", "kubeconfig": "/etc/kubernetes/kubelet.conf", "configMap": "kube-tulle/tulle-config"}
+    {"type": "kubernetes", "kubeconfig": "/etc/tulle/kubeconfig", "configMap": "kube-tulle/tulle-config"}
 
     Node.spec.podCIDRs                      the subnets of its pods, from the controller manager
     Node.status.addresses                   its addresses
-    annotations tulle.network/*             what its agent announced; flannel's are understood where there are none
+    Lease of the node's name                what its agent announced; beside the ConfigMap
+    annotations flannel.alpha...            what flannel announced, where there is no Lease
     ConfigMap net-conf.json, cni-conf.json  the network, and the CNI configuration of all nodes
 
-Four threads: one follows the nodes, one the ConfigMap, one patches this node's own object, and one puts together what
-is known and hands it to the agent. An API that is away changes nothing: what was known stays, and the mailbox says why
-there is nothing newer.
+Five threads: one follows the nodes, one the Leases, one the ConfigMap, one writes this node's own Lease, and one puts
+together what is known and hands it to the agent. An API that is away changes nothing: what was known stays, and the
+mailbox says why there is nothing newer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from threading import Event as Flag
 from threading import Thread
@@ -23,9 +24,10 @@ from time import monotonic, thread_time
 
 import msgspec
 
-from cni_plugin.agent.kube.api import NODES, Api, config_map
+from cni_plugin.agent.kube.api import NODES, Api, config_map, leases
 from cni_plugin.agent.kube.follow import Follower, Pace
-from cni_plugin.agent.kube.objects import Configured, Seen, read_config, read_node
+from cni_plugin.agent.kube.lease import read_lease
+from cni_plugin.agent.kube.objects import Configured, Lease, Seen, read_config, read_node
 from cni_plugin.agent.kube.publish import Publisher
 from cni_plugin.agent.kube.view import View, has_flannel, own_of, snapshot
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
@@ -59,40 +61,45 @@ class KubernetesSource:
         namespace, _, name = conf.config_map.partition("/")
         connect = partial(Api, conf.kubeconfig, pace.answer)
         view = self._view
-        self._publisher = Publisher(connect, node, view.unpublished, pace)
+        self._publisher = Publisher(connect, namespace, view.unpublished, pace)
         nodes = Follower[Seen](connect, NODES, partial(read_node, this_node=node), _Nodes(view), pace)
+        announced = Follower[Lease | None](
+            connect, leases(namespace), partial(read_lease, this_node=node), _Leases(view, namespace), pace
+        )
         config = Follower[msgspec.Raw](
             connect, config_map(namespace, name), lambda raw: raw, _ConfigMap(view, conf.config_map), pace
         )
-        self._stops: tuple[Callable[[], None], ...] = (self._publisher.stop, nodes.stop, config.stop)
-        self._reconnects = (self._publisher.reconnect, nodes.reconnect, config.reconnect)
-        runs = {"nodes": nodes.run, "configmap": config.run, "publish": self._publisher.run, "tell": self._tell}
+        self._others = (self._publisher, nodes, announced, config)
+        runs = {
+            "nodes": nodes.run, "leases": announced.run, "configmap": config.run,
+            "publish": self._publisher.run, "tell": self._tell,
+        }
         self._threads = [Thread(target=run, name=f"kubernetes-{each}", daemon=True) for each, run in runs.items()]
         for thread in self._threads:
             thread.start()
 
     def publish(self, said: Announcement) -> None:
-        """Annotate this node's object, and keep it so.
+        """Say so in this node's Lease, and keep it so.
 
         With other addresses than before, connections may begin at one that is gone, where no answer and no end of them
         can be heard: they are made anew. The first time that is looked up: a node may have moved since it began.
         """
         if said.addresses != self._addresses:
-            for reconnect in self._reconnects:
-                reconnect(stranded=not self._addresses)
+            for each in self._others:
+                each.reconnect(stranded=not self._addresses)
         self._addresses = said.addresses
         self._publisher.say(said)
 
     def ready(self) -> None:
-        """Make the condition NetworkUnavailable false, and keep it so."""
+        """Where there is a condition NetworkUnavailable, make it false, and keep it so."""
         self._publisher.up()
 
     def close(self) -> None:
         """End the threads; one that waits for a server that is not there ends with the process."""
         self._ended.set()
         self._view.rung.set()
-        for stop in self._stops:
-            stop()
+        for each in self._others:
+            each.stop()
         until = monotonic() + _GOODBYE
         for thread in self._threads:
             thread.join(max(0.0, until - monotonic()))
@@ -126,9 +133,30 @@ class _Nodes:
     """Puts nodes into the view."""
 
     def __init__(self, view: View) -> None:
+        self._view = view
         self.replace = view.nodes
         self.change = view.node
-        self.trouble = partial(view.trouble, "nodes")
+
+    def trouble(self, why: str, *, refused: bool = False) -> None:
+        """They cannot be followed, and why."""
+        del refused
+        self._view.trouble("nodes", why)
+
+
+class _Leases:
+    """Puts Leases into the view. Where they may not be read, the cluster is what the Node objects say."""
+
+    def __init__(self, view: View, namespace: str) -> None:
+        self._view = view
+        self._namespace = namespace
+        self.replace = view.leases
+        self.change = view.lease
+
+    def trouble(self, why: str, *, refused: bool = False) -> None:
+        """They cannot be followed, and why."""
+        self._view.trouble("leases", "" if refused else why)
+        remains = "nodes are reached where their objects and annotations say"
+        self._view.unleased(f"no Leases in {self._namespace}, so {remains}: {why}" if refused else "")
 
 
 class _ConfigMap:
@@ -137,7 +165,11 @@ class _ConfigMap:
     def __init__(self, view: View, name: str) -> None:
         self._view = view
         self._name = name
-        self.trouble = partial(view.trouble, "configuration")
+
+    def trouble(self, why: str, *, refused: bool = False) -> None:
+        """It cannot be followed, and why."""
+        del refused
+        self._view.trouble("configuration", why)
 
     def replace(self, known: Mapping[str, msgspec.Raw]) -> None:
         """This is it, or there is none."""
