@@ -1,0 +1,90 @@
+"""The credentials of an agent outside of a pod, as README has them made, and kubelet's: on a real API server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from _kube_parts import lacks, search_path
+
+from cni_plugin.agent.kube.follow import Pace
+from cni_plugin.agent.source import Announcement
+from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
+from tests.cluster.control_plane import NEEDED, TOOLS, ControlPlane
+from tests.cluster.test_source_kubernetes import MANIFEST, PATHS, REPO, told_by
+from tests.unit.kube_objects import node
+from tests.unit.told import Told, wait
+
+PROGRAMS = (*NEEDED, "kubectl")
+
+pytestmark = pytest.mark.skipif(bool(lacks(PROGRAMS, TOOLS)), reason=lacks(PROGRAMS, TOOLS))
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """A control plane with the objects of our manifest and the node n1, and this thread in its network."""
+    with ControlPlane(tmp_path) as plane, plane.inside():
+        for each in yaml.safe_load_all(MANIFEST.read_text()):
+            if each["kind"] in PATHS:
+                plane.request("POST", PATHS[each["kind"]], each)
+        plane.request("POST", "/api/v1/nodes", node("n1", "10.244.1.0/24", "192.0.2.1"))
+        plane.start("kube-controller-manager")
+        yield plane
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    found = Told()
+    yield found
+    found.mailbox.close()
+
+
+def commands() -> str:
+    """The block of README that is said to be tried here."""
+    found = re.search(r"<!-- tried by tests/cluster/test_credentials.py -->\n```sh\n(.*?)```", readme(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def readme() -> str:
+    return (REPO / "README.md").read_text()
+
+
+def test_the_credentials_that_readme_has_made_are_enough_for_an_agent(
+    plane: ControlPlane, told: Told, tmp_path: Path
+) -> None:
+    environment = {"PATH": search_path(PROGRAMS), "HOME": str(tmp_path), "KUBECONFIG": str(plane.kubeconfig)}
+    words = ["sh", "-euc", commands()]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    source = KubernetesSource(Config(kubeconfig=str(tmp_path / "kubeconfig")), "n1", told.mailbox, Pace())
+    try:
+        told.wait(lambda: told.names() == ["n1"] and told.trouble == "")
+        source.publish(Announcement((ip_address("192.0.2.1"),), "vxlan", lambda _: {"vni": "1"}))
+        wait(lambda: told_by(plane).get("tulle.network/address") == "192.0.2.1")
+        assert told.snapshot is not None and (told.trouble, told.snapshot.problems) == ("", ())
+    finally:
+        source.close()
+
+
+def test_with_kubelets_own_credentials_the_whole_remedy_is_told(plane: ControlPlane, told: Told) -> None:
+    kubelets = plane.kubeconfig_of("kubelet", "/O=system:nodes/CN=system:node:n1")
+    source = KubernetesSource(Config(kubeconfig=str(kubelets)), "n1", told.mailbox, Pace())
+    try:
+        told.wait(lambda: "configmaps" in told.trouble)
+        assert "apply the RBAC rules of conf/kubernetes/tulle.yaml; kubelet's own credentials do not do" in told.trouble
+    finally:
+        source.close()
+
+
+def test_no_example_uses_kubelets_credentials() -> None:
+    samples = (readme(), *((REPO / "conf" / name).read_text() for name in os.listdir(REPO / "conf") if "." in name))
+    assert not any(re.search(r'"kubeconfig": "[^"]*kubelet', each) for each in samples)
