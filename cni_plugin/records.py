@@ -6,7 +6,8 @@
 
 A record is written before anything it names is made, and removed after all of it is gone; it is an intent, so a
 kill between the two leaves what the next DEL or GC finds here. The run folder does not outlive a boot; a record
-with an earlier boot's stamp is void all the same.
+with an earlier boot's stamp is void all the same. What is named is a file, of at most 255 bytes (NAME_MAX): a longer
+name has a digest there, and is found in the record itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from hashlib import sha256
 
 import msgspec
 
@@ -69,7 +71,7 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write an attachment's record."""
-        _make_folder(self._attachments, record.network)
+        _make_folder(self._attachments, stem(record.network))
         files.write(self._path(record.attachment), msgspec.json.encode(record))
 
     def find(self, attachment: Attachment) -> Record | None:
@@ -83,52 +85,52 @@ class Records:
     def remove(self, attachment: Attachment) -> bool:
         """Remove the record; whether the network has no attachment left."""
         files.remove_with_leftover(self._path(attachment))
-        return files.remove_folder(f"{self._attachments}/{attachment.network}")
+        return files.remove_folder(self.folder(attachment.network))
 
     def sweep(self, network: str) -> None:
         """Remove what killed writers left among a network's records. The caller holds the lock."""
-        files.sweep(f"{self._attachments}/{network}")
+        files.sweep(self.folder(network))
 
     def all(self, network: str = "") -> Iterator[Record]:
         """Every record of this boot, or those of one network."""
-        for name in [network] if network else files.names(self._attachments):
-            for entry in files.names(f"{self._attachments}/{name}"):
-                record = self._load(f"{self._attachments}/{name}/{entry}")
+        for name in [network] if network else self.networks():
+            for entry in files.names(self.folder(name)):
+                record = self.load(name, entry)
                 if record is not None:
                     yield record
 
     def folder(self, network: str) -> str:
         """Where the records of a network are, one file each; its time changes with every one that comes or goes."""
-        return f"{self._attachments}/{network}"
+        return f"{self._attachments}/{stem(network)}"
 
     def networks(self) -> list[str]:
-        """The networks that have attachments."""
+        """The networks that have attachments, by their stems."""
         return files.names(self._attachments)
 
     def load(self, network: str, entry: str) -> Record | None:
         """The record in a file of a network's folder."""
-        return self._load(f"{self._attachments}/{network}/{entry}")
+        return self._load(f"{self.folder(network)}/{entry}")
 
     def masquerades(self) -> dict[str, Masquerade]:
-        """What each network has masqueraded."""
+        """What each network has masqueraded, by their stems."""
         found = {name: self.masquerade(name) for name in files.names(self._networks)}
         return {name: each for name, each in found.items() if each is not None}
 
     def masquerade(self, network: str) -> Masquerade | None:
         """What this one has; None where nothing is noted, or nothing that can be understood."""
         try:
-            return decoding.decode_as(Masquerade, files.read(f"{self._networks}/{network}") or b"")
+            return decoding.decode_as(Masquerade, files.read(f"{self._networks}/{stem(network)}") or b"")
         except (msgspec.MsgspecError, OSError):
             return None
 
     def set_masquerade(self, network: str, wanted: Masquerade) -> None:
         """Note what a network has masqueraded."""
         files.make_folder(self._networks)
-        files.write(f"{self._networks}/{network}", msgspec.json.encode(wanted))
+        files.write(f"{self._networks}/{stem(network)}", msgspec.json.encode(wanted))
 
     def drop_masquerade(self, network: str) -> bool:
         """Forget it; whether there was anything."""
-        return files.remove_with_leftover(f"{self._networks}/{network}")
+        return files.remove_with_leftover(f"{self._networks}/{stem(network)}")
 
 
     def _load(self, path: str) -> Record | None:
@@ -144,9 +146,13 @@ class Records:
         return record if record is not None and record.boot == files.boot_id() else None
 
     def _path(self, attachment: Attachment) -> str:
-        """Readable where it can be: a file name has at most 255 bytes (NAME_MAX, include/uapi/linux/limits.h)."""
         name = f"{attachment.container}:{attachment.ifname}"
-        return f"{self._attachments}/{attachment.network}/{name if len(name.encode()) <= 180 else attachment.digest}"
+        return f"{self.folder(attachment.network)}/{name if len(name.encode()) <= 180 else attachment.digest}"
+
+
+def stem(network: str) -> str:
+    """What a network's file is called: its name where that is short enough; what is one already stays."""
+    return network if len(network) <= 255 else f"={sha256(network.encode()).hexdigest()}"
 
 
 def _set_aside(path: str, why: Exception) -> None:

@@ -33,8 +33,10 @@ TEMPORARY = "tmp"
 """The one temporary name: only the holder of the lock uses it, so a crash leaves at most this."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_LARGEST = 4096
-"""More than any lease has: a container ID and an interface name."""
+_ROOM = 4096
+"""What is read at once: more than nearly any lease has, a container ID and an interface name."""
+_LARGEST = 1 << 18
+"""More than any lease has: a variable of an environment has 128 KiB at most (MAX_ARG_STRLEN, linux/binfmts.h)."""
 
 
 class Owner(msgspec.Struct, frozen=True, order=True):
@@ -183,7 +185,10 @@ class Store:
         # O_NONBLOCK: opening a FIFO that somebody put here must not wait for a writer.
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self.fd)
         try:
-            return os.read(fd, _LARGEST), os.fstat(fd).st_mtime_ns
+            text = os.read(fd, _ROOM)
+            if len(text) == _ROOM:
+                text += os.read(fd, _LARGEST)
+            return text, os.fstat(fd).st_mtime_ns
         finally:
             os.close(fd)
 

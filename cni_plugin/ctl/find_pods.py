@@ -123,7 +123,7 @@ def orphans(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "orphan", WARNING, f"link {link.name}", link.alias,
                 "the veth of a pod that is on no record: a DEL will find nothing to remove, and the port stays taken",
-                f"ip link del {link.name}, unless pod {who.container} still runs",
+                f"ip link del {link.name}, unless {'its pod' if who.sealed else f'pod {who.container}'} still runs",
             )
 
 

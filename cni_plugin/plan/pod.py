@@ -47,8 +47,10 @@ HOST_DEV = "tl"
 DEFAULT_VLAN = 1
 NO_LINK_LOCAL = "1"
 """IN6_ADDR_GEN_MODE_NONE, include/uapi/linux/if_link.h."""
-LONGEST_ALIAS = 255
-"""IFALIASZ is 256 with the final zero (include/uapi/linux/if.h)."""
+LONGEST_ALIAS = 254
+"""Bytes: IFALIASZ is 256 (include/uapi/linux/if.h), and the policy for the attribute counts the final zero."""
+SEALED = "="
+"""What begins a digest that stands in the place of a name: no network and no container is called so."""
 
 
 class Attachment(NamedTuple):
@@ -61,7 +63,14 @@ class Attachment(NamedTuple):
     @property
     def digest(self) -> str:
         """A name for it of fixed length."""
-        return sha256("\0".join(self).encode()).hexdigest()
+        if self.sealed:
+            return self.container.removeprefix(SEALED)
+        return sha256("\0".join(self).encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is known by its digest alone, from an alias that had no room for its names."""
+        return self.container.startswith(SEALED)
 
     @property
     def host_dev(self) -> str:
@@ -70,8 +79,11 @@ class Attachment(NamedTuple):
 
     @property
     def alias(self) -> str:
-        """The owner, as the host's end bears it."""
-        return f"{OWNER_MARK}{self.network}/{self.container}/{self.ifname}"[:LONGEST_ALIAS]
+        """The owner, as the host's end bears it: by its names, or by digests of the network's and of them all."""
+        names = f"{OWNER_MARK}{self.network}/{self.container}/{self.ifname}"
+        if len(names.encode()) <= LONGEST_ALIAS:
+            return names
+        return f"{OWNER_MARK}{sealed(self.network)}/{SEALED}{self.digest}/"
 
 
 class Wire(NamedTuple):
@@ -84,11 +96,16 @@ class Wire(NamedTuple):
 
 
 def owner(alias: str) -> Attachment | None:
-    """The attachment that an ifalias names, None when it is not ours or was cut short."""
+    """The attachment that an ifalias names, by its names or `sealed`; None when it is not ours."""
     parts = alias.removeprefix(OWNER_MARK).split("/")
-    if not alias.startswith(OWNER_MARK) or len(parts) != 3 or len(alias) >= LONGEST_ALIAS:
+    if not alias.startswith(OWNER_MARK) or len(parts) != 3:
         return None
     return Attachment(*parts)
+
+
+def sealed(network: str) -> str:
+    """A network in the alias of an attachment that has no room for its names."""
+    return f"{SEALED}{sha256(network.encode()).hexdigest()}"
 
 
 def derived_mac(attachment: Attachment, ips: Sequence[str]) -> str:

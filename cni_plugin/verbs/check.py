@@ -17,7 +17,7 @@ from cni_plugin.plan.lease import subnets
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt
 from cni_plugin.plan.pod import lasting
-from cni_plugin.records import Record
+from cni_plugin.records import Record, stem
 from cni_plugin.spec import IPConfig, Result, parse_result
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import leases
@@ -54,13 +54,14 @@ def _check_masquerade(context: Context, record: Record | None) -> None:
     with context.records.lock():
         if _is_masqueraded(context, record):
             return
-        chain = masquerade_chain({**context.records.masquerades(), record.network: _own_masquerade(context, record)})
+        own = {stem(record.network): _own_masquerade(context, record)}
+        chain = masquerade_chain({**context.records.masquerades(), **own})
         ops = diff(state([chain]), context.kernel.read([chain]))
     raise CniError(CHECK_FAILED, f"the masquerade of {record.network} is not as ADD made it", script(ops))
 
 
 def _is_masqueraded(context: Context, record: Record) -> bool:
-    want = masquerade_chain({record.network: _own_masquerade(context, record)})
+    want = masquerade_chain({stem(record.network): _own_masquerade(context, record)})
     have = next(iter(context.kernel.read([want]).values()), None)
     return isinstance(have, Chain) and have.hook == want.hook and set(want.rules) <= set(have.rules)
 

@@ -12,7 +12,7 @@ from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
 from cni_plugin.plan.pod import Attachment, gateway_device
-from cni_plugin.records import Record, Records
+from cni_plugin.records import Record, Records, stem
 
 
 def apply(kernel: Kernel, ops: Sequence[Op]) -> None:
@@ -137,11 +137,12 @@ def _gateways_of_others(records: Records, network: str, dev: str) -> Iterator[st
 
 def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquerade) -> None:
     networks = records.masquerades()
-    known = networks.get(network)
+    name = stem(network)
+    known = networks.get(name)
     joined = wanted if known is None else known.joined(wanted)
     if joined != known:
         records.set_masquerade(network, joined)
-    restore_masquerade(kernel, {**networks, network: joined})
+    restore_masquerade(kernel, {**networks, name: joined})
 
 
 def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> None:

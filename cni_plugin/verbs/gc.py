@@ -7,7 +7,7 @@ gone, which dies with the pod's namespace, and nothing stands where its namespac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cni_plugin import netconf
@@ -15,7 +15,7 @@ from cni_plugin.errors import GC_INCOMPLETE, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.meter import Meter
-from cni_plugin.plan.pod import Attachment, owner
+from cni_plugin.plan.pod import Attachment, owner, sealed
 from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
 from cni_plugin.verbs.context import Context
@@ -33,11 +33,12 @@ def collect(context: Context) -> bytes:
     known = context.conf.valid
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
     records = {each.attachment: each for each in context.records.all(context.conf.name)}
+    named = {*records, *(Attachment(context.conf.name, *each) for each in valid or ())}
     failures: dict[Attachment | str, str] = {}
     failures.update(context.conf.incomplete)
     stale = [
         each
-        for each in sorted({*records, *_marked(context)})
+        for each in sorted({*records, *_marked(context, named)})
         if not _is_valid(context, each, records.get(each), valid)
     ]
     takedowns = [take_away(context, each, records.get(each)) for each in stale]
@@ -86,6 +87,8 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
 def _is_valid(
     context: Context, attachment: Attachment, record: Record | None, valid: frozenset[tuple[str, str]] | None
 ) -> bool:
+    if attachment.sealed and any(not ifname for _, ifname in valid or ()):
+        return True  # it may be one of a container that is to be kept whole
     if valid is not None:
         return not valid.isdisjoint({(attachment.container, attachment.ifname), (attachment.container, "")})
     if record is None:
@@ -93,10 +96,12 @@ def _is_valid(
     return not is_dead(context.kernel, attachment, record.netns)
 
 
-def _marked(context: Context) -> list[Attachment]:
-    """The attachments of this network whose veth stands, recorded or not."""
+def _marked(context: Context, named: Collection[Attachment]) -> list[Attachment]:
+    """The attachments of this network whose veth stands, recorded or not; by their names where these are known."""
+    known = {each.digest: each for each in named}
+    here = (context.conf.name, sealed(context.conf.name))
     found = (owner(each.alias) for each in context.kernel.own_links())
-    return [each for each in found if each is not None and each.network == context.conf.name]
+    return [known.get(each.digest, each) for each in found if each is not None and each.network in here]
 
 
 def take_away(context: Context, attachment: Attachment, record: Record | None) -> Takedown[None]:

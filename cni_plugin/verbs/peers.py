@@ -31,7 +31,7 @@ from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, Route, State, Up, Vxla
 from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import LEAST, too_narrow
-from cni_plugin.records import Records
+from cni_plugin.records import Records, stem
 from cni_plugin.verbs.ensure import settle, steps, undo
 
 VXLAN_ALIAS = "tulle:vxlan"
@@ -260,7 +260,7 @@ def cluster_file(records: Records) -> str:
 def load(records: Records, network: str) -> Facts | None:
     """What was programmed for a network in this boot."""
     try:
-        data = files.read(f"{records.run_dir}/clusters/{network}")
+        data = files.read(f"{records.run_dir}/clusters/{stem(network)}")
         facts = decoding.decode_as(Facts, data) if data else None
     except (msgspec.MsgspecError, OSError):
         return None
@@ -276,7 +276,7 @@ def all_facts(records: Records) -> list[Facts]:
 def programmed(records: Records, network: str) -> State:
     """The objects that were programmed for a network."""
     try:
-        data = files.read(f"{records.run_dir}/programmed/{network}")
+        data = files.read(f"{records.run_dir}/programmed/{stem(network)}")
         return state(decoding.decode_as(tuple[AnyObject, ...], data)) if data else {}
     except (msgspec.MsgspecError, OSError):
         return {}
@@ -284,8 +284,8 @@ def programmed(records: Records, network: str) -> State:
 
 def forget(records: Records, network: str) -> None:
     """Drop what is noted of a network, so that the next ensure begins anew."""
-    files.remove(f"{records.run_dir}/clusters/{network}")
-    files.remove(f"{records.run_dir}/programmed/{network}")
+    files.remove(f"{records.run_dir}/clusters/{stem(network)}")
+    files.remove(f"{records.run_dir}/programmed/{stem(network)}")
 
 
 def _data(source: str | Mapping[str, object], records: Records) -> bytes:
@@ -378,11 +378,11 @@ def _device_mtu(want: State, device: str) -> int:
 def save(records: Records, facts: Facts, want: State) -> None:
     """Note what was programmed. Facts come last: by them the rest is believed. The caller holds the lock."""
     files.make_folder(f"{records.run_dir}/programmed")
-    files.write(f"{records.run_dir}/programmed/{facts.network}", msgspec.json.encode(tuple(want.values())))
+    files.write(f"{records.run_dir}/programmed/{stem(facts.network)}", msgspec.json.encode(tuple(want.values())))
     note(records, facts)
 
 
 def note(records: Records, facts: Facts) -> None:
     """Write facts alone. The caller holds the lock."""
     files.make_folder(f"{records.run_dir}/clusters")
-    files.write(f"{records.run_dir}/clusters/{facts.network}", msgspec.json.encode(facts))
+    files.write(f"{records.run_dir}/clusters/{stem(facts.network)}", msgspec.json.encode(facts))

@@ -11,6 +11,7 @@ from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state
 from cni_plugin.plan.pod import Wire, derived_mac, pod_state
+from cni_plugin.records import stem
 from cni_plugin.spec import IPConfig, Result
 from cni_plugin.verbs import ensure
 from cni_plugin.verbs.context import Context
@@ -65,6 +66,7 @@ def _bridge(context: Context, lease: Result, mtu: int) -> Step:
 def _masquerade(context: Context, lease: Result, facts: Facts | None) -> Step:
     wanted = Masquerade(plan.subnets(lease.ips), facts.inside if facts else ())
     known = context.records.masquerades()
-    before = known.get(context.conf.name)
-    chain = masquerade_chain({**known, context.conf.name: before.joined(wanted) if before else wanted})
+    name = stem(context.conf.name)
+    before = known.get(name)
+    chain = masquerade_chain({**known, name: before.joined(wanted) if before else wanted})
     return Step("masquerade", diff({chain.key: chain}, context.kernel.read([chain])))

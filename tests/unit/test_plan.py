@@ -43,14 +43,6 @@ def test_the_owner_of_a_wire_can_be_read_from_its_alias(network: str, container:
     assert owner(attachment.alias) == attachment
 
 
-@pytest.mark.parametrize("length", range(230, 260))
-def test_an_alias_that_was_cut_short_names_nobody(length: int) -> None:
-    attachment = Attachment("pods", "c" * length, "eth0")
-    assert len(attachment.alias) <= 255
-    whole = f"tulle:pods/{attachment.container}/eth0"
-    assert owner(attachment.alias) == (attachment if len(whole) < 255 else None)
-
-
 @pytest.mark.parametrize("alias", ["", "tulle:bridge", "tulle:vxlan", "pods/c1/eth0", "other:p/c/e", "tulle:a/b/c/d"])
 def test_what_bears_no_mark_of_an_attachment_is_nobodys(alias: str) -> None:
     assert owner(alias) is None
