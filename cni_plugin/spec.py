@@ -8,7 +8,8 @@ the shape of the version asked for only here, on its way out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address, ip_interface
 from typing import NamedTuple
 
 import msgspec
@@ -264,12 +265,34 @@ def parse_result(shape: object, where: str) -> Result:
     except msgspec.ValidationError as error:
         raise CniError(DECODING_FAILURE, f"{where} is not a CNI result: {error}") from error
     old = [ip for ip in (each.ip4, each.ip6) if ip is not None]
-    return Result(
+    result = Result(
         each.interfaces,
         each.ips or tuple(IPConfig(ip.ip, ip.gateway) for ip in old),
         each.routes or tuple(route for ip in old for route in ip.routes),
         each.dns,
     )
+    _check_addresses(result, where)
+    return result
+
+
+def _check_addresses(result: Result, where: str) -> None:
+    prefixes = [*(each.address for each in result.ips), *(each.dst for each in result.routes)]
+    addresses = [*(each.gateway for each in result.ips), *(each.gw for each in result.routes)]
+    checks: list[tuple[Callable[[str], object], Iterable[str]]] = [
+        (_read_prefix, prefixes), (ip_address, filter(None, addresses)),
+    ]
+    for read, texts in checks:
+        for text in texts:
+            try:
+                read(text)
+            except ValueError as error:
+                raise CniError(DECODING_FAILURE, f"{where} is not a CNI result: {error}") from error
+
+
+def _read_prefix(text: str) -> None:
+    if "/" not in text:
+        raise ValueError(f"{text!r} has no prefix length")
+    ip_interface(text)
 
 
 def _without_nulls(value: object) -> object:

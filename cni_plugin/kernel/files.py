@@ -36,6 +36,14 @@ def boot_id() -> str:
     return (read(BOOT_ID) or b"").decode().strip()
 
 
+def same(one: str, other: str) -> bool:
+    """Whether two paths lead to one thing; not where either leads nowhere."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
 def here() -> str:
     """The folder that this process stands in, "" when it is gone."""
     try:

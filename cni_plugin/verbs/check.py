@@ -1,18 +1,23 @@
 """CHECK: compare what ADD made with what stands; the difference, in the words of `ip` and `bridge`, is the error.
 
-Only what is ours and still claimed counts. Plugins that were chained after us may have changed MACs, MTUs and sysctls
-or moved routes to another table, and CHECK must not take that for damage (failure 28). Nor does it mind other pods and
-networks, which come and go meanwhile.
+Only what is ours and still claimed by `prevResult` counts. Plugins that were chained after us may have changed MACs,
+MTUs and sysctls, moved routes to another table, or replaced routes and addresses and said so, and CHECK must not take
+that for damage (failure 28). Nor does it mind other pods and networks, which come and go meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
+
+import msgspec
 
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
-from cni_plugin.model import POD, Addr, AnyObject, Bridge, Chain, PodLink, Up, state
+from cni_plugin.kernel import files
+from cni_plugin.model import POD, Addr, AnyObject, Bridge, Chain, PodLink, Route, Up, state
+from cni_plugin.plan.address import interface
 from cni_plugin.plan.lease import subnets
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt
@@ -29,8 +34,9 @@ def check(context: Context) -> bytes:
         raise CniError(INVALID_CONFIG, "Required prevResult missing: CHECK needs the result of ADD in it")
     claimed = parse_result(context.conf.prev_result, "prevResult")
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
+    _check_owner(context, claimed)
     record = context.records.find(context.attachment)
-    want = state(_recorded(record, claimed) if record else _claimed(context, claimed))
+    want = state(_claimed(context, claimed) if record is None else _recorded(context, record, claimed))
     have = context.kernel.read(want.values())
     ops = diff(adopt(want, have), have)
     if ops:
@@ -39,11 +45,47 @@ def check(context: Context) -> bytes:
             f"the network of {context.request.container} is not as ADD made it; the details would put it right",
             script(ops),
         )
+    _check_interfaces(context, claimed)
     _check_masquerade(context, record)
-    ips = [each.address for each in claimed.ips if _is_ours(context, claimed, each.interface)]
+    ips = [each.address for each in _own_ips(context, claimed) if record is None or each.address in record.ips]
     if record is None or record.ipam == context.conf.ipam.type:
         leases(context).check(ips)
     return b""
+
+
+def _check_owner(context: Context, claimed: Result) -> None:
+    """Whether the result is of this attachment at all."""
+    ifname, netns = context.request.ifname, context.environ["CNI_NETNS"]
+    own = next((each for each in claimed.interfaces if each.name == ifname and each.sandbox), None)
+    if own is None:
+        raise CniError(
+            CHECK_FAILED,
+            f"CNI created interface in container {ifname} not found in prevResult: give CHECK what its ADD answered",
+        )
+    if not _is_same(own.sandbox, netns):
+        raise CniError(
+            CHECK_FAILED,
+            f"Sandbox in prevResult {own.sandbox} doesn't match configured netns: {netns}; give CHECK what its ADD "
+            "answered",
+        )
+
+
+def _check_interfaces(context: Context, claimed: Result) -> None:
+    """Whether all interfaces of the result are there; what those of others are like is not ours to say."""
+    for each in claimed.interfaces:
+        if each.sandbox and not _is_same(each.sandbox, context.environ["CNI_NETNS"]):
+            continue
+        there = context.kernel.pod_link_exists if each.sandbox else context.kernel.link_index
+        if not there(each.name):
+            raise CniError(
+                CHECK_FAILED,
+                f"Interface name {each.name} not found, which prevResult tells of: delete and add the attachment anew",
+            )
+
+
+def _is_same(sandbox: str, netns: str) -> bool:
+    """Runtimes call one namespace by several paths: /run and /var/run, a link, /proc/PID/ns/net."""
+    return sandbox == netns or files.same(sandbox, netns)
 
 
 def _check_masquerade(context: Context, record: Record | None) -> None:
@@ -73,12 +115,20 @@ def _own_masquerade(context: Context, record: Record) -> Masquerade:
     return own if noted is None else noted.joined(own)
 
 
-def _recorded(record: Record, claimed: Result) -> Iterator[AnyObject]:
-    """The attachment as it was made, less what others may change, and what the bridge and nft must have for it."""
-    addresses = {each.address for each in claimed.ips}
+def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[AnyObject]:
+    """The attachment as it was made, less what others may change and what the result claims no more.
+
+    With it goes what the result claims instead, and what the bridge and nft must have for it.
+    """
+    made = {each.address for each in record.objects if isinstance(each, Addr)}
+    addresses = {each.address for each in _own_ips(context, claimed)}
     for each in lasting(record.objects):
-        if not isinstance(each, Addr) or each.address in addresses:
+        if isinstance(each, Addr) and each.address not in addresses:
+            continue
+        if not isinstance(each, Route) or _is_claimed(each, claimed):
             yield each
+    for address in sorted(addresses - made):
+        yield Addr(record.ifname, address, POD)
     yield Bridge(record.bridge, pinned=False)  # that it is there; `adopt` takes the rest as it is
     yield Up(record.bridge)
     for gateway in record.gateways:
@@ -89,9 +139,23 @@ def _claimed(context: Context, claimed: Result) -> Iterator[AnyObject]:
     """Without a record, as after a move from the reference plugin: the result's own word."""
     yield PodLink(context.request.ifname)
     yield Up(context.request.ifname, POD)
-    for each in claimed.ips:
-        if _is_ours(context, claimed, each.interface):
-            yield Addr(context.request.ifname, each.address, POD)
+    for each in _own_ips(context, claimed):
+        yield Addr(context.request.ifname, each.address, POD)
+
+
+def _is_claimed(route: Route, claimed: Result) -> bool:
+    """Whether the result tells of this route, by this gateway or by the one that its address has."""
+    told = [each for each in claimed.routes if str(interface(each.dst).network) == route.dst]
+    return any(not each.gw or not route.via or ip_address(each.gw) == ip_address(route.via) for each in told)
+
+
+def _own_ips(context: Context, claimed: Result) -> list[IPConfig]:
+    """The addresses of this interface, each in its usual spelling."""
+    return [
+        msgspec.structs.replace(each, address=str(interface(each.address)))
+        for each in claimed.ips
+        if _is_ours(context, claimed, each.interface)
+    ]
 
 
 def _is_ours(context: Context, claimed: Result, index: int | None) -> bool:

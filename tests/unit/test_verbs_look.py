@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni_plugin.model import POD, PodLink, Sysctl
+from cni_plugin.model import POD, Addr, PodLink, Sysctl
 from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
@@ -136,8 +136,92 @@ def test_the_addresses_of_another_plugins_interface_are_not_ours_to_check(node: 
     answer = json.loads(json.dumps(node.call("ADD").body))
     answer["interfaces"].append({"name": "net1", "sandbox": "/run/netns/a"})
     answer["ips"].append({"address": "192.168.7.7/24", "interface": 3})
+    node.kernel.state["link", POD, "net1"] = PodLink("net1")
     reply = node.configured(prevResult=answer).call("CHECK")
     assert reply.exit == 0, reply.said
+
+
+DEFAULT = [{"dst": "0.0.0.0/0", "gw": "10.22.0.1"}]
+
+
+def changed(node: Node, **keys: object) -> Node:
+    """After an ADD whose result a chained plugin changed, as a runtime gives it to CHECK."""
+    return node.configured(prevResult={**json.loads(json.dumps(node.call("ADD").body)), **keys})
+
+
+@pytest.mark.parametrize(
+    "routes", [[], [{"dst": "0.0.0.0/0", "gw": "10.22.0.254"}], [{"dst": "192.0.2.0/24"}]],
+    ids=["removed", "replaced", "another"],
+)
+def test_a_route_that_the_result_claims_no_more_is_not_missed(node: Node, routes: list[object]) -> None:
+    """A chained plugin took the default route away, or gave the pod another one, and says so."""
+    checked = changed(node, routes=routes)
+    (route,) = (key for key in node.kernel.state if key[0] == "route")
+    del node.kernel.state[route]
+    reply = checked.call("CHECK")
+    assert reply.exit == 0, reply.said
+
+
+@pytest.mark.parametrize("routes", [DEFAULT, [{"dst": "0.0.0.0/0"}], [*DEFAULT, {"dst": "192.0.2.0/24"}]])
+def test_a_route_that_the_result_claims_is_missed(node: Node, routes: list[object]) -> None:
+    """Also where it is told without its gateway, which is then the address's."""
+    checked = changed(node, routes=routes)
+    (route,) = (key for key in node.kernel.state if key[0] == "route")
+    assert checked.call("CHECK").exit == 0
+    del node.kernel.state[route]
+    assert checked.call("CHECK").code == 101
+
+
+def test_an_address_that_the_result_has_instead_must_be_there(node: Node) -> None:
+    checked = changed(node, ips=[{"address": "10.22.0.77/24", "interface": 2}])
+    node.kernel.state.pop(("addr", POD, "eth0", "10.22.0.2/24"))
+    assert "10.22.0.77/24" in checked.call("CHECK").said
+    other = Addr("eth0", "10.22.0.77/24", POD)
+    node.kernel.state[other.key] = other
+    reply = checked.call("CHECK")
+    assert reply.exit == 0, reply.said
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "says"),
+    [
+        ([], "eth0 not found in prevResult"),
+        ([{"name": "eth0"}], "eth0 not found in prevResult"),
+        ([{"name": "eth0", "sandbox": "/run/netns/other"}], "doesn't match configured netns: /run/netns/a"),
+        ([{"name": "eth0", "sandbox": "/run/netns/a"}, {"name": "br9"}], "Interface name br9 not found"),
+        ([{"name": "eth0", "sandbox": "/run/netns/a"}, {"name": "net9", "sandbox": "/run/netns/a"}], "net9 not found"),
+    ],
+    ids=["no interfaces", "none in a sandbox", "another sandbox", "none such on the node", "none such in the pod"],
+)
+def test_a_result_that_is_not_of_what_stands_fails(node: Node, interfaces: list[object], says: str) -> None:
+    reply = changed(node, interfaces=interfaces).call("CHECK")
+    assert reply.code == 101
+    assert says in reply.said
+
+
+def test_an_empty_result_fails(node: Node) -> None:
+    node.call("ADD")
+    assert node.configured(prevResult={}).call("CHECK").code == 101
+
+
+@pytest.mark.parametrize(
+    "broken", [{"ips": [{"address": "null/32", "interface": 2}]}, {"ips": [{"address": "10.22.0.2", "interface": 2}]},
+               {"routes": [{"dst": "x"}]}, {"routes": [{"dst": "0.0.0.0/0", "gw": "1.2"}]}],
+)
+def test_a_result_with_rubbish_in_it_is_refused_as_such(node: Node, broken: dict[str, object]) -> None:
+    reply = changed(node, **broken).call("CHECK")
+    assert reply.code == 6
+    assert "prevResult is not a CNI result" in reply.said
+
+
+def test_a_namespace_may_be_called_by_another_path(node: Node, tmp_path: Path) -> None:
+    for each in ("ns", "other"):
+        (tmp_path / each).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "ns")
+    answer = json.loads(json.dumps(node.call("ADD", CNI_NETNS=f"{tmp_path}/ns").body))
+    checked = node.configured(prevResult=answer)
+    assert checked.call("CHECK", CNI_NETNS=f"{tmp_path}/link").exit == 0
+    assert checked.call("CHECK", CNI_NETNS=f"{tmp_path}/other").code == 101
 
 
 # STATUS

@@ -87,7 +87,7 @@ def test_failure_05_not_even_when_the_index_still_names_it(network: Network) -> 
 class TestFailure06TornLeaseFiles:
     @pytest.mark.parametrize("text", [
         b"", b" \r\n ", b"\x00\x00\x00\x00", b"\xff\xfe\r\neth0", b"a b\r\neth0", b"\r\neth0", b"a\r\neth0\r\nmore",
-        b"x" * 5000])
+        b"x" * 300_000])
     def test_failure_06_a_lease_that_cannot_be_read_is_set_aside_and_never_given_out(
         self, network: Network, text: bytes
     ) -> None:
