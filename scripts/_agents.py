@@ -25,7 +25,7 @@ from _kube_parts import search_path
 from _runtime import Json
 from _topology import LABS, LINK_NETS, POD_NETS, ROUTER, LabError, Node, Spec, backend, conflist, host
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 PREFIX = "/coreos.com/network"
 
 # A request to etcd's JSON gateway from inside of the wire's namespace: keys and values are base64 there.

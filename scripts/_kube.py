@@ -30,7 +30,7 @@ from _topology import LABS, LINK_NETS, POD_NETS, ROUTER, LabError, Node, Spec, h
 SERVICE_NETS = {4: "10.96.0.0/16", 6: "fd00:10:96::/112"}
 PORT = 6443
 ETCD = "http://127.0.0.1:2379"
-LONG = 60.0
+LONG = 180.0
 
 
 class Kube:

@@ -29,11 +29,10 @@ from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, ope
 from cni_plugin.network import Network
 from tests.conformance.nodes import Json
 from tests.netns.failing_engine import enter
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 PREFIX = "/coreos.com/network"
 CONF: Json = {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
-PATIENCE = 30.0
 
 
 class Member:

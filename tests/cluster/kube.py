@@ -22,7 +22,7 @@ import _netns
 from _kube_parts import IMAGE
 
 from tests.conformance.nodes import Json
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 SYSTEM = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -120,7 +120,7 @@ class Cluster:
                 # nsenter into a PID namespace forks: the ping itself is its child
                 self.on(pod.node, f"pkill -INT -f '^ping .*{address}$'")
                 try:
-                    told = ping.communicate(timeout=20)[0]
+                    told = ping.communicate(timeout=PATIENCE)[0]
                 except subprocess.TimeoutExpired:
                     ping.kill()
                     raise
@@ -192,8 +192,8 @@ class Lines:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
-        self._reader.join(10)
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
 
     def first(self, fits: Callable[[str], object], seconds: float = 60.0) -> float:
         """When the first line that fits came."""

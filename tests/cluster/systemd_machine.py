@@ -7,14 +7,14 @@ container: systemd would change both for the whole machine.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 SYSTEMD = "/lib/systemd/systemd"
 MASKED = ("systemd-modules-load", "systemd-sysctl", "systemd-remount-fs", "systemd-udevd", "systemd-binfmt")
@@ -115,14 +115,14 @@ class Machine:
     def close(self) -> None:
         """End it with all that runs in it, and take its cgroups away."""
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
-        deadline = time.monotonic() + 10
-        while self._cgroup.exists() and time.monotonic() < deadline:
-            for each in sorted(self._cgroup.rglob("**"), reverse=True):
-                try:
-                    each.rmdir()
-                except OSError:
-                    time.sleep(0.02)  # its last process is on its way out
+        self._process.wait(PATIENCE)
+        until(self._gone, "its cgroups are gone")
+
+    def _gone(self) -> bool:
+        for each in sorted(self._cgroup.rglob("**"), reverse=True):
+            with contextlib.suppress(OSError):  # its last process is on its way out
+                each.rmdir()
+        return not self._cgroup.exists()
 
     def _find_init(self) -> int:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")

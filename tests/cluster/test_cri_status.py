@@ -22,7 +22,7 @@ import _netns
 import pytest
 from _topology import LABS, REPO, Spec
 
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 PLUGIN = Path(os.environ.get("TULLE_PLUGIN", REPO / "dist" / "tulle" / "tulle"))
 NEEDED = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
@@ -47,7 +47,7 @@ def _containerd() -> str:
 
 
 pytestmark = [
-    pytest.mark.timeout(120), pytest.mark.xdist_group("kubernetes"), pytest.mark.skipif(bool(lacks()), reason=lacks()),
+    pytest.mark.xdist_group("kubernetes"), pytest.mark.skipif(bool(lacks()), reason=lacks()),
 ]
 
 
@@ -108,5 +108,5 @@ def test_containerd_says_that_the_network_is_not_ready_until_the_agent_is(folder
     finally:
         with suppress(_netns.CommandError):
             on(folder, "pkill -x tulled")
-        agent.wait(10)
+        agent.wait(PATIENCE)
         log.close()

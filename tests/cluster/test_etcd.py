@@ -21,9 +21,8 @@ from cni_plugin.agent.lease import gateway
 from cni_plugin.network import Network
 from tests.cluster.etcd import CONF, PREFIX, Listener, Member, running
 from tests.netns.conftest import host_untouched, lab, netns, plugin  # noqa: F401
-from tests.pace import until, within
+from tests.pace import until
 
-pytestmark = pytest.mark.timeout(120)
 TTL = 3
 
 
@@ -82,6 +81,7 @@ def test_twenty_nodes_that_start_at_once_share_out_a_network_with_room_for_exact
 def test_a_node_writes_what_flannel_writes_and_nothing_is_taken_before_it_knows_its_address(
     etcd: Member, listener: MakeListener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun = time.time()
     node = listener("n1")
     key = node.leased().replace("/", "-")
     value = etcd.subnets()[key]
@@ -89,7 +89,8 @@ def test_a_node_writes_what_flannel_writes_and_nothing_is_taken_before_it_knows_
         "PublicIP": "192.0.2.1", "PublicIPv6": None, "BackendType": "vxlan", "Node": "n1", "Since": value["Since"],
         "BackendData": {"VNI": 1, "VtepMAC": "0a:54:c0:00:02:01"},
     }
-    assert abs(time.time() - float(str(value["Since"]))) < 30
+    since = float(str(value["Since"]))
+    assert since - begun > -1 and time.time() - since > -1
     assert node.now.me is not None and node.now.me.since == value["Since"]
     silent = Listener(etcd.netns, Path("/nonexistent"), "n2")
     monkeypatch.setattr(silent, "say", lambda: None)
@@ -128,7 +129,7 @@ def test_a_lease_is_renewed_and_goes_with_its_node(etcd: Member, listener: MakeL
     time.sleep(TTL * 2)
     assert set(etcd.subnets()) == {each.replace("/", "-") for each in subnets}
     goes.close()
-    until(lambda: stays.peers() == {"n1"}, "the one that is gone is nobody's peer any more", TTL * 3)
+    until(lambda: stays.peers() == {"n1"}, "the one that is gone is nobody's peer any more")
     assert [len(each.nodes) for each in stays.heard][-1] == 1
     assert stays.subnet in subnets and stays.trouble == ""
 
@@ -138,7 +139,7 @@ def test_after_its_lease_ended_a_node_has_the_same_subnet_if_it_is_free(etcd: Me
     subnet = node.leased()
     witness.leased()
     node.close()
-    until(lambda: len(etcd.subnets()) == 1, "its lease ended", TTL * 3)
+    until(lambda: len(etcd.subnets()) == 1, "its lease ended")
     assert listener("n1").leased() == subnet
 
 
@@ -149,7 +150,7 @@ def test_after_its_lease_ended_a_node_has_another_subnet_if_somebody_has_its_own
     node = listener("n1", ttl=TTL)
     subnet = node.leased()
     node.close()
-    until(lambda: not etcd.subnets(), "its lease ended", TTL * 3)
+    until(lambda: not etcd.subnets(), "its lease ended")
     etcd.put(f"subnets/{subnet.replace('/', '-')}", {"PublicIP": "192.0.2.50", "BackendType": "vxlan"})
     again = listener("n1", ttl=TTL)
     other = again.leased()
@@ -170,7 +171,7 @@ def test_a_key_that_somebody_removed_is_there_again_at_once(etcd: Member, listen
     node = listener("n1")
     subnet = node.leased()
     etcd.remove(f"subnets/{subnet.replace('/', '-')}")
-    until(lambda: list(etcd.subnets()) == [subnet.replace("/", "-")], "it is there again", 5)
+    until(lambda: list(etcd.subnets()) == [subnet.replace("/", "-")], "it is there again")
     assert {each.me.pod_cidrs for each in node.heard if each.me} <= {(), node.cidrs}, "and it never had another"
 
 
@@ -304,11 +305,11 @@ def test_while_etcd_is_away_everything_stays_and_it_is_said(etcd: Member, listen
     subnets = [each.leased() for each in nodes]
     until(lambda: all(len(each.peers()) == 2 for each in nodes), "they know each other")
     etcd.stop()
-    until(lambda: all("127.0.0.1:2379" in each.trouble for each in nodes), "it is said", 10)
+    until(lambda: all("127.0.0.1:2379" in each.trouble for each in nodes), "it is said")
     time.sleep(TTL + 1)
     assert [each.subnet for each in nodes] == subnets and all(len(each.peers()) == 2 for each in nodes)
     etcd.start()
-    until(lambda: all(each.trouble == "" for each in nodes), "it is over", 10)
+    until(lambda: all(each.trouble == "" for each in nodes), "it is over")
     time.sleep(TTL + 1)
     assert [each.subnet for each in nodes] == subnets and all(len(each.peers()) == 2 for each in nodes)
     assert len(etcd.subnets()) == 2
@@ -327,15 +328,18 @@ def test_a_node_may_start_while_etcd_is_away(etcd: Member, listener: MakeListene
     assert node.trouble == ""
 
 
-def test_an_etcd_that_hangs_holds_up_no_end_of_the_source(etcd: Member, listener: MakeListener) -> None:
+def test_an_etcd_that_hangs_holds_up_no_end_of_the_source(
+    etcd: Member, listener: MakeListener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were its answers waited for, that would be for hours."""
+    monkeypatch.setattr(gateway, "PATIENCE", 9999.0)
+    monkeypatch.setattr(gateway, "SILENCE", 9999.0)
     node = listener("n1")
     node.leased()
     assert etcd._process is not None
     etcd._process.send_signal(19)
     try:
-        start = time.monotonic()
         node.close()
-        within(2, time.monotonic() - start)
     finally:
         etcd._process.send_signal(18)
 

@@ -22,7 +22,6 @@ from tests.netns.conftest import MakeLab, host_untouched, lab, plugin  # noqa: F
 from tests.pace import until
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(not Path("/usr/lib/cni/bridge").exists(), reason="flannel's pods need the bridge plugin"),
 ]
 NODES = ("n1", "n2", "n3")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.conftest import BUNDLE, REPOSITORY
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 TAG = "localhost/tulle:test"
 SBOM = "usr/share/doc/tulle/image.spdx.json"
@@ -234,7 +234,7 @@ class Node:
 
     def close(self) -> None:
         self._process.kill()  # and by --kill-child what it started
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
 
     def _init(self) -> str:
         return Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().strip()

@@ -47,7 +47,6 @@ COMMIT
 TOOLS = {"ipvsadm": "ipvsadm", "iptables-restore": "iptables"}
 
 pytestmark = [
-    pytest.mark.timeout(400),
     pytest.mark.xdist_group("ipvs"),
     pytest.mark.skipif(bool(LACKS), reason=LACKS),
     *(pytest.mark.skipif(shutil.which(each) is None, reason=f"no {each}: apt-get install {package}")

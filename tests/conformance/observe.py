@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tests.conformance.nodes import NODE4, NODE6, UPLINK, WORLD4, WORLD6, Json, Namespace, Node, ping_all
+from tests.pace import until
 
 PORT_FLAGS = (
     "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood", "bcast_flood",
@@ -85,9 +85,7 @@ def tentative(ns: Namespace) -> list[str]:
 
 def settle(*namespaces: Namespace) -> None:
     """Wait for duplicate address detection, where somebody left it on, to end."""
-    deadline = time.monotonic() + 4
-    while any(tentative(ns) for ns in namespaces) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until(lambda: not any(tentative(ns) for ns in namespaces), "no address is tentative any more")
 
 
 def routes(ns: Namespace) -> list[Json]:

@@ -13,7 +13,7 @@ from tests.conformance.clients import Client, make_rootfs, network, require
 from tests.conformance.conftest import Nodes
 from tests.conformance.nodes import Node, Plugins
 from tests.conformance.observe import snapshot
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 CONFIG = """
 version = 2
@@ -88,7 +88,7 @@ def containerd(nodes: Nodes, tulle: Plugins, tmp_path_factory: pytest.TempPathFa
             client.run(*client.ctr(*words))
     finally:
         daemon.terminate()
-        daemon.wait(timeout=20)
+        daemon.wait(timeout=PATIENCE)
         client.close()
 
 
@@ -105,7 +105,7 @@ def test_two_containerd_containers_talk(containerd: Containerd) -> None:
     assert "1 packets received" in client.stdout
     assert list(node.leases()) == [address], "the client's address went back when it ended"
     containerd.run(*containerd.ctr("tasks", "kill", "--signal", "9", containerd.name("server")))
-    server.communicate(timeout=30)
+    server.communicate(timeout=PATIENCE)
     after = snapshot(node)
     assert (after["leases"], after["records"], after["ruleset"]) == ({}, [], before["ruleset"])
 

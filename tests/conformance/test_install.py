@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import BUNDLE, REPOSITORY
+from tests.pace import PATIENCE
 
 NETWORK = "etc/cni/net.d/10-tulle.conflist"
 CLUSTER = '{"nodes": [{"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.1.0.0/24"]}]}'
@@ -179,7 +180,7 @@ def test_a_runtime_finds_the_plugin_at_every_instant_of_an_upgrade(site: Site) -
                 site.install()
         finally:
             Path(f"{said}.end").touch()
-            runtime.wait(30)
+            runtime.wait(PATIENCE)
     seen = said.read_text().split()
     assert {"1", "4"} <= {*seen, site.run("opt/cni/bin/tulle")}
     assert set(seen) <= {"1", "2", "3", "4"}

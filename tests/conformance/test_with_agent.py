@@ -40,6 +40,7 @@ from tests.conformance.test_podman import (  # noqa: F401
     test_two_podman_containers_talk,
 )
 from tests.netns.agents import Agent, Asker, in_node
+from tests.pace import PATIENCE
 
 
 class Restarting:
@@ -190,6 +191,6 @@ def test_a_containerd_container_is_taken_down_by_who_did_not_wire_it(
     client = containerd.run(*containerd.ctr(*command, *ping))
     assert "1 packets received" in client.stdout, client.stdout + client.stderr
     containerd.run(*containerd.ctr("tasks", "kill", "--signal", "9", containerd.name("server")))
-    server.communicate(timeout=30)
+    server.communicate(timeout=PATIENCE)
     after = snapshot(where)
     assert (after["leases"], after["records"], after["ruleset"]) == ({}, [], before["ruleset"])

@@ -25,8 +25,8 @@ from cni_plugin import wire
 from cni_plugin.agent import connection, loop, server, service, systemd, worker
 from tests.conformance.nodes import SYSTEM_PATH, Call, Json, Node
 from tests.netns.failing_engine import LOADED, Injector, enter
+from tests.pace import PATIENCE
 
-PATIENCE = 30.0
 HERE = (*LOADED, loop, server, service, worker)
 """What the agent imports, imported here once instead of in every child."""
 Answer = TypeVar("Answer")
@@ -222,7 +222,7 @@ class Asker:
     def connect(self) -> socket.socket:
         """A connection that was greeted."""
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        channel.settimeout(PATIENCE * 3)
+        channel.settimeout(PATIENCE)
         channel.connect(str(self.node.run_dir / wire.SOCKET))
         assert receive(channel, len(wire.GREETING)) == wire.GREETING
         return channel

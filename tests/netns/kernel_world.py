@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import _netns
+import pytest
 
 from cni_plugin.describe import describe
 from cni_plugin.diff import diff
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.monitor import Changed, Monitor
+from cni_plugin.kernel.netlink import Netlink
 from cni_plugin.kernel.netns import inside, open_namespace
 from cni_plugin.model import POD, Addr, AnyObject, Bridge, PodLink, Port, Route, Sysctl, Up, Veth, state
+from tests.pace import PATIENCE
 
 MakeNetns = Callable[[str], str]
 BRIDGE = "tulle0"
@@ -114,5 +117,26 @@ def listening(netns: str, dev: str) -> Iterator[socket.socket]:
     finally:
         os.close(descriptor)
     with listener:
-        listener.settimeout(3)
+        listener.settimeout(PATIENCE)
         yield listener
+
+
+@contextmanager
+def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Counts requests to the kernel and answers from it: [requests, answers]."""
+    counted = [0, 0]
+    names = ("send", "ask", "ask_all", "dump")
+    with monkeypatch.context() as patch:
+        for name in names:
+            patch.setattr(Netlink, name, _counting(getattr(Netlink, name), counted))
+        yield counted
+
+
+def _counting(method: Callable[..., object], counted: list[int]) -> Callable[..., object]:
+    def call(self: Netlink, requests: object) -> object:
+        answers = method(self, requests)
+        counted[0] += len(requests) if isinstance(requests, list) else 1
+        counted[1] += len(answers) if isinstance(answers, list) else 1
+        return answers
+
+    return call

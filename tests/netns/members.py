@@ -7,7 +7,6 @@ the kernel is compared with a plan made afresh from what the test knows, not fro
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,10 +80,9 @@ class Members:
         """The cluster with these nodes, all on the list when none is named."""
         return {**self.conf, "nodes": [each for name, each in self.list.items() if not names or name in names]}
 
-    def save(self, *names: str) -> float:
-        """Write the list as an editor does; when that was (time.monotonic)."""
+    def save(self, *names: str) -> None:
+        """Write the list as an editor does."""
         _lab.write_json(self.file, self.cluster(*names))
-        return time.monotonic()
 
     def start(self, *names: str) -> None:
         """Start the agents of these nodes (all)."""
@@ -103,12 +101,10 @@ class Members:
             each.kill()
 
     def until(
-        self, condition: Callable[[], object], what: str, limit: float | None = None, *, patience: float = PATIENCE
-    ) -> float:
-        """Wait for it; how long it took. Fails the test with the agents' last words when that is too late."""
-        start = time.monotonic()
-        until(condition, what, limit, patience=patience, why=self.words)
-        return time.monotonic() - start
+        self, condition: Callable[[], object], what: str, *, patience: float = PATIENCE
+    ) -> None:
+        """Wait for it. Fails the test with the agents' last words when it never comes."""
+        until(condition, what, patience=patience, why=self.words)
 
     def words(self) -> str:
         """What the agents have logged."""
@@ -151,9 +147,9 @@ class Members:
         netns = self.lab.pod(source).netns
         return all(_netns.ping(netns, each, timeout=timeout) for each in self.lab.pod(target).addresses)
 
-    def answered(self, source: str, target: str, limit: float = 5.0) -> float:
-        """How long it takes until a pod answers another one, asked again and again."""
-        return self.until(lambda: self.reaches(source, target, 0.2), f"{source} reaches {target}", limit)
+    def answered(self, source: str, target: str) -> None:
+        """Wait until a pod answers another one, asked again and again."""
+        self.until(lambda: self.reaches(source, target, 0.2), f"{source} reaches {target}")
 
     def off(self, name: str, cluster: Json | None = None) -> list[str]:
         """What a node would have to do to be as a plan made afresh says, in operators' words; [] when it is."""

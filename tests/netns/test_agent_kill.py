@@ -67,7 +67,6 @@ def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
         yield made
 
 
-@pytest.mark.timeout(300)
 def test_an_add_during_which_the_agent_is_killed_is_lost_and_can_be_done_again(world: AgentWorld) -> None:
     """Error 11 whatever was done already; after a DEL the node is as before, and the same ADD succeeds."""
     before = world.state()
@@ -91,7 +90,6 @@ def test_an_add_during_which_the_agent_is_killed_is_lost_and_can_be_done_again(w
     assert {"netlink request", "write", "reply"} <= set(died)
 
 
-@pytest.mark.timeout(300)
 def test_no_del_fails_when_the_agent_is_killed_during_it(world: AgentWorld) -> None:
     """The client has it done by the engine, and nothing is left."""
     assert world.request("ADD", "pod1").code == 0
@@ -128,7 +126,6 @@ def _dels_together(world: AgentWorld, agent: int, pods: Sequence[str]) -> list[b
     return answered + [False] * (len(pods) - len(answered))
 
 
-@pytest.mark.timeout(300)
 def test_dels_that_are_done_together_are_all_finished_when_the_agent_is_killed_during_them(world: AgentWorld) -> None:
     """Each by its own client's engine, whatever was done of it and of the other."""
     pods = ("pod1", "pod2")
@@ -153,7 +150,6 @@ def test_dels_that_are_done_together_are_all_finished_when_the_agent_is_killed_d
     assert target > 12, "two DELs have more operations than that"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("verb", ["CHECK", "GC", "STATUS"])
 def test_no_other_verb_fails_when_the_agent_is_killed_during_it(world: AgentWorld, verb: str) -> None:
     added = world.request("ADD", "pod1")
@@ -238,7 +234,6 @@ MIXED = [f"mix{number}" for number in range(6)]
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(400)
 def test_the_agent_killed_again_and_again_under_a_mix_of_all_verbs_harms_no_pod(world: AgentWorld) -> None:
     for pod in (*(f"{name}{each}" for name in MIXED for each in "ab"), "stable"):
         world.node.pod(pod)

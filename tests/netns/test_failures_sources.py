@@ -1,7 +1,8 @@
 """Failures of clusters whose nodes are learned from a source: early readiness, stale peers, moved nodes, lost devices.
 
 The numbers are those of the list of forty failures that the design names; issues of other projects are in the texts.
-What the same failures are without a source stands in test_failures_cluster.py and test_failures_agent*.py.
+What the same failures are without a source stands in test_failures_cluster.py and test_failures_agent*.py. The next
+look at everything is an hour away, so that only what kernel and source tell can be the reason for what is put right.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -30,14 +30,9 @@ from tests.conformance.clients import find_cnitool, results
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab
 from tests.netns.members import DEVICE, Json, Members, members
-from tests.pace import within
+from tests.pace import PATIENCE
 
 METRICS = "127.0.0.1:9472"
-
-
-def told(failure: int, what: str, seconds: float, limit: float) -> None:
-    print(f"\nfailure {failure}, {what}: {seconds * 1000:.0f} ms", file=sys.stderr)
-    within(limit, seconds, what)
 
 
 def joined(them: Members, *names: str) -> None:
@@ -54,10 +49,9 @@ def both_ways(them: Members, timeout: float = 1.0) -> bool:
     return them.reaches("n1/p1", "n2/p1", timeout) and them.reaches("n2/p1", "n1/p1", timeout)
 
 
-def back(them: Members, failure: int, what: str, start: float, limit: float) -> None:
-    """Wait until n1's and n2's pods reach each other, and say how long that took since `start`."""
-    them.until(lambda: both_ways(them, 0.2), f"failure {failure}, {what}: pods reach each other")
-    told(failure, what, time.monotonic() - start, limit)
+def back(them: Members, what: str) -> None:
+    """Wait until n1's and n2's pods reach each other."""
+    them.until(lambda: both_ways(them, 0.2), f"{what}: pods reach each other")
 
 
 class Seen:
@@ -91,7 +85,7 @@ def ready(them: Members, name: str) -> tuple[int, str]:
 
     def ask() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{METRICS}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{METRICS}/readyz", timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -171,12 +165,10 @@ def test_failure_27_no_part_of_the_network_that_is_missing_lets_the_configuratio
         assert them.status("n1")["ready"] is False
         made.run("n1", "ip", "addr", "add", f"{uplink[0]}/24", "dev", "eth0")
         made.run("n1", "ip", "addr", "add", f"{uplink[1]}/64", "dev", "eth0", "nodad")
-        took = them.until(them.conflist("n1").exists, "n1 is ready")
-        told(27, "an address came", took, 5)
+        them.until(them.conflist("n1").exists, "n1 is ready")
         assert them.off("n1") == []
 
 
-@pytest.mark.timeout(300)
 def test_failure_31_each_version_of_the_specification_works_with_a_cluster_that_the_agent_learned(
     lab: MakeLab, plugin: Path
 ) -> None:
@@ -244,10 +236,8 @@ def test_failure_32_what_left_while_the_agent_was_away_is_gone_when_it_is_back_a
         them.save("n1", "n2")
         them.until(lambda: not them.holds("n2", "n3"), "n2 follows")
         assert them.holds("n1", "n3") and both_ways(them), "nobody is there to follow, and nothing breaks"
-        start = time.monotonic()
         them.start("n1")
         them.until(lambda: not them.holds("n1", "n3"), "nothing of n3 is left")
-        told(32, f"{backend}, {end}: from the start of the agent", time.monotonic() - start, 3)
         assert them.off("n1", them.cluster("n1", "n2")) == []
         routes = made.run("n1", "ip", "route")
         assert [each for each in foreign if each not in routes] == []
@@ -281,14 +271,12 @@ def test_failure_33_a_node_that_got_another_address_is_reached_there(lab: MakeLa
     with members(made, plugin) as them:
         joined(them)
         for four, six in (("192.0.2.101", "2001:db8:1::101"), ("192.0.2.1", "2001:db8:1::1")):
-            start = time.monotonic()
             readdress(them, (four, six))
             if backend == "vxlan":
                 them.until(partial(leaves_by, them, four), f"n1 chose {four}")
-                told(33, f"the agent chose {four} by itself", time.monotonic() - start, 5)
             them.list["n1"] |= {"address": four, "ipv6Address": six}
             them.save()
-            back(them, 33, f"{backend}, {four}: from the move to the ping, there and back", start, 5)
+            back(them, f"{backend}, {four}: from the move to the ping, there and back")
             them.until(lambda: not any(them.off(each) for each in them.agents), "all is as a fresh plan says")
             assert them.reaches("n3/p1", "n1/p1")
 
@@ -301,9 +289,8 @@ def test_failure_33_the_list_may_be_written_before_the_address_moves(lab: MakeLa
         them.list["n1"]["address"] = "192.0.2.101"
         them.save()
         them.until(lambda: them.holds("n2", "n1"), "n2 follows")
-        start = time.monotonic()
         readdress(them, ("192.0.2.101",))
-        back(them, 33, f"{backend}: the list was first", start, 5)
+        back(them, f"{backend}: the list was first")
         assert [them.off(each) for each in them.agents] == [[], []]
 
 
@@ -318,11 +305,10 @@ def test_failure_33_an_address_that_moves_to_another_interface_is_followed(
         words = f"link add n1b mtu 1400 type veth peer name eth1 mtu 1400 netns {node.netns}"
         _netns.ip(made.spec.wire, words, "link set n1b master link1 up")
         made.run("n1", "ip", "link", "set", "eth1", "up")
-        start = time.monotonic()
         readdress(them, node.addresses, dev="eth1")
         made.run("n1", "ip", "link", "set", "eth0", "down")
-        back(them, 33, f"{backend}, {family}: to another interface", start, 5)
-        them.until(lambda: not any(them.off(each) for each in them.agents), "all is as a fresh plan says", 5)
+        back(them, f"{backend}, {family}: to another interface")
+        them.until(lambda: not any(them.off(each) for each in them.agents), "all is as a fresh plan says")
         assert both_ways(them)
         overhead = {("vxlan", "6"): 70, ("vxlan", "dual"): 50}.get((backend, family), 0)
         (link,) = json.loads(made.run("n1/p1", "ip", "-j", "link", "show", "eth0"))
@@ -345,17 +331,13 @@ def test_failure_33_a_node_that_got_another_address_tells_it_through_etcd_and_go
             made.add(each, "p1")
         them.until(lambda: both_ways(them), "pods reach each other")
         for address in ("192.0.2.101", "192.0.2.111"):
-            start = time.monotonic()
             readdress(them, (address,))
             them.until(lambda: both_ways(them, 0.2), "pods reach each other")
-            told(33, f"by etcd, {address}: from the move to the ping, there and back", time.monotonic() - start, 5)
         them.agents["n3"].kill()
         (gone,) = [key for key, value in etcd.subnets().items() if value["Node"] == "n3"]
-        start = time.monotonic()
         etcd.remove(f"subnets/{gone}")
         route = gone.replace("-", "/")
         them.until(lambda: route not in made.run("n1", "ip", "route"), "n1 hears that n3 has left")
-        told(33, "news from etcd after the move", time.monotonic() - start, 1)
 
 
 @pytest.mark.parametrize("backend", ["vxlan", "host-gw"])
@@ -372,15 +354,13 @@ def test_failure_34_a_lost_device_or_uplink_is_put_right_by_an_agent_with_a_sour
         if backend == "vxlan":
             breaking["the device deleted"] = f"ip link del {DEVICE}"
         for what, command in breaking.items():
-            start = time.monotonic()
             made.run("n1", "sh", "-c", command)
-            them.until(lambda: them.off("n1") == [], f"{what}: as a fresh plan says", 5)
-            back(them, 34, f"{backend}, {what}", start, 5)
+            them.until(lambda: them.off("n1") == [], f"{what}: as a fresh plan says")
+            back(them, f"{backend}, {what}")
         made.run("n1", "ip", "link", "set", "eth0", "down")
         time.sleep(2)  # it is tried, in vain, less and less often
-        start = time.monotonic()
         made.run("n1", "sh", "-c", up)
-        back(them, 34, f"{backend}, the uplink up after 2 s", start, 5)
+        back(them, f"{backend}, the uplink up after 2 s")
         assert them.off("n1") == []
 
 
@@ -397,7 +377,7 @@ def test_failure_34_a_bridge_on_which_all_pods_are_new_gets_back_the_mac_that_th
         assert them.reaches("n1/p2", "n2/p1")
         (before,) = json.loads(made.run("n1", "ip", "-j", "link", "show", "tulle0"))
         made.run("n1", "ip", "link", "del", "tulle0")
-        them.until(lambda: them.off("n1") == [], "as a fresh plan says", 5)
+        them.until(lambda: them.off("n1") == [], "as a fresh plan says")
         (after,) = json.loads(made.run("n1", "ip", "-j", "link", "show", "tulle0"))
         assert after["address"] == before["address"] and after["ifindex"] != before["ifindex"]
         assert them.reaches("n1/p2", "n2/p1") and them.reaches("n2/p1", "n1/p2")
@@ -412,13 +392,12 @@ def test_failure_34_an_uplink_that_is_taken_out_and_put_back_is_used_again(
         joined(them)
         node = made.node("n1")
         made.run("n1", "ip", "link", "del", "eth0")
-        them.until(lambda: not them.reaches("n1/p1", "n2/p1", 0.2), "nothing is reached", 5)
-        start = time.monotonic()
+        them.until(lambda: not them.reaches("n1/p1", "n2/p1", 0.2), "nothing is reached")
         words = f"link add n1 mtu 1500 type veth peer name eth0 mtu 1500 netns {node.netns}"
         _netns.ip(made.spec.wire, words, "link set n1 master link1 up")
         made.run("n1", "ip", "link", "set", "eth0", "up")
         made.run("n1", "ip", "addr", "add", f"{node.addresses[0]}/24", "dev", "eth0")
-        back(them, 34, f"{backend}, another NIC", start, 5)
+        back(them, f"{backend}, another NIC")
         assert them.off("n1") == []
 
 
@@ -429,14 +408,10 @@ def test_failure_35_flushed_routes_are_back_at_once_with_a_source_too(lab: MakeL
     with members(made, plugin) as them:
         joined(them)
         for command in ("ip route flush proto 84", "ip -6 route flush proto 84", "ip route del 10.244.2.0/24"):
-            start = time.monotonic()
             made.run("n1", *command.split())
             them.until(lambda: them.off("n1") == [], f"{command}: as a fresh plan says")
-            told(35, f"{backend}, {command}", time.monotonic() - start, 1)
         assert both_ways(them)
-        left = time.monotonic()
         made.run("n1", "ip", "route", "flush", "proto", "84")
         them.save("n1", "n2")
         them.until(lambda: them.off("n1", them.cluster("n1", "n2")) == [], "both at once")
-        told(35, f"{backend}, flushed while a node leaves", time.monotonic() - left, 1)
         assert not them.holds("n1", "n3") and both_ways(them)

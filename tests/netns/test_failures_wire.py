@@ -6,7 +6,6 @@ The numbers are those of the list of forty failures that the design names; issue
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from _runtime import Attachment, Network, PluginError, Runtime
 from tests.conformance.nodes import NODE4, UPLINK, WORLD4, Json, Namespace, Node, ping_all
 from tests.conformance.observe import port_of, port_view, tentative
 from tests.netns.failure_nodes import REFERENCE, address, conf, node_with, ranges
-from tests.pace import within
+from tests.pace import cheaper
 
 GATEWAYS = {"4": "10.60.0.1", "6": "2001:db8:60::1"}
 SERVER = "import socket; s = socket.create_server(('', 8080)); s.accept()[0].sendall(b'mine')"
@@ -49,17 +48,11 @@ def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def round_trip(source: Namespace, target: str) -> float | None:
-    """Milliseconds from the very first echo request to its answer; None when none comes within two seconds."""
-    done = source.run("ping", "-n", "-c1", "-W2", target, check=False)
-    match = re.search(r"time=([\d.]+) ms", done.stdout)
-    return float(match[1]) if match else None
-
-
-def answered(ms: float | None, limit: float, what: str) -> None:
-    """There was an answer to it, in less than `limit`; both in milliseconds."""
-    assert ms is not None, f"{what}: no answer"
-    within(limit / 1000, ms / 1000, what)
+def answers(source: Namespace, target: str, dev: str) -> bool:
+    """Whether the very first echo request is answered, by what `source` knows or learns by asking once on `dev`."""
+    for family in ("ipv4", "ipv6"):  # a lost question is not asked again before the ping is over
+        source.run("sysctl", "-qw", f"net.{family}.neigh.{dev}.retrans_time_ms=600000")
+    return source.run("ping", "-n", "-c1", "-W30", target, check=False).returncode == 0
 
 
 def mac_of(ns: Namespace, link: str) -> str:
@@ -188,11 +181,9 @@ def test_failure_18_a_reused_address_answers_at_the_first_packet(node: Node, fam
             continue  # what an administrator pinned in a pod is the pod's own affair
         ns.run("ip", "neigh", "replace", asked, "lladdr", "02:de:ad:00:00:01", "dev", dev, "nud", state)
     node.add({**configuration, "runtimeConfig": {"ips": [asked]}}, "pod1").ok()
-    first = round_trip(node, asked)
-    answered(first, 10, "the node's first packet")
+    assert answers(node, asked, "tulle0")
     if state != "permanent":
-        first = round_trip(node.pod("neighbour"), asked)
-        answered(first, 10, "the neighbour's first packet")
+        assert answers(node.pod("neighbour"), asked, "eth0")
     node.delete(configuration, "pod1").ok()
     assert asked not in node.run("ip", "neigh", "show", "dev", "tulle0").stdout
 
@@ -203,9 +194,8 @@ def test_failure_18_a_pod_with_another_mac_on_a_used_address_answers_at_once(nod
     for mac in ("02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"):
         asked = {**configuration, "runtimeConfig": {"ips": ["10.60.0.77"], "mac": mac}}
         node.add(asked, "pod1").ok()
-        for source in (node, node.pod("neighbour")):
-            first = round_trip(source, "10.60.0.77")
-            answered(first, 10, f"{mac}: the first packet")
+        for source, dev in ((node, "tulle0"), (node.pod("neighbour"), "eth0")):
+            assert answers(source, "10.60.0.77", dev), mac
         node.delete(asked, "pod1").ok()
 
 
@@ -357,8 +347,7 @@ def test_failure_37_an_add_of_two_families_takes_hardly_longer_than_one(node: No
             assert waiting == "", "not even the link-local address waits"
             link_local = pod.run("ip", "-6", "addr", "show", "dev", "eth0", "scope", "link").stdout
             assert bool(link_local) == (family == "dual"), "IPv6 link-local where there is IPv6"
-    medians = f"medians {statistics.median(times['4']):.3f} s and {statistics.median(times['dual']):.3f} s"
-    within(1.2 * min(times["4"][1:]), min(times["dual"][1:]), medians)
+    cheaper(min(times["dual"][1:]), 2 * min(times["4"][1:]), times)
 
 
 def test_failure_37_both_families_work_the_moment_add_returns(node: Node) -> None:
@@ -367,5 +356,4 @@ def test_failure_37_both_families_work_the_moment_add_returns(node: Node) -> Non
     node.add(conf(node, "dual")).ok()
     pod = node.pod("pod1")
     for target in (GATEWAYS["6"], GATEWAYS["4"], WORLD4):
-        first = round_trip(pod, target)
-        answered(first, 50, f"the first packet to {target}")
+        assert answers(pod, target, "eth0"), target

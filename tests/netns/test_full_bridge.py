@@ -5,13 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.conformance.nodes import Call
 from tests.netns.failure_nodes import conf, node_with, status
 
 
-@pytest.mark.timeout(120)
 def test_past_the_last_port_add_and_status_say_so_and_nothing_is_left(plugin: Path, tmp_path: Path) -> None:
     with node_with(plugin, tmp_path) as node:
         configuration = conf(node)

@@ -15,7 +15,6 @@ import pytest
 from cni_plugin.kernel.echo import LEAST, Echo, Reply
 from cni_plugin.kernel.heard import confirmed
 from tests.netns.agents import in_node
-from tests.pace import within
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
@@ -43,21 +42,22 @@ def back(echo: Echo, seconds: float = 2.0) -> list[Reply]:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_an_echo_comes_back_with_its_number_and_the_kernels_time(netns: Callable[[str], str], family: int) -> None:
-    def work() -> list[tuple[str, int, float]]:
+    """Who reads late makes nobody look slow: an echo is as old as that when it is read."""
+
+    def work() -> list[tuple[str, int, int, int]]:
         found = []
         with closing(Echo(family)) as echo:
             for number in range(5, 10):  # the first may come before the kernel has begun to take the time
                 sent = echo.send(LOOPBACK[family], number, 1400)
-                time.sleep(0.2)  # who reads late makes nobody look slow
+                time.sleep(0.2)
                 (reply,) = back(echo)
-                found.append((reply.address, reply.number, (reply.at - sent) / 1e6))
+                found.append((reply.address, reply.number, reply.at - sent, time.time_ns() - reply.at))
         return found
 
     found = there(netns("n"), work)
-    assert [(address, number) for address, number, _ in found] == [(LOOPBACK[family], each) for each in range(5, 10)]
-    quickest = min(ms for _, _, ms in found)
-    assert quickest >= 0
-    within(0.150, quickest / 1000)
+    assert [tuple(each[:2]) for each in found] == [(LOOPBACK[family], each) for each in range(5, 10)]
+    assert min(there_and_back for *_, there_and_back, _ in found) >= 0
+    assert max(age for *_, age in found) > 150_000_000
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -104,8 +104,9 @@ def test_a_neighbour_that_answered_is_known_and_one_that_never_did_is_not(netns:
     _netns.ip(one, f"link add v0 type veth peer name v0 netns {other}")
     for number, name in enumerate((one, other), 1):
         _netns.ip(name, "link set v0 up", f"addr add 192.0.2.{number}/24 dev v0")
+    begun = time.monotonic()
     assert _netns.ping(one, "192.0.2.2")
     assert _netns.ping(one, "192.0.2.3", timeout=0.2) is None
     found = there(one, confirmed)
-    assert found.keys() == {"192.0.2.2"} and found["192.0.2.2"] >= 0
-    within(30, found["192.0.2.2"])
+    assert found.keys() == {"192.0.2.2"}
+    assert 0 <= found["192.0.2.2"] <= time.monotonic() - begun

@@ -19,7 +19,7 @@ from _topology import LABS, REPO, LabError, Node, Spec, cluster
 from _tour import echo_request
 
 from tests.netns.conftest import MakeLab, unique
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 LAB = str(REPO / "scripts" / "lab")
 
@@ -142,7 +142,7 @@ def test_down_ends_processes_in_the_lab_and_can_be_repeated(lab: MakeLab) -> Non
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as sleeper:
         assert sleeper.stdout and sleeper.stdout.readline() == "inside\n"
         assert _lab.down(cluster.spec.name)
-        assert sleeper.wait(timeout=5) == -signal.SIGKILL
+        assert sleeper.wait(timeout=PATIENCE) == -signal.SIGKILL
     assert not _lab.down(cluster.spec.name)
 
 
@@ -228,14 +228,13 @@ def test_the_plugin_sees_the_nodes_own_state_directory(lab: MakeLab) -> None:
     assert [path for path in Path("/run/tulle").rglob("*") if cluster.spec.name in path.name] == []
 
 
-def reaches(lab: _lab.Lab, source: str, target: str, *, seconds: float = 5.0) -> bool:
-    """Whether a pod reaches another, at the latest after so long: peers are told of a node, not asked."""
-    deadline = time.monotonic() + seconds
-    families = lab.spec.families
-    while any(_netns.ping(lab.pod(source).netns, lab.pod(target).address(each)) is None for each in families):
-        if time.monotonic() > deadline:
-            return False
-    return True
+def reaches(lab: _lab.Lab, source: str, target: str) -> bool:
+    """Whether a pod reaches another, sooner or later: peers are told of a node, not asked."""
+
+    def answered() -> bool:
+        return all(_netns.ping(lab.pod(source).netns, lab.pod(target).address(each)) for each in lab.spec.families)
+
+    return until(answered, f"{source} reaches {target}")
 
 
 def test_agents_follow_the_one_cluster_file_that_they_share(lab: MakeLab) -> None:
@@ -247,7 +246,7 @@ def test_agents_follow_the_one_cluster_file_that_they_share(lab: MakeLab) -> Non
     assert reaches(cluster, "n1/p1", "n3/p1") and reaches(cluster, "n3/p1", "n2/p1")
     assert third.pod_cidrs[0] in cluster.run("n1", "ip", "route")
     cluster.remove_node()
-    until(lambda: third.pod_cidrs[0] not in cluster.run("n1", "ip", "route"), "n1 lets go of the node that left", 5)
+    until(lambda: third.pod_cidrs[0] not in cluster.run("n1", "ip", "route"), "n1 lets go of the node that left")
     assert reaches(cluster, "n1/p1", "n2/p1")
 
 

@@ -6,7 +6,6 @@ Two nodes on one link whose MTU is changed under them; each node has a reconcile
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 
@@ -46,14 +45,12 @@ def mtus(made: _lab.Lab, node: str, pod: str = "p1") -> dict[str, int]:
     return found | ({"device": mtu(made, node, "tulle.1")} if made.spec.backend == "vxlan" else {})
 
 
-def follows(made: _lab.Lab, node: str, wanted: int, pod: str = "p1") -> float:
-    """Wait until all links of a pod have this MTU; the seconds that took."""
-    start = time.monotonic()
+def follows(made: _lab.Lab, node: str, wanted: int, pod: str = "p1") -> None:
+    """Wait until all links of a pod have this MTU."""
     until(
-        lambda: set(mtus(made, node, pod).values()) == {wanted}, f"{pod} of {node} has {wanted}", 5,
+        lambda: set(mtus(made, node, pod).values()) == {wanted}, f"{pod} of {node} has {wanted}",
         why=lambda: mtus(made, node, pod),
     )
-    return time.monotonic() - start
 
 
 def crosses(made: _lab.Lab, size: int) -> bool:
@@ -85,14 +82,14 @@ def test_failure_14_pods_that_live_follow_an_underlay_that_gets_narrower_and_wid
     for size in (1500, 1450, 1500):
         underlay(made, size)
         inner = size - OVERHEAD[backend, family]
-        took = max(follows(made, node.name, inner) for node in made.nodes)
-        print(f"\nfailure 14: {backend}, {family}: {size} below, {inner} in pods after {took:.2f} s", file=sys.stderr)
+        for node in made.nodes:
+            follows(made, node.name, inner)
         assert crosses(made, inner)
         assert is_refused_at_home(made, inner + 1)
         for target in made.pod("n2/p1").addresses:
-            assert transfer(made, "n1/p1", target, 8080, 1_000_000)[1] == 1_000_000
+            assert transfer(made, "n1/p1", target, 8080, 1_000_000) == 1_000_000
     made.add("n1", "p2")
-    assert follows(made, "n1", inner, "p2") < 5
+    follows(made, "n1", inner, "p2")
     for each in loops:
         each.end()
         assert [said for said in each.said if said.get("problem")] == []
@@ -112,7 +109,7 @@ def test_an_mtu_that_a_configuration_fixes_stays(lab: MakeLab, reconcile: Reconc
     made.add("n1", "p1")
     loop = reconcile(made)
     underlay(made, 1300)
-    until(lambda: mtu(made, "n1", "tulle.1") == 1250, "the device follows", 5)
+    until(lambda: mtu(made, "n1", "tulle.1") == 1250, "the device follows")
     time.sleep(0.3)
     assert mtus(made, "n1") | {"device": 1250} == {"pod": 1400, "port": 1400, "bridge": 1400, "device": 1250}
     loop.end()

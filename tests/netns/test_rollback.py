@@ -96,7 +96,6 @@ def _operations(world: World) -> list[str]:
     return names
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("pods", ["first", "second"])
 def test_an_add_that_fails_at_any_operation_leaves_the_node_as_it_was(world: World, pods: str) -> None:
     """On a fresh node the bridge goes again as well; beside another pod, nothing of that pod is touched."""
@@ -125,7 +124,6 @@ def test_an_add_that_fails_at_any_operation_leaves_the_node_as_it_was(world: Wor
     assert failed >= 15, "most operations cannot be done without"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cleaner", ["DEL", "GC", "ADD"])
 def test_an_add_that_is_killed_at_any_operation_is_cleaned_up_by_the_next(world: World, cleaner: str) -> None:
     """SIGKILL, as from a runtime's time limit. `ADD`: tried again without a DEL between, then taken down."""
@@ -158,7 +156,6 @@ def _clean(world: World, cleaner: str) -> None:
     assert deleted.code == 0, deleted.reply
 
 
-@pytest.mark.timeout(300)
 def test_a_del_that_is_killed_at_any_operation_is_finished_by_the_next(world: World) -> None:
     assert world.request("ADD", "other").code == 0
     world.node.pod("pod1")
@@ -205,7 +202,6 @@ def _traced(world: World, plugin: Path, *options: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_the_executable_killed_at_any_system_call_is_cleaned_up_by_the_next_del(
     world: World, plugin: Path, tmp_path: Path
 ) -> None:
@@ -260,7 +256,6 @@ def _worker(world: World, number: int, everybody: Barrier, answers: Answers) -> 
         everybody.wait(timeout=250)  # the test looks at the node between the two
 
 
-@pytest.mark.timeout(300)
 def test_512_adds_and_dels_from_16_processes_lose_and_double_nothing(tmp_path: Path) -> None:
     node = Node(unique_name("many"), Plugins("tulle", tmp_path), tmp_path)
     subnet = ipaddress.ip_network("10.60.0.0/22")

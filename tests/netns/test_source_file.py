@@ -1,6 +1,6 @@
 """Agents that learn their cluster from a file: who is written into it joins, who is crossed out leaves, at once.
 
-Real agents, kernels and packets; measured is from the rename of the file to the packet, and printed (pytest -s).
+Real agents, kernels and packets. Their next look at everything is an hour away: what comes is by the kernel's word.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,14 +18,7 @@ import pytest
 
 from tests.netns.conftest import MakeLab
 from tests.netns.members import Json, Members, members
-from tests.pace import within
-
-LIMIT = 1.0
-
-
-def told(what: str, seconds: float, limit: float = LIMIT) -> None:
-    print(f"\n{what}: {seconds * 1000:.0f} ms", file=sys.stderr)
-    within(limit, seconds, what)
+from tests.pace import PATIENCE
 
 
 def silent(them: Members) -> list[tuple[str, str]]:
@@ -45,7 +37,7 @@ def members_with_pods(them: Members, *names: str) -> None:
 
 
 @pytest.mark.parametrize(("backend", "family"), [("vxlan", "dual"), ("host-gw", "dual"), ("vxlan", "6")])
-def test_a_node_that_is_written_down_joins_and_one_that_is_crossed_out_leaves_within_a_second(
+def test_a_node_that_is_written_down_joins_and_one_that_is_crossed_out_leaves(
     lab: MakeLab, plugin: Path, backend: str, family: str
 ) -> None:
     made = lab(nodes=3, backend=backend, family=family)
@@ -54,28 +46,21 @@ def test_a_node_that_is_written_down_joins_and_one_that_is_crossed_out_leaves_wi
         them.start("n3")
         assert not them.holds("n1", "n3") and not them.conflist("n3").exists()
         assert "no subnet for the node n3" in str(them.status("n3")["reason"])
-        joined, left, back = [], [], []
-        for turn in range(3):  # the best of three: other work on the machine makes each of them late at times
-            start = them.save()
+        for turn in range(2):
+            them.save()
             them.until(lambda: all(them.holds(each, "n3") for each in ("n1", "n2")), "n3 is in all tables")
             them.until(them.conflist("n3").exists, "n3 has its CNI configuration")
-            joined.append(time.monotonic() - start)
             if turn:
                 for each in ("n1/p1", "n2/p1"):
                     them.answered(each, "n3/p1")
-                back.append(time.monotonic() - start)
             else:
                 made.add("n3", "p1")
             assert silent(them) == [], "at the first packet"
             assert [them.off(each) for each in them.agents] == [[], [], []]
-            start = them.save("n1", "n2")
+            them.save("n1", "n2")
             them.until(lambda: not any(them.holds(each, "n3") for each in ("n1", "n2")), "n3 is in no table")
-            left.append(time.monotonic() - start)
             assert them.reaches("n1/p1", "n2/p1") and not them.reaches("n1/p1", "n3/p1")
             assert [them.off(each, them.cluster("n1", "n2")) for each in ("n1", "n2")] == [[], []]
-        told("a node joined: in all tables, ready for pods", min(joined))
-        told("it came back: its pod answers all others", min(back))
-        told("a node left: gone from all tables", min(left))
 
 
 def test_what_is_written_wrong_changes_nothing_and_is_said(lab: MakeLab, plugin: Path) -> None:
@@ -122,7 +107,7 @@ class Pinging:
     def __exit__(self, *_: object) -> None:
         time.sleep(0.1)  # for the answer to the last one
         self._process.send_signal(2)
-        self.output = self._process.communicate(timeout=30)[0]
+        self.output = self._process.communicate(timeout=PATIENCE)[0]
 
     def __call__(self) -> int:
         found = re.search(r"(\d+) packets transmitted, (\d+) received", self.output)
@@ -144,10 +129,8 @@ def test_a_folder_with_a_file_a_node_is_followed(lab: MakeLab, plugin: Path) -> 
         for name in ("n1", "n2"):
             made.add(name, "p1")
         assert silent(them) == []
-        start = time.monotonic()
         _lab.write_json(folder / "another.json", them.list["n3"])
         them.until(lambda: all(them.holds(each, "n3") for each in ("n1", "n2")), "n3 is in all tables")
-        told("a file was put there", time.monotonic() - start)
         them.join("n3")
         made.add("n3", "p1")
         assert silent(them) == []
@@ -163,10 +146,8 @@ def test_a_folder_with_a_file_a_node_is_followed(lab: MakeLab, plugin: Path) -> 
             _lab.write_json(folder / f"{name}.json", them.list[name])
         time.sleep(0.3)
         assert them.holds("n1", "n3"), "a folder without the network's configuration is being filled"
-        start = time.monotonic()
         _lab.write_json(folder / "net-conf.json", them.conf)
         them.until(lambda: not them.holds("n1", "n3"), "n3 is in no table")
-        told("the folder was filled anew, without n3", time.monotonic() - start)
 
 
 def test_another_backend_is_followed_by_all_nodes_and_nothing_of_the_first_stays(lab: MakeLab, plugin: Path) -> None:
@@ -175,11 +156,10 @@ def test_another_backend_is_followed_by_all_nodes_and_nothing_of_the_first_stays
         members_with_pods(them, "n1", "n2")
         for backend in ({"type": "host-gw"}, {"type": "vxlan", "vni": 1}, {"type": "vxlan", "vni": 7, "port": 4789}):
             them.conf["backend"] = backend
-            start = them.save()
+            them.save()
             them.until(lambda: not any(them.off(each) for each in them.agents), f"all is as {backend} wants it")
             for one, other in (("n1/p1", "n2/p1"), ("n2/p1", "n1/p1")):
                 them.answered(one, other)
-            told(f"{json.dumps(backend)}: pods reach each other again", time.monotonic() - start, 3)
             there = made.run("n1", "ip", "-br", "link")
             assert ("tulle.1@" in there or "tulle.1 " in there) == (backend.get("vni") == 1), there
         mtu: list[Json] = json.loads(made.run("n1/p1", "ip", "-j", "link", "show", "eth0"))

@@ -23,10 +23,8 @@ from _topology import Pod
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.etcd import PREFIX, Member
 from tests.netns.members import Json, Members
+from tests.pace import PATIENCE
 
-PATIENCE, LATER = 10.0, 60.0
-"""Seconds after a step until all must be as it should be; most of it is for a machine with other things to do. And
-seconds after the source is back: who moves while it connects waits for answers to an address that is gone."""
 BACKENDS: list[Json] = [
     {"type": "vxlan", "vni": 1, "port": 8472},
     {"type": "vxlan", "vni": 7, "port": 4789},
@@ -55,7 +53,6 @@ class Walk:
         self.on = {name for name in them.agents if name != "n4"}
         self.pods: dict[str, str] = {}
         self.taken: list[str] = []
-        self.later = 0.0
         self.moves: list[Callable[[], str]] = [
             self.join, self.leave, self.readdress, self.resubnet, self.switch, self.lose_source, self.end_agent,
             self.damage, self.renew_pod,
@@ -171,7 +168,6 @@ class Walk:
         what = self.random.choice([self.end_agent, self.damage, self.renew_pod, self.rest])()
         self.settle(f"{how}: {what}")
         self.find()
-        self.later = time.monotonic() + LATER
         after = self.random.choice([self.switch, self.leave, self.join, self.readdress])()
         return f"{how}, and {what}; then it is back, and {after}"
 
@@ -219,7 +215,7 @@ class Walk:
 
     def await_plan(self, what: str) -> None:
         """Wait for the source to say what the test knows, and for every node to be as a plan made afresh says."""
-        deadline = max(time.monotonic() + PATIENCE, self.later)
+        deadline = time.monotonic() + PATIENCE
         while (cluster := self.expected()) is None:
             assert time.monotonic() < deadline, self.words(f"{what}: the source does not say what it should")
             time.sleep(0.02)
@@ -235,7 +231,7 @@ class Walk:
             f"{one.path} -> {other.path} {address}": ping(one, address)
             for one in pods for other in pods if one != other for address in other.addresses
         }
-        return [what for what, each in asked.items() if each.wait(timeout=20) != 0]
+        return [what for what, each in asked.items() if each.wait(timeout=PATIENCE) != 0]
 
     def words(self, what: str) -> str:
         logs = "\n".join(f"--- {name}\n{self.them.agents[name].log()}" for name in sorted(self.on))

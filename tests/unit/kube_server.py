@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -69,6 +69,7 @@ class KubeServer:
         self.token = ""
         """The only token that is accepted."""
         self._now = Condition()
+        self._over = Event()
         self._version = 100
         self._oldest = 0
         self._cuts = 0
@@ -88,6 +89,7 @@ class KubeServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
         self.cut()
         self._server.shutdown()
         self._server.server_close()
@@ -204,10 +206,14 @@ class KubeServer:
             fresh = [each for each in fresh if each.path == asked.path]
             fresh = [each for each in fresh if each.version > (begun if each.kind == "ERROR" else at)]
             if self.mute:
-                time.sleep(30)
+                self.hold()
             yield from map(_line, fresh)
             if time.monotonic() >= until or any(each.kind == "ERROR" for each in fresh):
                 return
+
+    def hold(self) -> None:
+        """Say nothing as long as there is a server."""
+        self._over.wait()
 
     def is_gone(self, asked: Asked) -> bool:
         """Whether that version is compacted away."""
@@ -296,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hold_if_forgotten(self) -> None:
         if self.epoch != self.kube.epoch:
-            time.sleep(30)
+            self.kube.hold()
             raise BrokenPipeError
 
     def _asked(self) -> Asked:

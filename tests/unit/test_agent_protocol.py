@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from cni_plugin import client, wire
+from tests.pace import PATIENCE
 from tests.unit import test_client
 from tests.unit.test_client import Caller
 
@@ -70,14 +71,14 @@ class Listener:
                 if self._over:
                     return
                 self.callers += 1
-                channel.settimeout(20)
+                channel.settimeout(PATIENCE)
                 self._behave(channel)
 
     def close(self) -> None:
         self._over = True
         with socket.socket(socket.AF_UNIX) as last:
             last.connect(str(self.folder / wire.SOCKET))
-            self._thread.join(timeout=30)
+            self._thread.join(timeout=PATIENCE)
         self._socket.close()
         for each in self.got:
             for fd in each.files:

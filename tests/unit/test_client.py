@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from cni_plugin import client, spec
+from tests.pace import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -73,7 +74,7 @@ class Caller:
         executable = self.folder / name
         executable.write_text(CLIENT.format(repository=str(REPOSITORY), path=self.engine, witness=str(witness)))
         command = ["/bin/sh", "-c", f'exec "$0" -I "$1" {self.redirections}', sys.executable, str(executable)]
-        return subprocess.run(command, input=stdin, env=environ, capture_output=True, timeout=30, check=False)
+        return subprocess.run(command, input=stdin, env=environ, capture_output=True, timeout=PATIENCE, check=False)
 
     def __call__(self, name: str = "tulle", stdin: bytes = b"{}", environ: Mapping[str, str] | None = None) -> Seen:
         done = self.run(name, stdin, {"CNI_COMMAND": "ADD", **(environ or {})})

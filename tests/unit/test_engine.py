@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.client import VERSION
+from tests.pace import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def call(*arguments: str, reply: str = "b''", code: int = 0, stdin: bytes = b"",
     """Start the engine with a stand-in for the verbs that makes noise: exit code, stdout, stderr."""
     script = ENGINE.format(path=[str(REPOSITORY), *sys.path], reply=reply, code=code)
     shell = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-u", "-c", script, *arguments]
-    done = subprocess.run(shell, input=stdin, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(shell, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

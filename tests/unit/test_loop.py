@@ -23,6 +23,7 @@ from cni_plugin.records import Record, Records
 from cni_plugin.verbs import gc
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.repair import Repair
+from tests.pace import PATIENCE
 from tests.unit.support import Json, Node, executable
 
 CLUSTER: Json = {
@@ -391,7 +392,7 @@ if [ $CNI_COMMAND = ADD ]; then echo '{{"cniVersion": "1.0.0", "ips": [{{"addres
     world.goes_on(60)
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
-            thread.join(10)
+            thread.join(PATIENCE)
     assert log.read_text().split("\n") == ["ADD a", "DEL a", ""]
     assert list(there.records.all()) == []
     world.goes_on(60)

@@ -23,6 +23,7 @@ from cni_plugin.agent.log import Log
 from cni_plugin.agent.metrics import LARGEST_REQUEST, MOST_CLIENTS, MetricsServer
 from cni_plugin.agent.prometheus import CONTENT_TYPE, Page
 from cni_plugin.errors import CniError
+from tests.pace import PATIENCE
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -139,7 +140,7 @@ class Running(NamedTuple):
 
     def connect(self) -> socket.socket:
         """A client that may do as it likes."""
-        return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def running() -> Iterator[Running]:
     thread.start()
     yield Running(server, problem)
     writer.send(b"x")
-    thread.join(10)
+    thread.join(PATIENCE)
     server.close()
     reader.close()
     writer.close()
@@ -266,7 +267,7 @@ def test_ipv6s_loopback_will_do() -> None:
         server = MetricsServer("[::1]:0", journal(), str)
     except CniError as error:
         pytest.skip(f"no IPv6 here: {error.msg}")
-    with socket.create_connection(("::1", server.port), timeout=10) as client:
+    with socket.create_connection(("::1", server.port), timeout=PATIENCE) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         for _ in range(3):
             if select.select(server.filenos(), [], [], 5)[0]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_network
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from cni_plugin.agent.sources.file import MOST_BYTES, Reader
 from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.inotify import Inotify
-from tests.pace import until, within
+from tests.pace import until
 from tests.unit.support import Json
 
 NET: Json = {"Network": "10.244.0.0/16", "SubnetLen": 25, "Backend": {"Type": "vxlan", "VNI": 7}}
@@ -48,11 +49,6 @@ def names(snapshot: Snapshot | None) -> list[str]:
     return [each.name for each in snapshot.nodes]
 
 
-def a_moment() -> None:
-    """Between two looks; short, for how long a change takes to be told is measured by them."""
-    time.sleep(0.002)
-
-
 class Told:
     """What a source told so far."""
 
@@ -77,7 +73,7 @@ class Told:
             right = self.trouble == "" if not trouble else trouble in self.trouble
             return self.snapshot if right and self.snapshot and tuple(names(self.snapshot)) == wanted else None
 
-        found = until(fits, f"{wanted} {trouble}", why=lambda: (self.snapshot, self.trouble), between=a_moment)
+        found = until(fits, f"{wanted} {trouble}", why=lambda: (self.snapshot, self.trouble))
         assert found is not None
         return found
 
@@ -470,21 +466,21 @@ def test_a_path_whose_folders_do_not_exist_yet_is_waited_for(tmp_path: Path) -> 
     told.close()
 
 
-def test_a_change_is_told_within_100_ms_and_that_of_many_events_once(told: Told, tmp_path: Path) -> None:
+def test_each_change_is_told_and_that_of_many_events_once(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "cluster.json"
-    times = []
     for number in range(3, 13):
-        start = time.monotonic()
         put(path, whole(1, number))
         told.until("n1", f"n{number}")
-        times.append(time.monotonic() - start)
     before = told.count
+    monkeypatch.setattr(source_file, "QUIET", 0.5)
+    monkeypatch.setattr(source_file, "LONGEST", 30.0)
     for number in (20, 21, 22, 23):
         path.write_text("")
         put(path, whole(1, number))
     told.until("n1", "n23")
     assert told.count - before <= 2
-    within(0.1, sorted(times)[len(times) // 2], times)
 
 
 def test_what_is_published_leaves_the_files_alone(told: Told, tmp_path: Path) -> None:
@@ -524,10 +520,7 @@ def test_a_source_that_was_closed_has_no_thread_and_no_descriptor(tmp_path: Path
     path.write_text(whole(1))
     before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(5):
-        told = Told(path)
-        start = time.monotonic()
-        told.close()
-        within(1, time.monotonic() - start)
+        Told(path).close()
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (before, threads)
 
 
@@ -566,22 +559,21 @@ def test_after_any_writes_the_last_good_contents_that_stood_are_what_is_told(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "cluster.json"
         path.write_text(whole(1))
-        told = Told(path)
-        told.until("n1")
-        good, sure = [{1}], True
-        for (kind, numbers), wait in zip(steps, waits, strict=False):
-            write(path, kind, numbers)
-            good = [numbers] if kind == "good" and wait else [*good, numbers] if kind == "good" else good
-            if wait and kind == "good":
-                told.until(*(f"n{each}" for each in sorted(numbers)))
-            sure = kind == "good"
-        allowed = [[f"n{each}" for each in sorted(numbers)] for numbers in good]
-        if sure:  # what stands now is good
-            told.until(*allowed[-1])
-        else:  # the last good one that stood long enough to be seen, and never something in between
-            told.until(*wait_for_trouble(told), trouble=str(path))
-        assert names(told.snapshot) in allowed
-        told.close()
+        with closing(Told(path)) as told:
+            told.until("n1")
+            good, sure = [{1}], True
+            for (kind, numbers), wait in zip(steps, waits, strict=False):
+                write(path, kind, numbers)
+                good = [numbers] if kind == "good" and wait else [*good, numbers] if kind == "good" else good
+                if wait and kind == "good":
+                    told.until(*(f"n{each}" for each in sorted(numbers)))
+                sure = kind == "good"
+            allowed = [[f"n{each}" for each in sorted(numbers)] for numbers in good]
+            if sure:  # what stands now is good
+                told.until(*allowed[-1])
+            else:  # the last good one that stood long enough to be seen, and never something in between
+                told.until(*wait_for_trouble(told), trouble=str(path))
+            assert names(told.snapshot) in allowed
 
 
 def wait_for_trouble(told: Told) -> list[str]:
@@ -589,7 +581,7 @@ def wait_for_trouble(told: Told) -> list[str]:
         told.take()
         return told.trouble != ""
 
-    until(troubled, "there is trouble", between=a_moment)
+    until(troubled, "there is trouble")
     return names(told.snapshot)
 
 
@@ -657,7 +649,9 @@ def test_whatever_stands_in_a_file_is_understood_or_refused(value: object, name:
         assert snapshot is None or "n1" in names(snapshot) or snapshot.problems
 
 
-def test_a_change_of_one_among_5000_files_takes_no_longer_than_a_person_notices(tmp_path: Path) -> None:
+def test_after_a_change_of_one_among_5000_files_only_that_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path / "nodes.d")
     put(tmp_path / "nodes.d" / "net-conf.json", '{"Network": "10.0.0.0/8"}')
     for number in range(1, 5001):
@@ -666,11 +660,14 @@ def test_a_change_of_one_among_5000_files_takes_no_longer_than_a_person_notices(
         (tmp_path / "nodes.d" / f"n{number:04}.json").write_text(text)
     time.sleep(0.2)
     reader = Reader(str(tmp_path / "nodes.d"), "n0001")
-    start = time.perf_counter()
     assert len(names(reader.read()[0])) == 5000
-    middle = time.perf_counter()
+    read, regular = [], files.regular
+
+    def noted(path: str, most: int) -> bytes:
+        read.append(Path(path).name)
+        return regular(path, most)
+
+    monkeypatch.setattr(files, "regular", noted)
     put(tmp_path / "nodes.d" / "n0007.json", '{"name": "x", "address": "192.0.2.1", "podCIDRs": ["10.200.0.0/24"]}')
     assert "x" in names(reader.read()[0])
-    end = time.perf_counter()
-    print(f"\n5000 files: {middle - start:.2f} s at first, {end - middle:.3f} s after a change of one")
-    within(1, end - middle)
+    assert read == ["n0007.json"]

@@ -19,11 +19,11 @@ from cni_plugin.agent.kube import follow
 from cni_plugin.agent.kube.api import Api
 from cni_plugin.agent.kube.follow import Backoff, Pace
 from cni_plugin.agent.kube.view import Known, snapshot
+from cni_plugin.agent.patience import FREE
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, open_source
 from cni_plugin.agent.sources import kubernetes
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from cni_plugin.errors import CniError
-from tests.pace import TooSlow, within
 from tests.unit.kube_objects import big_node, flannel_notes, lease, node
 from tests.unit.kube_server import CONFIG_MAPS, LEASES, NODES, KubeServer
 from tests.unit.told import Told, wait
@@ -69,7 +69,11 @@ def begin(server: KubeServer) -> Iterator[Begin]:
     yield start
     for each in worlds:
         each.close()
-    assert not [each for each in threading.enumerate() if each.name.startswith("kubernetes-")]
+    wait_for_ends()
+
+
+def wait_for_ends() -> None:
+    wait(lambda: not [each for each in threading.enumerate() if each.name.startswith("kubernetes-")])
 
 
 @pytest.fixture
@@ -88,19 +92,16 @@ def peer(index: int, **notes: str) -> dict[str, object]:
 # Following
 
 
-def test_nodes_that_come_change_and_go_are_told_within_20_ms(world: World) -> None:
-    times = []
+def test_nodes_that_come_change_and_go_are_told_and_the_server_is_asked_nothing_more(world: World) -> None:
+    asked = len(world.server.asked)
     for index in range(50, 55):
-        world.told.read_for(0.06)
-        begun = time.monotonic()
         world.server.put(peer(index))
         world.told.wait(lambda index=index: f"p{index}" in world.told.names())  # type: ignore[misc]
-        times.append(time.monotonic() - begun)
     world.server.put(node("p50", "10.244.50.0/24", "192.0.2.99"))
     world.told.until(lambda found: any(str(each.addresses[0]) == "192.0.2.99" for each in found.nodes))
     world.server.delete("p50")
     world.told.wait(lambda: "p50" not in world.told.names())
-    within(0.02, min(times), times)
+    assert len(world.server.asked) == asked, "its watches said it all"
 
 
 def test_many_nodes_are_listed_in_pages_and_told_at_once(begin: Begin, server: KubeServer) -> None:
@@ -123,7 +124,7 @@ def test_a_heartbeat_of_a_kubelet_is_no_news(world: World) -> None:
 
 def test_a_storm_of_changes_is_at_most_20_snapshots_a_second_and_the_last_one_is_whole(world: World) -> None:
     before, begun = world.told.snapshots, time.monotonic()
-    while time.monotonic() - begun < 1.0:
+    while time.monotonic() - begun < 1.0 or world.told.snapshots - before < 3:
         for index in range(2, 12):
             world.server.put(node(f"p{index}", f"10.244.{index}.0/24", f"192.0.2.{index}", tick=str(time.monotonic())))
             world.server.put(node("moving", "10.244.250.0/24", f"198.51.100.{time.monotonic_ns() % 250 + 1}"))
@@ -132,30 +133,35 @@ def test_a_storm_of_changes_is_at_most_20_snapshots_a_second_and_the_last_one_is
     world.told.until(lambda found: any(str(each.addresses[0]) == "203.0.113.1" for each in found.nodes))
     count, seconds = world.told.snapshots - before, time.monotonic() - begun
     assert count <= 20 * seconds + 2
-    if count < 3:
-        raise TooSlow(f"{count} snapshots in {seconds:.1f} s")
 
 
 def test_a_machine_that_stood_still_does_not_delay_the_next_snapshot(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What others took of the processor while one was put together is no work of ours that has to be made up for."""
-    stood = threading.Event()
+    worked = 0.0
+    monkeypatch.setattr(kubernetes, "thread_time", lambda: worked)
+    waits: list[float] = []
+    wait_for = world.source._ended.wait
 
-    def interrupted(known: Known, this_node: str) -> Snapshot | None:
-        if not stood.is_set():
-            stood.set()
-            time.sleep(0.4)
+    def noted(seconds: float) -> bool:
+        waits.append(seconds)
+        return wait_for(seconds)
+
+    monkeypatch.setattr(world.source._ended, "wait", noted)
+
+    def put_together(known: Known, this_node: str) -> Snapshot | None:
+        nonlocal worked
+        worked += 0.1
         return snapshot(known, this_node)
 
-    monkeypatch.setattr(kubernetes, "snapshot", interrupted)
     world.server.put(peer(2))
-    world.told.wait(lambda: "p2" in world.told.names())
-    assert stood.is_set()
-    begun = time.monotonic()
+    wait(lambda: waits == [PACE.spacing])
+    monkeypatch.setattr(kubernetes, "snapshot", put_together)
     world.server.put(peer(3))
-    world.told.wait(lambda: "p3" in world.told.names())
-    within(0.5, time.monotonic() - begun)
+    wait(lambda: len(waits) == 2)
+    assert waits[1] == pytest.approx(4 * 0.1), "what it works itself is a fifth of a processor at most"
+    assert world.told.trouble == ""
 
 
 def test_a_watch_goes_on_from_the_newest_version_that_it_was_told(world: World) -> None:
@@ -270,12 +276,10 @@ def test_a_server_that_refuses_is_told_and_asked_less_and_less_often(world: Worl
     world.server.cut()
     world.told.wait(lambda: hint in world.told.trouble)
     assert world.server.url in world.told.trouble
-    time.sleep(1.0)
-    times = [each.at for each in world.server.asked_for(watches=True)][1:]
+    wait(lambda: len(world.server.asked_for(watches=True)) > 12)
+    times = [each.at for each in world.server.asked_for(watches=True)][1:12]
     gaps = [after - before for before, after in pairwise(times)]
-    assert len(times) <= 25, gaps
-    if len(times) < 4:
-        raise TooSlow(f"asked at {times}")
+    assert sum(gaps) > 0.5, "ten waits, each but the first ones of a tenth of a second at least"
     assert max(gaps[-3:]) > 2 * min(gaps[:2])
     assert world.told.names() == ["n1"]
     world.server.refuse = 0
@@ -299,11 +303,8 @@ def test_a_server_that_falls_silent_is_left_when_its_time_is_over(begin: Begin, 
     world.told.wait(lambda: world.told.names() == ["n1"])
     server.put(peer(2))
     server.mute = False  # for those who ask again
-    begun = time.monotonic()
     world.told.wait(lambda: "p2" in world.told.names())
-    seconds = time.monotonic() - begun
     assert len(server.asked_for(watches=False)) == 1
-    within(2.0, seconds)
 
 
 def test_a_server_that_ends_every_watch_at_once_is_not_asked_without_a_pause(begin: Begin) -> None:
@@ -347,16 +348,16 @@ def test_a_character_that_some_take_for_a_line_break_breaks_nothing(world: World
 
 
 def test_a_source_ends_at_once_whatever_it_waits_for(begin: Begin, server: KubeServer) -> None:
-    following = begin()
+    """A watch, or the next try: neither would be over before the test is."""
+    for_hours = {"watch": (9999.0, 9999.0), "first": 9999.0, "longest": 9999.0}
+    following = begin(**for_hours)
     following.told.wait(lambda: following.told.names() == ["n1"])
     server.refuse = 500
-    refused = begin()
+    refused = begin(**for_hours)
     refused.told.wait(lambda: refused.told.trouble != "")
     for each in (following, refused):
-        begun = time.monotonic()
         each.source.close()
-        within(0.5, time.monotonic() - begun)
-    assert not [each for each in threading.enumerate() if each.name.startswith("kubernetes-")]
+    wait_for_ends()
 
 
 def test_a_mistake_of_ours_while_putting_together_is_told_and_not_the_end(
@@ -525,22 +526,19 @@ def test_a_lease_that_nobody_or_another_owns_is_made_the_nodes_own(begin: Begin,
 
 def test_somebody_who_undoes_it_again_and_again_is_not_fought_without_a_pause(world: World) -> None:
     world.source.publish(said())
-    end = time.monotonic() + 2.0
-    while time.monotonic() < end:
-        if "tulle.network/address" in notes(world):
-            world.server.delete("n1", LEASES)
-        time.sleep(0.005)
-    assert len(world.server.applied) <= 9
-    if len(world.server.applied) < 5:
-        raise TooSlow(f"{len(world.server.applied)} times in 2 s")
+    begun = time.monotonic()
+    for number in range(1, FREE + 3):
+        wait(lambda number=number: len(world.server.applied) == number)  # type: ignore[misc]
+        wait(lambda: "tulle.network/address" in notes(world))
+        world.server.delete("n1", LEASES)
+    assert time.monotonic() - begun >= 1.0, "the wait for the last one"
 
 
 def test_a_node_that_moves_often_is_not_taken_for_one_in_a_quarrel(world: World) -> None:
-    begun = time.monotonic()
     for number in range(20, 30):
         world.source.publish(said(f"192.0.2.{number}"))
         wait(lambda now=f"192.0.2.{number}": notes(world).get("tulle.network/address") == now)  # type: ignore[misc]
-    within(8, time.monotonic() - begun)
+    assert not world.source._publisher._patience.holds("patch")
 
 
 def test_a_node_whose_subnet_comes_later_is_announced_then(begin: Begin, server: KubeServer) -> None:
@@ -573,19 +571,19 @@ def test_a_node_that_is_deleted_and_comes_back_with_another_subnet_is_known_and_
     wait(lambda: "tulle.network/address" in notes(world))
 
 
-def test_a_node_that_moves_asks_anew_for_its_connections_began_at_an_address_that_is_gone(world: World) -> None:
+def test_a_node_that_moves_asks_anew_for_its_connections_began_at_an_address_that_is_gone(begin: Begin) -> None:
+    """And does not wait for the end of what it asked before."""
+    world = begin(watch=(9999.0, 9999.0))
+    world.told.wait(lambda: world.told.names() == ["n1"])
     world.source.publish(said())
     wait(lambda: len(world.server.applied) == 1)
     world.server.forget_connections()
     world.source.publish(said("192.0.2.8"))
-    begun = time.monotonic()
     world.server.put(peer(2))
     world.told.wait(lambda: "p2" in world.told.names())
     wait(lambda: notes(world)["tulle.network/address"] == "192.0.2.8")
-    seconds = time.monotonic() - begun
     assert len(world.server.asked_for(watches=False)) == 1
     assert (world.told.trouble, world.told.snapshot and world.told.snapshot.problems) == ("", ())
-    within(0.5, seconds)
 
 
 @pytest.mark.parametrize(("address", "stranded"), [("127.0.0.1", False), ("198.51.100.77", True)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.agent import systemd
+from tests.pace import PATIENCE
 
 HEIR = """
 import os, sys
@@ -125,4 +126,4 @@ def test_without_systemd_there_are_no_sockets() -> None:
     code = "from cni_plugin.agent import systemd; assert systemd.listeners() == []"
     environ = {key: each for key, each in os.environ.items() if not key.startswith("LISTEN_")}
     for more in ({}, {"LISTEN_FDS": "x", "LISTEN_PID": "1"}):
-        subprocess.run([sys.executable, "-c", code], env={**environ, **more}, check=True, timeout=30)
+        subprocess.run([sys.executable, "-c", code], env={**environ, **more}, check=True, timeout=PATIENCE)

@@ -19,16 +19,16 @@ class Told:
         self.trouble = ""
         self.snapshots = 0
 
-    def until(self, holds: Callable[[Snapshot], bool], limit: float | None = None) -> Snapshot:
-        """Wait for a snapshot of which this holds; when it has to come within a time, that is the limit."""
-        self.wait(lambda: self.snapshot is not None and holds(self.snapshot), limit)
+    def until(self, holds: Callable[[Snapshot], bool]) -> Snapshot:
+        """Wait for a snapshot of which this holds."""
+        self.wait(lambda: self.snapshot is not None and holds(self.snapshot))
         assert self.snapshot is not None
         return self.snapshot
 
-    def wait(self, holds: Callable[[], bool], limit: float | None = None) -> None:
+    def wait(self, holds: Callable[[], bool]) -> None:
         """Read until this holds."""
         pace.until(
-            holds, "what the source should say", limit,
+            holds, "what the source should say",
             why=lambda: f"{self.snapshot} {self.trouble}", between=lambda: self.read(0.05),
         )
 
@@ -51,6 +51,6 @@ class Told:
         return [each.name for each in self.snapshot.nodes] if self.snapshot else []
 
 
-def wait(holds: Callable[[], bool], limit: float | None = None) -> None:
+def wait(holds: Callable[[], bool]) -> None:
     """Wait for what no source tells, such as what its server was asked."""
-    pace.until(holds, "what should have happened", limit)
+    pace.until(holds, "what should have happened")
