@@ -17,7 +17,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -103,7 +102,6 @@ def test_500_requests_at_once_are_served_in_the_order_of_their_arrival(
     assert numbers == sorted(numbers), "who came first got the first address"
     served = recent(asker)
     assert [each["container"] for each in served] == [str(number) for number in range(450, 500)]
-    assert all(later["seconds"] > earlier["seconds"] for earlier, later in pairwise(served)), "each waited its turn"  # type: ignore[operator]
     assert agent.memory("VmHWM") - before < 40, "500 requests wait in a few MiB"
     assert [answer for code, answer in at_once(asker, calls("DEL", attachments), agent) if code] == []
     assert node.leases() == {}
