@@ -271,9 +271,9 @@ def test_the_lease_of_a_node_that_is_deleted_is_collected_and_one_that_comes_bac
     plane.start("kube-controller-manager")
     try:
         plane.request("DELETE", "/api/v1/nodes/n1")
-        wait(lambda: not lease(plane), 60.0)
+        wait(lambda: not lease(plane))
         create(plane, node("n1", "10.244.9.0/24", "192.0.2.1"))
-        wait(lambda: bool(lease(plane)), 10.0)
+        wait(lambda: bool(lease(plane)))
         owner = lease(plane)["metadata"]["ownerReferences"][0]
         assert owner["uid"] == own(plane)["metadata"]["uid"] and lease(plane)["metadata"]["uid"] != first
         told.until(lambda found: found.me is not None and str(found.me.pod_cidrs[0]) == "10.244.9.0/24")
@@ -383,7 +383,7 @@ def test_the_right_to_write_nodes_status_is_what_node_status_yaml_gives_and_take
     for each in objects:
         plane.request("POST", PATHS[each["kind"]], each)
     try:
-        wait(lambda: conditions(plane)["NetworkUnavailable"]["status"] == "False", 40.0)
+        wait(lambda: conditions(plane)["NetworkUnavailable"]["status"] == "False")
     finally:
         for each in objects:
             plane.request("DELETE", f"{PATHS[each['kind']]}/{each['metadata']['name']}")
@@ -403,7 +403,7 @@ def test_without_the_right_to_leases_the_cluster_is_what_the_node_objects_say_an
         assert told.names() == ["n1"] and any("apply the RBAC rules" in each for each in found.problems)
     finally:
         plane.request("PATCH", role, cast(Json, {"rules": rules}))
-    told.until(lambda found: found.problems == (), 40.0)
+    told.until(lambda found: found.problems == ())
     assert "tulle.network/address" in told_by(plane)
 
 

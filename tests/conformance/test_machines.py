@@ -17,7 +17,7 @@ import pytest
 
 from tests.conformance.conftest import BUNDLE
 from tests.conformance.nodes import Json, Reply
-from tests.pace import until
+from tests.pace import PATIENCE, until
 
 READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys"
 FORWARDS = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
@@ -74,7 +74,7 @@ class Machine:
         for each in (self._agent, self._holder):
             if each is not None:
                 each.terminate()
-                each.wait(20)
+                each.wait(PATIENCE)
 
     def sh(self, script: str) -> str:
         """Run a script of the test's own on the node."""

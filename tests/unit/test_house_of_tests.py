@@ -62,9 +62,11 @@ def test_what_is_no_promise_in_seconds_is_left_alone(text: str) -> None:
 
 def test_a_limit_and_a_hurry_are_seen() -> None:
     assert list(limits("cheaper(one, 2 * other)")) == [] and list(limits("cheaper(one, 2 * 0.5)")) == [1]
-    for text in ("p.wait(timeout=10)", "t.join(5)", "until(look, 'it', patience=3)", "end = monotonic() + 4"):
+    loop = "while monotonic() < end:\n    look()"
+    for text in ("p.wait(timeout=10)", "t.join(5)", "until(look, 'it', patience=3)", f"end = monotonic() + 4\n{loop}"):
         assert list(hurries(text)) == [1], text
-    for text in ("p.wait(timeout=PATIENCE)", "event.wait(0.01)", "end = monotonic() + SECONDS"):
+    at_last = f"end = monotonic() + LONG\n{loop}"
+    for text in ("p.wait(timeout=PATIENCE)", "event.wait(0.01)", "later = monotonic() + 2", at_last):
         assert list(hurries(text)) == [], text
     assert list(hurries("with raises(TimeoutError):\n    p.wait(timeout=10)")) == [], "it is not to come"
 
@@ -92,13 +94,15 @@ def limits(text: str) -> Iterator[int]:
 def hurries(text: str) -> Iterator[int]:
     """The lines on which something that must come is given less than minutes."""
     tree = ast.parse(text)
+    loops = (each.test for each in ast.walk(tree) if isinstance(each, ast.While))
+    ends = {node.id for test in loops for node in ast.walk(test) if isinstance(node, ast.Name)}
     never = {id(inner) for each in ast.walk(tree) if is_of_what_never_comes(each) for inner in ast.walk(each)}
     for each in ast.walk(tree):
         if id(each) in never:
             continue
         if isinstance(each, ast.Call) and any(map(is_short, given(each))):
             yield each.lineno
-        if isinstance(each, ast.BinOp) and is_clock(each.left, set()) and is_short(each.right):
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) in ends and is_soon(each.value):
             yield each.lineno
 
 
@@ -118,6 +122,10 @@ def given(call: ast.Call) -> Iterator[ast.expr]:
 def is_short(node: ast.expr) -> bool:
     """Whether it is a number of seconds in which something is to come; fractions of one are pauses between looks."""
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and 1 <= node.value < SHORTEST
+
+
+def is_soon(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and is_clock(node.left, set()) and is_short(node.right)
 
 
 def own(scope: ast.AST) -> Iterator[ast.AST]:

@@ -661,13 +661,13 @@ def test_after_a_change_of_one_among_5000_files_only_that_one_is_read(
     time.sleep(0.2)
     reader = Reader(str(tmp_path / "nodes.d"), "n0001")
     assert len(names(reader.read()[0])) == 5000
-    read, regular = [], files.regular
+    read, follow = [], files.follow
 
     def noted(path: str, most: int) -> bytes:
         read.append(Path(path).name)
-        return regular(path, most)
+        return follow(path, most)
 
-    monkeypatch.setattr(files, "regular", noted)
+    monkeypatch.setattr(files, "follow", noted)
     put(tmp_path / "nodes.d" / "n0007.json", '{"name": "x", "address": "192.0.2.1", "podCIDRs": ["10.200.0.0/24"]}')
     assert "x" in names(reader.read()[0])
     assert read == ["n0007.json"]

@@ -538,7 +538,7 @@ def test_a_node_that_moves_often_is_not_taken_for_one_in_a_quarrel(world: World)
     for number in range(20, 30):
         world.source.publish(said(f"192.0.2.{number}"))
         wait(lambda now=f"192.0.2.{number}": notes(world).get("tulle.network/address") == now)  # type: ignore[misc]
-    assert not world.source._publisher._patience.holds("patch")
+    assert not world.source._publisher._patience.holds("lease")
 
 
 def test_a_node_whose_subnet_comes_later_is_announced_then(begin: Begin, server: KubeServer) -> None:
