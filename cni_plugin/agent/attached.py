@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -57,6 +57,8 @@ class Attachments:
         self._confs: dict[bytes, NetConf] = {}
         self.bridges: dict[str, State] = {}
         """What each bridge must be."""
+        self.gateways: frozenset[tuple[str, str]] = frozenset()
+        """Each network with each gateway that attachments of it need."""
 
     def __iter__(self) -> Iterator[Attached]:
         for folder in self._folders.values():
@@ -69,6 +71,7 @@ class Attachments:
         changed = self._folders != known
         if changed:
             self.bridges = self._wanted()
+            self.gateways = frozenset((each.attachment.network, one) for each in self for one in each.use[1])
         return changed
 
     def behind(self, network: str, mtu: int) -> list[Attachment]:
@@ -82,6 +85,14 @@ class Attachments:
     def _follows(self, each: Attached) -> bool:
         conf = self._confs.get(each.use[3])
         return conf is not None and follows(conf)
+
+    def through(self, network: str, gateways: Collection[str]) -> list[Attachment]:
+        """Those of a network that need one of these gateways."""
+        return [
+            each.attachment
+            for each in self
+            if each.attachment.network == network and not set(each.use[1]).isdisjoint(gateways)
+        ]
 
     def _folder(self, network: str, known: _Folder | None) -> _Folder:
         path = self._records.folder(network)

@@ -44,10 +44,11 @@ from cni_plugin.model import Bridge, Up
 from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.plan.node import BRIDGE_ALIAS
 from cni_plugin.records import Record, Records
+from cni_plugin.verbs import former
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead
 from cni_plugin.verbs.peers import Facts, all_facts
-from cni_plugin.verbs.repair import Repair, bridge, cluster, masquerade, mtu, ports
+from cni_plugin.verbs.repair import Repair, bridge, cluster, gateways, masquerade, mtu, ports
 
 QUIET, LONGEST = 0.030, 0.150
 """Seconds without an event after which a pass is made, and seconds after the first event when it is made anyway."""
@@ -127,6 +128,8 @@ class Reconciler:
         self._lists = _inotify()
         self._awake = False
         self._numbers: dict[str, int] = {}
+        self._subnets: object = None
+        self._former: dict[str, str] = {}
         self._own: dict[str, OwnLink] = {}
         self._changed: Changed = 0
         self._first = self._last = 0.0
@@ -137,7 +140,8 @@ class Reconciler:
     @property
     def problem(self) -> str:
         """What of the node is wrong and could not be put right, "" when all is well."""
-        return "; ".join(f"{what}: {why}" for what, why in self._problems.items())
+        found = {**self._problems, **{f"pods of {network}": words for network, words in self._former.items()}}
+        return "; ".join(f"{what}: {why}" for what, why in found.items())
 
     def filenos(self) -> tuple[int, ...]:
         """What to wait for."""
@@ -198,6 +202,7 @@ class Reconciler:
             self._guarded("bridges", self._look_at_bridges)
         self._guarded("ports", partial(self._look_at_ports, changed, thorough=thorough))
         self._guarded("clusters", partial(self._look_at_clusters, changed))
+        self._guarded("former subnets", partial(self._look_at_former_subnets, thorough=thorough))
         self._guarded("MTU", self._follow_mtu)
         if changed & RULES:
             self._step("masquerade", partial(masquerade, self._kernel, self._records))
@@ -227,6 +232,27 @@ class Reconciler:
             for facts in all_facts(self._records):
                 if facts.network not in kept:
                     self._step(f"cluster of {facts.network}", partial(cluster, facts, self._kernel, self._records))
+
+    def _look_at_former_subnets(self, *, thorough: bool) -> None:
+        """When the node's subnets or the gateways that pods need are others than at the last look, or it is time."""
+        known = all_facts(self._records)
+        basis = (self._attachments.gateways, [(each.network, each.pod_cidrs) for each in known])
+        new = bool(known) and (basis != self._subnets or thorough)
+        if new:
+            self._step("gateways of former subnets", partial(gateways, self._kernel, self._records))
+        self._subnets = basis
+        if new or self._former:
+            found = {each.network: words for each in known if (words := self._outlived(each))}
+            for network, words in found.items():
+                if words != self._former.get(network):
+                    self._journal.say("warn", f"pods of {network}: {words}")
+            self._former = found
+
+    def _outlived(self, facts: Facts) -> str:
+        """What to say of pods whose subnet is not the node's any more; nothing can be put right, so who can is told."""
+        mine = (one for network, one in self._attachments.gateways if network == facts.network)
+        left = former.outside(mine, facts.pod_cidrs)
+        return former.worded(self._attachments.through(facts.network, left), left) if left else ""
 
     def _follow_mtu(self) -> None:
         """Pods that live get the MTU that the underlay leaves now, and their bridges after them."""
@@ -312,11 +338,16 @@ class Reconciler:
         self._watch_lists(facts)
 
     def _watch_lists(self, facts: Iterable[Facts]) -> None:
-        """The files of lists that people keep; an agent's own changes with what its source says."""
+        """The files of lists that people keep; an agent's own changes with what its source says.
+
+        And while there are pods of former subnets the records of their network, for the end of the last is no event.
+        """
         kept = self._clusters.networks() if self._clusters is not None else ()
         sources = (decoding.decode(each.source) for each in facts if each.network not in kept)
+        paths = {each for each in sources if isinstance(each, str)}
+        paths |= {self._records.folder(network) for network in self._former}
         if self._lists is not None:
-            self._guarded("node lists", partial(self._lists.watch, {each for each in sources if isinstance(each, str)}))
+            self._guarded("node lists", partial(self._lists.watch, paths))
 
     def _check(self) -> None:
         """Collect attachments of which neither wire nor sandbox is left, after a time of grace."""

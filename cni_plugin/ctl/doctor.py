@@ -51,6 +51,7 @@ FINDINGS: tuple[Find, ...] = (
     find_cluster.bad_list,
     find_cluster.conflicts,
     find_cluster.ranges_outside_subnet,
+    find_cluster.former_subnets,
     find_cluster.no_way,
     find_cluster.silent_peers,
     find_cluster.black_holes,

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 from cni_plugin.ctl.facts import ERROR, HINT, WARNING, Facts, Finding, Probed
 from cni_plugin.ctl.roster import Membership
+from cni_plugin.verbs.former import REMEDY, outside
 
 _LEFT_OUT, _OUTSIDE, _SHARED = "is left out", "outside the cluster's network", "has the same address"
 _FLANNEL = ("flannel.", "flannel-v6.", "flannel-wg", "flannel.ipip")
@@ -102,6 +103,26 @@ def ranges_outside_subnet(facts: Facts) -> Iterator[Finding]:
                     "pods get addresses that no other node sends here: they reach nobody beyond this node",
                     "remove ipam.ranges (they follow from the cluster), or write this node's own subnet",
                 )
+
+
+def former_subnets(facts: Facts) -> Iterator[Finding]:
+    """Pods that live with addresses of a subnet that is not this node's any more, as after it joined anew."""
+    for cluster in facts.clusters:
+        mine = cluster.me.subnets if cluster.me else ()
+        held = {
+            f"{pod.container} {pod.ifname}": each
+            for pod in facts.pods
+            for each in pod.ips
+            if pod.network == cluster.network and outside([each], mine)
+        }
+        if held:
+            yield Finding(
+                "former-subnet", ERROR, f"addresses of {_names(list(held))} in {cluster.network}",
+                f"{', '.join(list(held.values())[:3])}; this node's subnets are {', '.join(mine)}",
+                "no other node sends to these pods, and as long as one lives this node's bridge hides the pods of the "
+                "node that has that subnet now",
+                REMEDY,
+            )
 
 
 def no_way(facts: Facts) -> Iterator[Finding]:

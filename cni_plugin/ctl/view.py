@@ -23,10 +23,13 @@ from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import apply
-from cni_plugin.verbs.peers import VXLAN_ALIAS, all_facts, forget
+from cni_plugin.verbs.former import outside
+from cni_plugin.verbs.peers import VXLAN_ALIAS, Facts, all_facts, forget
 from cni_plugin.verbs.usage import usage
 
 CONF_DIR = "/etc/cni/net.d"
+FORMER = "former subnet"
+"""The state of an attachment whose addresses are of a subnet that is not this node's any more."""
 MOST_PORTS = 1023
 """BR_MAX_PORTS is 1024, and number 0 is none (net/bridge/br_private.h)."""
 Row = dict[str, object]
@@ -56,9 +59,10 @@ def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -
 def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
     """Networks with their addresses, attachments, and clusters."""
     attachments = list(records.all())
+    known = {each.network: each for each in all_facts(records)}
     return {
         "networks": list(_networks(kernel, records, attachments)),
-        "attachments": [_attachment(kernel, each) for each in attachments],
+        "attachments": [_attachment(kernel, each, known) for each in attachments],
         "clusters": [
             {
                 "network": each.network,
@@ -69,7 +73,7 @@ def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
                 "peers": each.peers,
                 "podCIDRs": list(each.pod_cidrs),
             }
-            for each in all_facts(records)
+            for each in known.values()
         ],
     }
 
@@ -187,7 +191,9 @@ def _usage(kernel: Kernel, records: Records, record: Record) -> Row:
     }
 
 
-def _attachment(kernel: Kernel, record: Record) -> Row:
+def _attachment(kernel: Kernel, record: Record, known: Mapping[str, Facts]) -> Row:
+    state, facts = alive(kernel, record), known.get(record.network)
+    former = state == "up" and facts is not None and outside(record.ips, facts.pod_cidrs)
     return {
         "network": record.network,
         "container": record.container,
@@ -196,7 +202,7 @@ def _attachment(kernel: Kernel, record: Record) -> Row:
         "host": record.attachment.host_dev,
         "bridge": record.bridge,
         "netns": record.netns,
-        "state": alive(kernel, record),
+        "state": FORMER if former else state,
     }
 
 

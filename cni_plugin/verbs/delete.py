@@ -8,11 +8,14 @@ given back, so nobody else can get the address while the old pod can still send 
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 
 from cni_plugin import netconf
 from cni_plugin.diff import Op
-from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel import files
+from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.model import Veth
 from cni_plugin.plan.pod import Attachment, learned_neighbours
 from cni_plugin.records import Record
@@ -33,7 +36,7 @@ def delete(context: Context) -> Takedown[bytes]:
     yield unplugging(attachment, record)
     release(context, record)
     with context.meter.step("records"):
-        drop_record(context.kernel, context.records, attachment)
+        forget(context, attachment)
     return b""
 
 
@@ -41,6 +44,18 @@ def teardown(context: Context, attachment: Attachment, record: Record) -> None:
     """Take the kernel objects and the record of an attachment away; leases are the caller's."""
     context.kernel.apply(unplugging(attachment, record))
     drop_record(context.kernel, context.records, attachment)
+
+
+def forget(context: Context, attachment: Attachment) -> None:
+    """Remove the record; with the last of a network go the gateways of subnets that the node has no more."""
+    last = drop_record(context.kernel, context.records, attachment)
+    if last and files.names(f"{context.records.run_dir}/clusters"):
+        from cni_plugin.verbs import former  # for who is in no cluster it is nothing
+
+        try:
+            former.clear(context.kernel, context.records)
+        except (KernelError, OSError) as error:
+            print(f"tulle: gateways of former subnets are left: {error}; tullectl repair tries again", file=sys.stderr)
 
 
 def unplugging(attachment: Attachment, record: Record | None) -> list[Op]:

@@ -95,10 +95,10 @@ def put_record(kernel: Kernel, records: Records, record: Record, wanted: Masquer
             raise
 
 
-def drop_record(kernel: Kernel, records: Records, attachment: Attachment) -> None:
-    """Remove an attachment's record, if it has one; with the last of a network goes its masquerade."""
+def drop_record(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
+    """Remove an attachment's record, if it has one; with the last of a network goes its masquerade. Whether it was."""
     with records.lock():
-        _drop(kernel, records, attachment)
+        return _drop(kernel, records, attachment)
 
 
 def sweep_records(records: Records, network: str) -> None:
@@ -145,7 +145,8 @@ def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquera
     restore_masquerade(kernel, {**networks, name: joined})
 
 
-def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> None:
+def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
     last = records.remove(attachment)
     if last and records.drop_masquerade(attachment.network):
         restore_masquerade(kernel, records.masquerades())
+    return last

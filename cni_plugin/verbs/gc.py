@@ -19,8 +19,8 @@ from cni_plugin.plan.pod import Attachment, owner, sealed
 from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
 from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.delete import release, unplugging
-from cni_plugin.verbs.ensure import drop_record, sweep_records
+from cni_plugin.verbs.delete import forget, release, unplugging
+from cni_plugin.verbs.ensure import sweep_records
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown, together
 
@@ -109,7 +109,7 @@ def take_away(context: Context, attachment: Attachment, record: Record | None) -
     yield unplugging(attachment, record)
     if record is not None:
         release(context, record)
-        drop_record(context.kernel, context.records, attachment)
+        forget(context, attachment)
 
 
 def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:

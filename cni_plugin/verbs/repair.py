@@ -25,6 +25,7 @@ from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
 from cni_plugin.plan.pod import Attachment, gateway_device, lasting
 from cni_plugin.records import Record, Records
+from cni_plugin.verbs import former
 from cni_plugin.verbs.ensure import apply, steps
 from cni_plugin.verbs.mtu import follow, follows
 from cni_plugin.verbs.peers import Facts, all_facts, program, survey
@@ -51,6 +52,7 @@ class Use(NamedTuple):
 def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterator[Repair]:
     """Look at every cluster, the bridges, the masquerade, and every attachment; with `dry_run` only look."""
     attachments = list(records.all())
+    yield gateways(kernel, records, dry_run=dry_run)
     for facts in all_facts(records):
         yield cluster(facts, kernel, records, dry_run=dry_run)
     for facts in all_facts(records):
@@ -80,6 +82,11 @@ def mtu(
     """The MTU of attachments that have another one than their cluster leaves; a sandbox that is gone is let be."""
     step = partial(_follow, kernel, records, behind, facts.mtu, dry_run=dry_run)
     return _attempt(f"MTU of pods in {facts.network}", step)
+
+
+def gateways(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
+    """What is left on our bridges of subnets that were this node's; in the way of clusters, so before them."""
+    return _attempt("gateways of former subnets", partial(former.clear, kernel, records, dry_run=dry_run))
 
 
 def bridges(uses: Iterable[Use]) -> dict[str, State]:

@@ -245,7 +245,7 @@ def test_a_list_without_this_node_changes_nothing(world: World) -> None:
     for wrong in (
         msgspec.structs.replace(cluster, nodes=cluster.nodes[1:]),
         msgspec.structs.replace(cluster, backend="pigeon"),
-        msgspec.structs.replace(cluster, options={"vni": 0}),
+        msgspec.structs.replace(cluster, options={"vni": -1}),
         msgspec.structs.replace(cluster, options={"directRouting": "maybe"}),
     ):
         with pytest.raises(CniError):

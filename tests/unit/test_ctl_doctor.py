@@ -14,7 +14,7 @@ from cni_plugin.kernel.look import Link
 from cni_plugin.kernel.ruleset import Hook
 
 POD = Pod(
-    "pods", "a", "eth0", "tl0", "tulle0", ("10.22.0.2/24", "fd00:22::2/64"), ("10.22.0.1/24", "fd00:22::1/64"),
+    "pods", "a", "eth0", "tl0", "tulle0", ("10.244.1.2/24", "fd00:22::2/64"), ("10.244.1.1/24", "fd00:22::1/64"),
     "/run/netns/a", mtu=1500,
 )
 OURS = Config("/etc/cni/net.d/10-tulle.conflist", ours=True, plugins=("tulle",), families=(4,))
@@ -146,7 +146,7 @@ CASES: dict[str, tuple[Facts, str, str]] = {
         "warning", "ip link del tl9",
     ),
     "duplicate-address": (
-        with_facts(pods=(POD, pod(container="b", ips=("10.22.0.2/24",)))), "error", "10.22.0.2",
+        with_facts(pods=(POD, pod(container="b", ips=("10.244.1.2/24",)))), "error", "10.244.1.2",
     ),
     "bridge-down": (changed(BRIDGE, up=False), "error", "down"),
     "vlan-filtering-off": (
@@ -183,6 +183,10 @@ CASES: dict[str, tuple[Facts, str, str]] = {
             clusters=(CLUSTER,), configs=(msgspec.structs.replace(OURS, network="pods", ranges=("10.9.0.0/24",)),),
         ),
         "error", "10.9.0.0/24; this node's subnets are 10.244.1.0/24",
+    ),
+    "former-subnet": (
+        with_facts(clusters=(CLUSTER,), pods=(POD, pod(container="old", ips=("10.244.7.2/24",)))), "error",
+        "10.244.7.2/24; this node's subnets are 10.244.1.0/24",
     ),
     "no-way-to-peer": (with_peer(way="", why="not on this link"), "error", "not on this link"),
     "peer-not-programmed": (with_peer(missing=("ip route add x", "y")), "error", "ip route add x and more"),
