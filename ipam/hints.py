@@ -13,7 +13,8 @@ A link's text is made, replaced and read by one system call each, and never foll
 our own processes that was killed half-way) sets the directory's modification time to the time of day. Each
 operation of ours ends by setting that time to `CLEAN`, a moment long past, and sets it to the time of day before it
 writes to the index. If it still is CLEAN, nobody was here since; the clock's granularity does not matter. If it is
-not, `rebuild` makes the hints again from the leases.
+not, `rebuild` makes the hints again from the leases. The hints' own directories tell in the same way that somebody put
+another file in the place of one of ours.
 
 A hint that is wrong all the same does no harm: whoever uses one looks at the lease before acting on it.
 """
@@ -27,7 +28,17 @@ from ipaddress import ip_address
 
 from ipam.index import Index
 from ipam.ranges import IP
-from ipam.store import TEMPORARY, Owner, Store, ensure_directory, open_directory
+from ipam.store import (
+    DAMAGED,
+    TEMPORARY,
+    Owner,
+    Store,
+    clear,
+    ensure_directory,
+    open_own,
+    open_own_directory,
+    replace,
+)
 
 CLEAN = 1_009_843_200 * 10**9
 """2002-01-01 UTC in ns; whole seconds, which any file system can hold. Another layout must use another."""
@@ -47,7 +58,7 @@ class Hints:
         self._index = Index(store)
         try:
             if store.private_fd >= 0:
-                self._used = open_directory("used", store.private_fd)
+                self._used = open_own_directory("used", store.private_fd)
         except BaseException:
             self.close()
             raise
@@ -63,14 +74,20 @@ class Hints:
     def clean(self) -> bool:
         """Whether nobody but us changed the leases since the hints were last right."""
         whole = self._index.present and self._used >= 0
-        return whole and os.fstat(self._store.fd).st_mtime_ns == CLEAN
+        return whole and all(os.fstat(fd).st_mtime_ns == CLEAN for fd in self._directories)
 
     def mark_clean(self) -> None:
         """The last act of an operation that left leases and hints in step."""
         try:
-            os.utime(self._store.fd, ns=(CLEAN, CLEAN))
+            for fd in self._directories:
+                os.utime(fd, ns=(CLEAN, CLEAN))
         except OSError:
             pass  # Not our directory: it stays unclean, and every operation reads all leases.
+
+    @property
+    def _directories(self) -> tuple[int, int, int]:
+        """The leases' last: what a kill leaves in between is unclean."""
+        return self._used, self._store.private_fd, self._store.fd
 
     @property
     def boot(self) -> str | None:
@@ -105,7 +122,7 @@ class Hints:
         byte = block[at] | mask if used else block[at] & ~mask
         if byte == block[at]:
             return
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self._used)
+        fd = open_own(name, os.O_WRONLY | os.O_CREAT, self._used)
         try:
             os.pwrite(fd, bytes([byte]), at)
         finally:
@@ -127,9 +144,9 @@ class Hints:
         """How many bits of the span are set: as many reads as there are blocks with an address in use in it."""
         total = 0
         for name in os.listdir(self._used):
-            if not name.startswith(f"{version}."):
+            base = _base(name, version)
+            if base is None:
                 continue
-            base = int(name[2:], 16) << _BITS
             lo, hi = max(first - base, 0), min(last - base, (1 << _BITS) - 1)
             if lo <= hi:
                 bits = int.from_bytes(self._block(name), "little") >> lo
@@ -146,17 +163,17 @@ class Hints:
             name, bit = _place(ip.version, int(ip))
             blocks.setdefault(name, bytearray(_BYTES))[bit >> 3] |= 1 << (bit & 7)
         for name in os.listdir(self._used):
-            if name not in blocks:
-                _remove(name, self._used)
+            if name not in blocks and not name.startswith(DAMAGED):
+                clear(name, self._used)
         for name, block in blocks.items():
             self._store.write_temporary(bytes(block))
-            os.rename(TEMPORARY, name, src_dir_fd=self._store.private_fd, dst_dir_fd=self._used)
+            replace(TEMPORARY, name, self._store.private_fd, self._used)
 
     def _open_or_make(self) -> None:
         self._store.ensure_private()
         ensure_directory("used", self._store.private_fd)
         if self._used < 0:
-            self._used = open_directory("used", self._store.private_fd)
+            self._used = open_own_directory("used", self._store.private_fd)
 
     def _block(self, name: str) -> bytearray:
         if name not in self._blocks:
@@ -165,7 +182,7 @@ class Hints:
 
     def _read_block(self, name: str) -> bytes:
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._used)
+            fd = open_own(name, os.O_RDONLY, self._used)
         except FileNotFoundError:
             return b""
         try:
@@ -180,14 +197,22 @@ class Hints:
         except FileExistsError:
             pass
         private = self._store.private_fd
-        _remove(TEMPORARY, private)
+        clear(TEMPORARY, private)
         os.symlink(text, TEMPORARY, dir_fd=private)
-        os.rename(TEMPORARY, name, src_dir_fd=private, dst_dir_fd=dir_fd)
+        replace(TEMPORARY, name, private, dir_fd)
 
 
 def _place(version: int, number: int) -> tuple[str, int]:
     """The block of an address, and its bit there. Blocks are aligned, so they depend on no configuration."""
     return f"{version}.{number >> _BITS:x}", number & ((1 << _BITS) - 1)
+
+
+def _base(name: str, version: int) -> int | None:
+    """The first address of the block of that name; None for one of the other family, and for what is no block."""
+    try:
+        return int(name[2:], 16) << _BITS if name.startswith(f"{version}.") else None
+    except ValueError:
+        return None
 
 
 def _first_clear(block: bytes | bytearray, lo: int, hi: int) -> int | None:
@@ -221,17 +246,11 @@ def _addresses(text: str) -> tuple[IP, ...]:
 
 def _read_link(name: str, dir_fd: int) -> str | None:
     try:
-        return os.readlink(name, dir_fd=dir_fd)
+        text = os.readlink(name, dir_fd=dir_fd)
+        return None if "/" in text else text  # somebody's link, not ours
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno != errno.EINVAL:  # EINVAL: somebody put a file there
             raise
         return None
-
-
-def _remove(name: str, dir_fd: int) -> None:
-    try:
-        os.unlink(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        pass

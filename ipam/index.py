@@ -17,7 +17,7 @@ import os
 import zlib
 from collections.abc import Mapping
 
-from ipam.store import TEMPORARY, Store
+from ipam.store import TEMPORARY, Store, open_own
 
 NAME = "index"
 BUCKET = 4096
@@ -119,7 +119,7 @@ class Index:
 def _open_file(private_fd: int) -> tuple[int, int]:
     """The file, and why it cannot be written to, as an errno: finding must work there, too."""
     try:
-        return os.open(NAME, os.O_RDWR | os.O_NOFOLLOW, dir_fd=private_fd), 0
+        return open_own(NAME, os.O_RDWR, private_fd), 0
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES):
             raise

@@ -9,7 +9,8 @@ A node can change from the reference to this and back with its pods running: bot
 files under the same lock. These files are the truth; whatever else is on disk is a hint.
 
 Promises: a lease appears whole or not at all (a file of another name and link(2)); it is never overwritten; no
-symbolic link is followed; a file that cannot be understood is held against its address, never read as free.
+symbolic link is followed; a file that cannot be understood is held against its address, never read as free; what
+stands in the place of a file of ours and is of another kind is moved out of the way, for it can be nobody's lease.
 All methods raise OSError as the kernel gave it; `ipam.allocator` makes sentences of them.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
@@ -37,6 +39,10 @@ _ROOM = 4096
 """What is read at once: more than nearly any lease has, a container ID and an interface name."""
 _LARGEST = 1 << 18
 """More than any lease has: a variable of an environment has 128 KiB at most (MAX_ARG_STRLEN, linux/binfmts.h)."""
+_ODD = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""What open(2) says of a directory, of none where one is wanted, of a symbolic link, of a socket or a FIFO."""
+DAMAGED = ".damaged."
+"""How the name begins that a directory gets which stood where a file belongs."""
 
 
 class Owner(msgspec.Struct, frozen=True, order=True):
@@ -80,7 +86,7 @@ class Store:
         try:
             store._lock_fd = _open_lock(store.fd)
             fcntl.flock(store._lock_fd, fcntl.LOCK_EX)
-            store.private_fd = open_directory(_PRIVATE, store.fd)
+            store.private_fd = open_own_directory(_PRIVATE, store.fd)
         except BaseException:
             store.close()
             raise
@@ -174,7 +180,7 @@ class Store:
         each time. A kill between the two calls leaves some other address or none: round robin starts there, once.
         """
         text = str(ip).encode()
-        fd = os.open(f"{_CURSOR}{index}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
+        fd = open_own(f"{_CURSOR}{index}", os.O_RDWR | os.O_CREAT, self.fd)
         try:
             write_whole(fd, text)
             os.ftruncate(fd, len(text))
@@ -195,10 +201,7 @@ class Store:
     def discard_temporary(self) -> None:
         """Removes what a killed or refused writer may have left."""
         if self.private_fd >= 0:
-            try:
-                os.unlink(TEMPORARY, dir_fd=self.private_fd)
-            except FileNotFoundError:
-                pass
+            clear(TEMPORARY, self.private_fd)
 
     def drop_spares(self) -> None:
         """Removes the files that are kept for later leases."""
@@ -222,7 +225,7 @@ class Store:
         try:
             fd = os.open(TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
         except FileExistsError:
-            os.unlink(TEMPORARY, dir_fd=self.private_fd)
+            clear(TEMPORARY, self.private_fd)
             fd = os.open(TEMPORARY, _NEW, 0o600, dir_fd=self.private_fd)
         try:
             write_whole(fd, text)
@@ -265,6 +268,52 @@ def open_directory(name: str, parent_fd: int | None = None) -> int:
         return -1
 
 
+def open_own_directory(name: str, parent_fd: int) -> int:
+    """The same for one that is ours alone: what stands there and is none is moved out of the way."""
+    try:
+        return open_directory(name, parent_fd)
+    except OSError as error:
+        if error.errno not in _ODD:
+            raise
+        clear(name, parent_fd)
+        return -1
+
+
+def open_own(name: str, flags: int, dir_fd: int) -> int:
+    """A file descriptor of a file that is ours alone, no symbolic link; whatever else stands there goes before."""
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # to open a FIFO must not wait for who reads or writes it
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    except OSError as error:
+        if error.errno not in _ODD:
+            raise
+    clear(name, dir_fd)
+    return os.open(name, flags, 0o600, dir_fd=dir_fd)
+
+
+def clear(name: str, dir_fd: int) -> None:
+    """Takes away whatever stands there; a directory, which may hold what somebody needs, loses but its name."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        inode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ino
+        os.rename(name, f"{DAMAGED}{inode}", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def replace(name: str, target: str, from_fd: int, to_fd: int) -> None:
+    """rename(2), also where a directory has taken the target's place."""
+    try:
+        os.rename(name, target, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+    except IsADirectoryError:
+        clear(target, to_fd)
+        os.rename(name, target, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+
+
 def write_whole(fd: int, text: bytes) -> None:
     """write(2) until all is written: near the end of the space it writes less than it was given."""
     while text:
@@ -274,7 +323,7 @@ def write_whole(fd: int, text: bytes) -> None:
 def _open_lock(dir_fd: int) -> int:
     """Read-write, for NFS turns flock into a lock that needs it; read-only where nothing can be written anyway."""
     try:
-        return os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+        return open_own(_LOCK, os.O_RDWR | os.O_CREAT, dir_fd)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES):
             raise

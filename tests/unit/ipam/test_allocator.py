@@ -281,14 +281,13 @@ class TestNothingIsFollowed:
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
     @pytest.mark.parametrize("name", [".tulle", "lock", "last_reserved_ip.0"])
-    def test_a_link_in_place_of_a_file_of_ours_is_refused(self, network: Network, tmp_path: Path, name: str) -> None:
+    def test_a_link_in_place_of_a_file_of_ours_is_replaced(self, network: Network, tmp_path: Path, name: str) -> None:
         network.path.mkdir()
         (tmp_path / "target").mkdir()
         os.symlink(tmp_path / "target", network.path / name)
-        with pytest.raises(StoreError):
-            network.add("a")
+        network.add("a")
         assert list((tmp_path / "target").iterdir()) == []
-        assert network.lease_files() == {}
+        assert not (network.path / name).is_symlink()
 
     def test_a_link_a_pipe_and_a_directory_in_the_place_of_leases_are_set_aside(self, network: Network) -> None:
         network.path.mkdir()

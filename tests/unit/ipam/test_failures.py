@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
+from pathlib import Path
+
 import pytest
 
 from ipam.errors import AddressTaken, PoolExhausted
@@ -152,3 +157,56 @@ def test_failure_09_no_pod_gets_gateway_network_or_broadcast(network: Network, i
     reserved = {gateway, "10.1.0.0", "10.1.0.15", "fd00:1::"}
     assert len(set(given)) == size == (13 if subnet == "10.1.0." else 14)
     assert not reserved & set(given)
+
+
+PLACES = (
+    "lock", "last_reserved_ip.0", ".tulle", ".tulle/index", ".tulle/boot", ".tulle/used", ".tulle/used/4.a01",
+    ".tulle/used/4.zz", ".tulle/used/junk", ".tulle/tmp", ".tulle/spare.3",
+)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link", "loop", "socket", "huge", "noise", "empty"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_stands_in_the_place_of_a_file_of_ours_keeps_nobody_from_an_address(
+    network: Network, place: str, kind: str
+) -> None:
+    network.add("live")
+    put_odd(network.path / place, kind)
+    assert network.add("new") == ["10.1.0.3"]
+    put_odd(network.path / place, kind)
+    assert network.allocator().find(pod("live")) == ips("10.1.0.2")
+    assert network.allocator().usage()[0].used == 2
+    put_odd(network.path / place, kind)
+    assert network.allocator().release(pod("new")) == ips("10.1.0.3")
+    put_odd(network.path / place, kind)
+    assert network.allocator().collect([]) == (pod("live"),)
+    assert network.lease_files() == {}
+    network.add("next")
+    network.check_hints()
+
+
+def put_odd(path: Path, kind: str) -> None:
+    """What nobody of ours would put there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+            (path / ".damaged.x").write_text("x")
+        case "fifo":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case "loop":
+            path.symlink_to(path)
+        case "socket":
+            os.mknod(path, stat.S_IFSOCK | 0o600)
+        case "huge":
+            path.touch()
+            os.truncate(path, 1 << 30)
+        case "noise":
+            path.write_bytes(os.urandom(3000))
+        case _:
+            path.touch()

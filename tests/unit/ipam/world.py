@@ -18,7 +18,7 @@ import ipam.store
 from ipam.allocator import Allocator
 from ipam.hints import CLEAN
 from ipam.ranges import IP, parse
-from ipam.store import Owner
+from ipam.store import DAMAGED, Owner
 
 SMALL = {"subnet": "10.1.0.0/28"}
 """10.1.0.1 is the gateway: 13 addresses for pods, from 10.1.0.2."""
@@ -67,6 +67,7 @@ class Network:
         spare = self.path / f".tulle/spare.{place}"
         spare.write_text(text)
         spare.chmod(0o600)
+        os.utime(spare.parent, ns=(CLEAN, CLEAN))
         return spare
 
     def owners(self) -> dict[str, Owner]:
@@ -85,9 +86,10 @@ class Network:
             by_owner.setdefault(f"{owner.container}:{owner.ifname}", set()).add(ip)
         assert {name: set(text.split(",")) for name, text in self.index().items()} == by_owner
         assert set(self.bits()) == set(self.lease_files())
-        private = sorted(f.name for f in (self.path / ".tulle").iterdir() if not f.name.startswith("spare."))
+        private = sorted(f.name for f in (self.path / ".tulle").iterdir() if not f.name.startswith(("spare.", DAMAGED)))
         assert private == ["boot", "index", "used"]
-        assert {f.read_bytes()[:1] for f in (self.path / ".tulle").glob("spare.*")} <= {b"-"}, "it says whose it was"
+        spare = [f for f in (self.path / ".tulle").glob("spare.*") if f.is_file()]
+        assert {f.read_bytes()[:1] for f in spare} <= {b"-"}, "it says whose it was"
 
     def index(self) -> dict[str, str]:
         """What the index says: the addresses of each owner."""
@@ -101,7 +103,7 @@ class Network:
 
     def bits(self) -> Iterator[str]:
         """The addresses whose bits are set in the bitmap."""
-        for block in (self.path / ".tulle/used").iterdir():
+        for block in (self.path / ".tulle/used").glob("[46].*"):
             family, _, number = block.name.partition(".")
             left = int.from_bytes(block.read_bytes(), "little")
             while left:
