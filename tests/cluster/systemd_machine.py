@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.pace import PATIENCE, until
@@ -95,6 +96,14 @@ class Machine:
         done = subprocess.run(self.argv(script), capture_output=True, text=True, timeout=60, check=False, cwd="/")
         assert not check or done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def put(self, folder: Path, names: Sequence[str], target: str) -> None:
+        """Copy these of a folder: as a stream, for they may lie on a file system that the machine does not see."""
+        pack = subprocess.Popen(["tar", "-C", str(folder), "-c", *names], stdout=subprocess.PIPE)
+        with pack:
+            unpack = self.argv(f"mkdir -p {target}; tar -C {target} --no-same-owner -x")
+            subprocess.run(unpack, stdin=pack.stdout, check=True, cwd="/")
+        assert pack.returncode == 0, f"{folder}: {names}"
 
     def start(self, script: str) -> subprocess.Popen[str]:
         """Run a shell script meanwhile."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def folder() -> Iterator[Path]:
         (folder / "conf" / "containerd.toml").write_text(_kube_node.containerd_conf(path))
         _kube_node.boot(node, folder, path, "")
         until(_kube_node.image_mark(folder).exists, "containerd runs")
-        on(folder, f"mkdir /opt/tulle; cp -r {PLUGIN.parent} /opt/tulle/current")
+        on(folder, f"mkdir /opt/tulle; cp -r {shlex.quote(str(PLUGIN.parent))} /opt/tulle/current")
         on(folder, "ln -s /opt/tulle/current/tulle /opt/cni/bin")
         yield folder
     finally:

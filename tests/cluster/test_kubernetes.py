@@ -264,7 +264,8 @@ def runtime(cluster: Cluster, node: str) -> Iterator[str]:
     alone = {**conf, "cniVersion": "1.1.0", "plugins": cast(list[Json], conf["plugins"])[:1]}
     folder = cluster.on(node, "mktemp -d -p /run").strip()
     cluster.on(node, f"echo {shlex.quote(json.dumps(alone))} >{folder}/10.conflist")
-    yield f"CNI_PATH=/opt/cni/bin NETCONFPATH={folder} {sys.executable} -I {REPO}/scripts/_runtime.py"
+    command = shlex.join([sys.executable, "-I", str(REPO / "scripts" / "_runtime.py")])
+    yield f"CNI_PATH=/opt/cni/bin NETCONFPATH={folder} {command}"
     cluster.on(node, f"rm -r {folder}")
 
 

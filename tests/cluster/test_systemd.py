@@ -45,8 +45,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """With the bundle installed, from a checkout of its own."""
     made = Machine(tmp_path_factory.mktemp("systemd"))
     try:
-        made.sh(f"mkdir -p /srv/tulle/dist; cp -r {REPO}/scripts {REPO}/conf {REPO}/pyproject.toml /srv/tulle")
-        made.sh(f"cp -r {REPO}/dist/tulle /srv/tulle/dist; /srv/tulle/scripts/install --no-conf")
+        made.put(REPO, ("scripts", "conf", "pyproject.toml", "dist/tulle"), "/srv/tulle")
+        made.sh("/srv/tulle/scripts/install --no-conf")
         yield made
     finally:
         made.close()

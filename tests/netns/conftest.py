@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -72,7 +73,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = _netns.attempt([sys.executable, "-I", "-c", "import cni_plugin"]).returncode == 0
     assert known, f"{BUNDLE} is missing or older than the sources: run scripts/build"
     wrapper = tmp_path_factory.mktemp("cni-bin") / "tulle"
-    wrapper.write_text(f"#!/bin/sh\nexec {sys.executable} -I -m cni_plugin.client\n")
+    wrapper.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -m cni_plugin.client\n")
     wrapper.chmod(0o755)
     return wrapper
 

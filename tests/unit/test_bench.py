@@ -162,7 +162,7 @@ def test_a_program_that_hangs_is_ended() -> None:
 def test_the_timed_runtime_calls_a_plugin_as_the_labs_runtime_does(tmp_path: Path) -> None:
     plugin = tmp_path / "echo"
     plugin.write_text(
-        f"#!{sys.executable} -IS\nimport json, os, sys\nconf = json.load(sys.stdin)\n"
+        "#!/usr/bin/python3 -IS\nimport json, os, sys\nconf = json.load(sys.stdin)\n"
         "print(json.dumps({'verb': os.environ['CNI_COMMAND'], 'who': os.environ['CNI_CONTAINERID'],"
         " 'name': conf['name'], 'dir': os.environ['TULLE_RUN_DIR']}))\n"
     )
