@@ -11,7 +11,8 @@ reply itself.
     host-local, ...  likewise, by that name         likewise                        exec tulled --once host-local
 
 Promises: nothing but a reply is ever written to stdout; an ADD is done once at most: as soon as a byte of it was sent,
-a lost reply is error 11 and no second try (all other verbs may be done twice, so the engine does them then); the engine
+a lost reply is error 11 and no second try (all other verbs may be done twice, so the engine does them then); an ADD
+whose result nobody can be told is taken back; the engine
 is found beside this very executable, never by PATH, by the environment or by the name it was called by; a closed stdin
 is an empty one.
 """
@@ -75,12 +76,15 @@ def about(name: str) -> str:
 
 
 def open_standard_files() -> None:
-    """Put /dev/null where stdin, stdout or stderr is closed, lest the next file opened take its number."""
-    for fd in range(3):
+    """Put /dev/null where stdin, stdout or stderr is closed, lest the next file opened take its number.
+
+    What would be written to a closed stdout is a reply that is lost, so that does not take one.
+    """
+    for fd, mode in enumerate((posix.O_RDWR, posix.O_RDONLY, posix.O_RDWR)):
         try:
             posix.fstat(fd)
         except OSError:
-            posix.set_inheritable(posix.open("/dev/null", posix.O_RDWR), True)  # takes the lowest free number: fd
+            posix.set_inheritable(posix.open("/dev/null", mode), True)  # takes the lowest free number: fd
 
 
 def read_stdin() -> bytes:
@@ -138,8 +142,23 @@ def ask_agent(channel: _socket.socket, name: str, request: bytes) -> int:
         reply = receive(channel, int.from_bytes(head[4:], "little"))
     except OSError as error:
         raise LostReply(error.errno or 0, "") from None
-    write(1, reply)
-    return head[2]
+    return answer(reply, head[2], name, request)
+
+
+def answer(reply: bytes, code: int, name: str, request: bytes) -> int:
+    """Pass a reply on. An ADD whose result nobody gets to know is taken back: the runtime may take it for none."""
+    try:
+        write(1, reply)
+    except OSError as error:
+        write(2, f"{name}: the reply could not be written to stdout: {posix.strerror(error.errno or 0)}\n".encode())
+        if not code and posix.environ[b"CNI_COMMAND"] == b"ADD":
+            posix.environ[b"CNI_COMMAND"] = b"DEL"
+            child = posix.fork()
+            if not child:
+                posix._exit(become_engine(name, request))
+            posix.waitpid(child, 0)
+        return code or 1
+    return code
 
 
 def standing() -> dict[bytes, bytes]:
@@ -235,7 +254,10 @@ def fail(what: str, error: OSError, remedy: str, request: bytes = b"") -> int:
     code = TRY_AGAIN_LATER if isinstance(error, LostReply) else IO_FAILURE
     text = f"{what}: {posix.strerror(error.errno or 0)}; {remedy}"
     quoted = "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\u{min(ord(c), 0xFFFD):04x}" for c in text)
-    write(1, f'{{"cniVersion": "{version_in(request)}", "code": {code}, "msg": "{quoted}"}}\n'.encode())
+    try:
+        write(1, f'{{"cniVersion": "{version_in(request)}", "code": {code}, "msg": "{quoted}"}}\n'.encode())
+    except OSError:  # nobody can be told
+        pass
     return 1
 
 

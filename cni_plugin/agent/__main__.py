@@ -58,11 +58,14 @@ def once(name: str) -> int:
     from cni_plugin.kernel.door import open_kernel
     from cni_plugin.verbs.run import run
 
-    reply = run(name, os.environ, read_all(0), open_kernel)
+    stdin = read_all(0)
+    reply = run(name, os.environ, stdin, open_kernel)
     try:
         write_all(answer, reply.stdout)
     except OSError as error:
         print(f"tulled: the reply could not be written to stdout: {error.strerror}", file=sys.stderr)
+        if not reply.code and os.environ.get("CNI_COMMAND") == "ADD":  # of which nobody would know
+            run(name, {**os.environ, "CNI_COMMAND": "DEL"}, stdin, open_kernel)
         return reply.code or 1
     return reply.code
 

@@ -71,14 +71,14 @@ class Connection:
         self._data = bytearray()
 
     def send(self) -> bool:
-        """Send what the client takes; whether there is no more to do for it."""
+        """Send what the client takes; whether there is no more to do for it. One that takes nothing more is gone."""
         try:
             while self.reply:
                 self.reply = self.reply[self._channel.send(self.reply) :]
         except BlockingIOError:
             return False
         except OSError:
-            pass
+            self.gone = True
         return True
 
     def close(self) -> None:

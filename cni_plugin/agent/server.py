@@ -179,6 +179,8 @@ class Server:
     def _spoken(self, each: Connection, events: int) -> None:
         if events & select.EPOLLOUT:
             self._write(each)
+            if each.gone:
+                self._drop(each)
             return
         if each.request is not None or not each.receive():
             self._hung_up(each)
@@ -252,20 +254,31 @@ class Server:
 
     def _answer(self, job: Job) -> None:
         each = job.connection
-        each.finish(wire.reply(job.result.stdout, job.result.code))
-        if each.gone or each.fd not in self._connections:
-            self._drop(each)
-        else:
+        each.gone |= self._connections.get(each.fd) is not each
+        if not each.gone:
+            each.finish(wire.reply(job.result.stdout, job.result.code))
             self._write(each)
+        if each.gone:
+            self._take_back(job)
         self._worker.note(job)
+
+    def _take_back(self, job: Job) -> None:
+        """An ADD whose result nobody was told may be taken for none: it is undone before anything else is done."""
+        if job.verb == "ADD" and not job.result.code:
+            environ = {**job.request.environ, "CNI_COMMAND": "DEL"}
+            self._waiting.appendleft(Job(job.connection, job.request._replace(environ=environ)))
+        else:
+            self._drop(job.connection)
 
     def _write(self, each: Connection) -> None:
         if each.send():
-            self._drop(each)
+            if not each.gone:
+                self._drop(each)
         else:
             self._poll.modify(each.fd, select.EPOLLOUT)
 
     def _drop(self, each: Connection) -> None:
-        self._connections.pop(each.fd, None)
+        if self._connections.get(each.fd) is each:  # not another one's, who got the number after it
+            del self._connections[each.fd]
         each.close()  # takes it out of the epoll set too
         self._hear(True)

@@ -295,6 +295,35 @@ def test_dels_that_come_together_wait_for_others_in_no_greater_number_either(loo
     assert loop.worker.served == [[f"DEL {number}"] for number in range(5)]
 
 
+def test_an_add_of_which_nobody_can_be_told_is_undone_before_anything_else(loop: Loop) -> None:
+    """Its client was killed while it was served; the runtime's next ADD of the container is there already."""
+    client, again = loop.connect(), loop.connect()
+    client.socket.sendall(frame("ADD", "a", DELEGATED))
+    loop.turn()
+    client.socket.close()
+    again.socket.sendall(frame("ADD", "a"))
+    loop.turn()
+    loop.worker.finish("a")
+    loop.turn(2)
+    loop.worker.finish("a")
+    loop.turn(2)
+    assert loop.worker.served == [["ADD a"], ["DEL a"], ["ADD a"]]
+    assert loop.worker.noted == ["ADD a", "DEL a", "ADD a"]
+    assert again.reply == b"ADD a"
+
+
+@pytest.mark.parametrize("verb", ["DEL", "CHECK"])
+def test_what_else_nobody_can_be_told_of_is_left_as_it_is(loop: Loop, verb: str) -> None:
+    client = loop.connect()
+    client.socket.sendall(frame(verb, "a", DELEGATED))
+    loop.turn()
+    client.socket.close()
+    loop.turn()
+    loop.worker.finish("a")
+    loop.turn(2)
+    assert loop.worker.served == [[f"{verb} a"]]
+
+
 def test_an_add_whose_client_left_while_it_waited_is_not_begun_and_a_del_is_done(loop: Loop) -> None:
     clients = loop.send(("STATUS", ""), ("ADD", "a"), ("DEL", "b"))
     loop.turn()  # all requests are read and one is served

@@ -62,6 +62,17 @@ def test_a_reply_that_stdout_does_not_take_is_no_success() -> None:
     assert b"could not be written to stdout: No space left on device" in stderr
 
 
+def test_an_add_of_which_nobody_can_be_told_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ENGINE", ENGINE.replace(
+        'print("noise of a library")', 'print(environ["CNI_COMMAND"], stdin, file=sys.stderr)'
+    ))
+    for verb, done in (("ADD", ["ADD b'x'", "DEL b'x'"]), ("DEL", ["DEL b'x'"]), ("CHECK", ["CHECK b'x'"])):
+        monkeypatch.setenv("CNI_COMMAND", verb)
+        code, _, stderr = call("--once", "tulle", reply="b'{}'", stdin=b"x", redirection=">/dev/full")
+        said = stderr.decode().splitlines()
+        assert (code, [each for each in said if each.endswith("b'x'")]) == (1, done)
+
+
 @pytest.mark.parametrize("arguments", [("--once",), ("tulle",), ("--once", "tulle", "more"), ("--twice", "tulle")])
 def test_other_arguments_are_refused_with_the_usage(arguments: tuple[str, ...]) -> None:
     code, stdout, stderr = call(*arguments)
