@@ -40,6 +40,14 @@ GREETING_SECONDS, REPLY_SECONDS = 5, 110
 
 def main() -> int:
     """Serve the one request that environment and stdin hold. Returns an exit status, or never."""
+    try:
+        return serve()
+    except OSError as error:
+        return fail("cannot serve this request", error, "the runtime may try again after DEL")
+
+
+def serve() -> int:
+    """The same. Raises OSError when the kernel has not even a descriptor for us."""
     name = called_by()
     open_standard_files()
     if not posix.environ.get(b"CNI_COMMAND"):
@@ -112,7 +120,10 @@ def declines_agent(request: bytes) -> bool:
 def find_agent() -> _socket.socket | None:
     """A connection to this node's agent, which greeted in words that we speak; None when there is none."""
     folder = posix.environ.get(b"TULLE_RUN_DIR") or b"/run/tulle"
-    channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    except OSError:  # short of memory or descriptors: the engine needs fewer, or says so
+        return None
     try:
         channel.connect(folder + b"/agent.sock")
         patience(channel, GREETING_SECONDS)

@@ -119,8 +119,8 @@ class Records:
     def masquerade(self, network: str) -> Masquerade | None:
         """What this one has; None where nothing is noted, or nothing that can be understood."""
         try:
-            return decoding.decode_as(Masquerade, files.read(f"{self._networks}/{stem(network)}") or b"")
-        except (msgspec.MsgspecError, OSError):
+            return decoding.decode_as(Masquerade, files.note(f"{self._networks}/{stem(network)}") or b"")
+        except msgspec.MsgspecError:
             return None
 
     def set_masquerade(self, network: str, wanted: Masquerade) -> None:

@@ -34,6 +34,8 @@ _PRIVATE = ".tulle"
 TEMPORARY = "tmp"
 """The one temporary name: only the holder of the lock uses it, so a crash leaves at most this."""
 
+_PASSING = (errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
+"""The kernel is short of something now, which says nothing of a file."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ROOM = 4096
 """What is read at once: more than nearly any lease has, a container ID and an interface name."""
@@ -114,12 +116,14 @@ class Store:
         return True
 
     def read(self, ip: IP) -> Lease | None:
-        """The lease of an address; None if there is none."""
+        """The lease of an address; None if there is none. One that cannot be read now is not one of nobody's."""
         try:
             text, written_ns = self._text(str(ip))
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno in _PASSING:
+                raise
             return Lease(ip, None, 0, f"cannot be read: {error.strerror}")
         owner = _owner(text)
         return Lease(ip, owner, written_ns, "" if owner else "does not name a container")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -11,6 +12,7 @@ import time
 from contextlib import suppress
 
 from cni_plugin import wire
+from cni_plugin.kernel.errors import PASSING
 
 _UCRED = struct.Struct("=3i")
 _CHUNK = 1 << 16
@@ -44,18 +46,16 @@ class Connection:
         return self.request is not None and not self._answered
 
     def greet(self) -> None:
-        """Tell which protocol we speak. A new connection's buffer always takes it."""
-        with suppress(OSError):
+        """Tell which protocol we speak: a new one's buffer takes it. Raises OSError; not for one that has gone."""
+        with suppress(BrokenPipeError, ConnectionResetError):
             self._channel.send(wire.GREETING)
 
     def receive(self) -> bool:
         """Read what there is; whether the client is still worth waiting for. The request stands once it is whole."""
         try:
             data, descriptors = self._read()
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in PASSING
         self._keep(descriptors)
         self._data += data
         try:
@@ -75,9 +75,9 @@ class Connection:
         try:
             while self.reply:
                 self.reply = self.reply[self._channel.send(self.reply) :]
-        except BlockingIOError:
-            return False
-        except OSError:
+        except OSError as error:
+            if error.errno in PASSING:
+                return False
             self.gone = True
         return True
 
@@ -90,11 +90,13 @@ class Connection:
 
     def _read(self) -> tuple[bytes, list[int]]:
         space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
-        data, ancillary, _, _ = self._channel.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self._channel.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
         descriptors = array.array("i")
         for level, kind, raw in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(raw[: len(raw) - len(raw) % descriptors.itemsize])
+        if flags & socket.MSG_CTRUNC and not descriptors:  # our limit is reached, and the pod's namespace is lost
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return data, list(descriptors)
 
     def _keep(self, descriptors: list[int]) -> None:

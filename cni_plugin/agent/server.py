@@ -172,9 +172,9 @@ class Server:
             channel.close()
             return
         connection = Connection(channel, time.monotonic())
+        connection.greet()
         self._poll.register(connection.fd, select.EPOLLIN | select.EPOLLRDHUP)
         self._connections[connection.fd] = connection
-        connection.greet()
 
     def _spoken(self, each: Connection, events: int) -> None:
         if events & select.EPOLLOUT:

@@ -14,9 +14,12 @@ import socket
 import time
 from contextlib import suppress
 
+from cni_plugin.kernel.errors import PASSING
+
 FIRST_FD = 3
 """SD_LISTEN_FDS_START."""
 _MOST_SOCKETS = 64
+_TRIES = 3
 _PATIENCE = 1.0
 """Seconds that a message may take to get into a queue that is full."""
 
@@ -48,12 +51,15 @@ def notify(*lines: str) -> bool:
     if address.startswith("@"):
         address = f"\0{address[1:]}"
     message = "\n".join(each.replace("\n", " ") for each in lines).encode()
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.settimeout(_PATIENCE)
-            return channel.sendto(message, address) == len(message)
-    except OSError:
-        return False
+    for _ in range(_TRIES):
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.settimeout(_PATIENCE)
+                return channel.sendto(message, address) == len(message)
+        except OSError as error:
+            if error.errno not in PASSING:
+                break
+    return False
 
 
 class Watchdog:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cni_plugin.ctl.facts import ERROR, HINT, WARNING, Facts, Finding
+from cni_plugin.kernel.modules import MODULES, remedy
 from cni_plugin.kernel.ruleset import Hook
 from cni_plugin.plan.node import FORWARDING
 
@@ -134,7 +135,8 @@ def missing_features(facts: Facts) -> Iterator[Finding]:
         if not there:
             yield Finding(
                 "missing-feature", ERROR, f"kernel feature {name}", "missing", _NEEDED_BY[name],
-                f"run a kernel with {_CONFIG[name]} (zgrep {_CONFIG[name]} /proc/config.gz), or install its modules",
+                f"{f'{remedy(name)}; or ' if name in MODULES else ''}run a kernel with {_CONFIG[name]} (zgrep "
+                f"{_CONFIG[name]} /proc/config.gz)",
             )
 
 

@@ -37,8 +37,7 @@ def await_port(host: Namespace, name: str) -> None:
     # (net/core/rtnetlink.c, rtnl_getlink: linkwatch_sync_dev)
     if _is_ready(host.link(name)):
         return
-    with host.inside():
-        events = Netlink(_RTMGRP_LINK)
+    events = Netlink(_RTMGRP_LINK, host.inside)
     try:
         link = host.link(name)
         if link is None or _is_ready(link):

@@ -67,10 +67,16 @@ class Applier:
         """Carry them out. Raises KernelError."""
         try:
             for (kind, where), group in groupby(ops, _lane):
-                self._run_lane(kind, where, list(group))
+                self._run_group(kind, where, list(group))
         except Failure as failure:
-            code, reason = failure.outcome
-            raise KernelError(failure.op, code, self._done, reason) from failure
+            outcome = failure.outcome
+            raise KernelError(failure.op, outcome.errno, self._done, outcome.reason) from failure
+
+    def _run_group(self, kind: str, where: str, ops: list[Op]) -> None:
+        try:
+            self._run_lane(kind, where, ops)
+        except OSError as error:
+            raise Failure(ops[0], Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
 
     def _run_lane(self, kind: str, where: str, ops: list[Op]) -> None:
         space = self._spaces.get(where)
@@ -189,7 +195,7 @@ class _Run:
         for op, made in batch:
             results = [next(outcomes) for _ in made]
             refusal = self._refusal(op, results)
-            if refusal is None or any(not each.errno for each in results):
+            if refusal is None or any(not each.errno or each.unsure for each in results):
                 self._done.append(op)
             if refusal is not None and failed is None:
                 failed = Failure(op, refusal)

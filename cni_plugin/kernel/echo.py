@@ -92,7 +92,7 @@ class Echo:
         while True:
             try:
                 data, notes, _, sender = self._socket.recvmsg(_LARGEST, 64)
-            except BlockingIOError:
+            except OSError:  # nothing more, or nothing for now
                 return
             number = self._number(data)
             if number is not None:

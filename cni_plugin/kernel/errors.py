@@ -9,6 +9,7 @@ from typing import Literal
 
 from cni_plugin.describe import describe
 from cni_plugin.diff import Op
+from cni_plugin.kernel.modules import missing, remedy
 
 PASSING = frozenset(
     (errnos.EINTR, errnos.EAGAIN, errnos.ENOMEM, errnos.ENOBUFS, errnos.EMFILE, errnos.ENFILE, errnos.ENOLCK)
@@ -24,7 +25,9 @@ class KernelError(Exception):
         self.errno = errno
         self.done = tuple(done)
         self.reason = reason or os.strerror(errno)
-        super().__init__(f"{describe(op).splitlines()[-1]}: {self.reason}")
+        lacking = missing(type(op.object).__name__, errno) if op.verb == "create" else ""
+        then = f"; {remedy(lacking)}" if lacking else ""
+        super().__init__(f"{describe(op).splitlines()[-1]}: {self.reason}{then}")
 
 
 class NetnsError(Exception):

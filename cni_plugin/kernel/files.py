@@ -60,6 +60,16 @@ def read(path: str) -> bytes | None:
         return None
 
 
+def note(path: str) -> bytes | None:
+    """A file of ours in which something is noted; None for what is not there, and for what is none. Raises OSError."""
+    try:
+        return read(path)
+    except OSError as error:
+        if error.errno not in ODD:
+            raise
+        return None
+
+
 def follow(path: str, most: int = MOST_BYTES) -> bytes:
     """The whole of a file of at most `most` bytes that somebody else keeps; links may lead there.
 

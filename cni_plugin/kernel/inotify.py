@@ -108,6 +108,7 @@ class Inotify:
             except OSError as error:
                 if error.errno in _NOTHING_THERE:
                     return
+                self._take(path)  # so that the next call tries again
                 raise
             steps.add((descriptor, name))
             self._waiting.setdefault(descriptor, {}).setdefault(name, set()).add(path)

@@ -23,6 +23,7 @@ from cni_plugin.kernel.apply import Applier, How
 from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.knobs import out_of_reach
 from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.netlink import Refused
@@ -206,8 +207,10 @@ class LinuxKernel:
             request = encode(codec.RTM_GETROUTE, 0, {"family": family, "dst_len": bits}, [("RTA_DST", address)])
             try:
                 route = self._host.netlink.ask(request)
-            except Refused:  # ENETUNREACH
-                continue
+            except Refused as refused:
+                if refused.errno in PASSING:
+                    raise
+                continue  # ENETUNREACH
             if route is None or route.field("type") != _RTN_UNICAST:
                 continue
             if link := self._host.link_at(route.number("RTA_OIF")):

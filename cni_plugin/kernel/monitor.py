@@ -11,7 +11,6 @@ not. A kernel that had to drop events (ENOBUFS) may have changed everything.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
@@ -22,6 +21,7 @@ from typing import NamedTuple, TypeAlias
 
 from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import HEADER
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.raw import (
     IFLA_ADDRESS,
     IFLA_IFALIAS,
@@ -154,7 +154,7 @@ class Monitor:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
+                if error.errno not in PASSING:
                     raise
                 self._seen.clear()
                 changed = EVERYTHING

@@ -6,6 +6,7 @@ that a whole pod costs one look-up a link. Promise: questions about a link that 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -21,14 +22,24 @@ from cni_plugin.model import Sysctl
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 """Leave the counters out of answers about links, include/uapi/linux/rtnetlink.h."""
 
+_NO_NAME = (errno.ERANGE, errno.EINVAL, errno.ENAMETOOLONG)
+"""What the kernel says to a name that no link can have: to one longer than IFNAMSIZ, for example."""
+
 
 class Namespace:
-    """The namespace behind a descriptor, or the calling thread's for None. The descriptor is closed with this."""
+    """The namespace behind a descriptor, or the calling thread's for None. The descriptor is closed with this.
+
+    Raises OSError, and has closed it then.
+    """
 
     def __init__(self, descriptor: int | None = None) -> None:
         self.descriptor = descriptor
-        with inside(descriptor):
-            self.netlink = Netlink()
+        try:
+            self.netlink = Netlink(inside=self.inside)
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
         self._index: dict[str, int] = {}
         self._seen: dict[str, Message] = {}
 
@@ -121,7 +132,9 @@ class Namespace:
     def _ask(self, name: str, index: int) -> Message | None:
         try:
             return self.netlink.ask(bytearray(_question(name, index)))
-        except Refused:  # a name that no link can have, longer than IFNAMSIZ
+        except Refused as refused:
+            if refused.errno not in _NO_NAME:
+                raise
             return None
 
 

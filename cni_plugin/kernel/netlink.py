@@ -2,7 +2,9 @@
 
 Plain and blocking, because a kernel answers before `send` returns: every request in the buffer has been carried out
 by then, whether or not an earlier one failed. Only the last one of a buffer asks for an acknowledgement; the others
-speak up when they are refused. Promise: each request's outcome, in order, with the kernel's own words for a refusal.
+speak up when they are refused. Promises: each request's outcome, in order, with the kernel's own words for a refusal;
+a socket that lost an answer, or a kernel that was short of memory for it, is done without: the next one is opened in
+the same namespace, a question is asked again, and a request is told to be one of which nobody knows.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import NamedTuple, TypeVar
 
 from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_DUMP, Message
+from cni_plugin.kernel.errors import PASSING
 
 _SOL_NETLINK = 270
 _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 10, 11, 12
@@ -27,13 +31,21 @@ _BYTES_AT_ONCE = 1 << 15
 _REQUESTS_AT_ONCE = 100
 """A refusal takes up to 1.3 KiB of the receive buffer (default 208 KiB): 100 can never overflow it."""
 _DUMP_TRIES = 10
+_TRIES = 3
+"""Where something passing is in the way."""
+
+Answer = TypeVar("Answer")
 
 
 class Outcome(NamedTuple):
-    """What became of a request: errno 0 is success, `reason` what the kernel said about a refusal."""
+    """What became of a request: errno 0 is success, `reason` what the kernel said about a refusal.
+
+    `unsure`: it was sent, and may have been carried out.
+    """
 
     errno: int
     reason: str = ""
+    unsure: bool = False
 
 
 class Refused(OSError):
@@ -53,18 +65,40 @@ class _Frame(NamedTuple):
 
 
 class Netlink:
-    """A socket of NETLINK_ROUTE in the network namespace that the calling thread is in now, and stays in."""
+    """A socket of NETLINK_ROUTE in the network namespace that `inside` leads to, the calling thread's if to none.
 
-    def __init__(self, groups: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.bind((0, groups))
+    Raises OSError.
+    """
+
+    def __init__(
+        self, groups: int = 0, inside: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        self._groups = groups
+        self._inside = inside
         self._sequence = 0
+        self._open: socket.socket | None = self._opened()
 
     def close(self) -> None:
-        """Close the socket; twice does no harm."""
-        self._socket.close()
+        """Close the socket; twice does no harm. What is asked later opens another one."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @property
+    def _socket(self) -> socket.socket:
+        if self._open is None:
+            self._open = self._opened()
+        return self._open
+
+    def _opened(self) -> socket.socket:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        with self._inside(), ExitStack() as undo:
+            channel = undo.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
+            for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
+                channel.setsockopt(_SOL_NETLINK, option, 1)
+            channel.bind((0, self._groups))
+            undo.pop_all()
+        return channel
 
     @property
     def port(self) -> int:
@@ -73,7 +107,7 @@ class Netlink:
         return name[0]
 
     def send(self, requests: Sequence[bytearray]) -> list[Outcome]:
-        """Carry all of these out, also those after a refused one; their outcomes in the same order."""
+        """Carry all of these out, also those after a refused one; their outcomes in the same order. Raises OSError."""
         outcomes: list[Outcome] = []
         while len(outcomes) < len(requests):
             chunk = _chunk(requests, len(outcomes))
@@ -81,7 +115,10 @@ class Netlink:
         return outcomes
 
     def ask(self, request: bytearray) -> Message | None:
-        """The answer to one question about one object, None when there is no such thing. Raises Refused."""
+        """The answer to one question about one object, None when there is no such thing. Raises Refused, OSError."""
+        return self._insist(lambda: self._ask(request))
+
+    def _ask(self, request: bytearray) -> Message | None:
         self._number(request)
         self._socket.send(request)
         for frame in self._receive(self._sequence):
@@ -94,14 +131,21 @@ class Netlink:
         raise AssertionError("a socket has no end")
 
     def ask_all(self, requests: Sequence[bytearray]) -> list[bytes]:
-        """The answers to many questions about one object each, whole messages in order; b"" for a refusal."""
+        """The answers to many questions about one object each, whole messages in order; b"" for a refusal.
+
+        Raises OSError, also when something passing kept the kernel from an answer.
+        """
         answers: list[bytes] = []
         while len(answers) < len(requests):
-            answers += self._questions(_chunk(requests, len(answers)))
+            chunk = _chunk(requests, len(answers))
+            answers += self._insist(lambda: self._questions(chunk))  # noqa: B023
         return answers
 
     def dump(self, request: bytearray) -> list[Message]:
-        """Everything that matches. A list that changed while it was read is read again. Raises Refused."""
+        """Everything that matches. A list that changed while it was read is read again. Raises Refused, OSError."""
+        return self._insist(lambda: self._dump(request))
+
+    def _dump(self, request: bytearray) -> list[Message]:
         for _ in range(_DUMP_TRIES):
             self._number(request, NLM_F_DUMP)
             self._socket.send(request)
@@ -120,7 +164,7 @@ class Netlink:
             except TimeoutError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # some events were lost: what came of them is there to be read
+                if error.errno not in PASSING:  # some events were lost: what came of them is there to be read
                     raise
                 continue
             for frame in _frames(data):
@@ -135,10 +179,21 @@ class Netlink:
         try:
             data = self._socket.recv(_RECEIVE)
         except OSError as error:
-            if error.errno != errno.ENOBUFS:
+            if error.errno not in PASSING:
                 raise
             return []
         return [Message(frame.kind, frame.data, frame.offset) for frame in _frames(data)]
+
+    def _insist(self, question: Callable[[], Answer]) -> Answer:
+        """Ask again what changes nothing, on another socket: this one may hold half of an answer."""
+        for _ in range(_TRIES - 1):
+            try:
+                return question()
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+                self.close()
+        return question()
 
     def _exchange(self, chunk: Sequence[bytearray]) -> list[Outcome]:
         first = self._sequence + 1
@@ -146,13 +201,19 @@ class Netlink:
             self._number(request)
         last = self._sequence
         self._number_ack(chunk[-1])
-        self._socket.send(b"".join(chunk))
+        data = b"".join(chunk)
+        self._insist(lambda: self._socket.send(data))
         outcomes = [Outcome(0)] * len(chunk)
-        for frame in self._receive(first):
-            if frame.kind == _ERROR:
-                outcomes[frame.sequence - first] = _outcome(frame)
-                if frame.sequence == last:
-                    break
+        try:
+            for frame in self._receive(first):
+                if frame.kind == _ERROR:
+                    outcomes[frame.sequence - first] = _outcome(frame)
+                    if frame.sequence == last:
+                        break
+        except OSError as error:
+            self.close()
+            lost = Outcome(error.errno or errno.EIO, f"the kernel's answer is lost ({error.strerror})", unsure=True)
+            return [each if each.errno else lost for each in outcomes]
         return outcomes
 
     def _questions(self, chunk: Sequence[bytearray]) -> list[bytes]:
@@ -166,6 +227,8 @@ class Netlink:
         for frame in self._receive(first):
             place = frame.sequence - first
             missing -= answers[place] is None
+            if frame.kind == _ERROR and (refusal := _outcome(frame)).errno in PASSING:
+                raise Refused(refusal)
             answers[place] = b"" if frame.kind == _ERROR else frame.data[frame.offset : frame.offset + frame.length]
             if not missing:
                 break

@@ -8,13 +8,14 @@ namespace by mistake would wire the next pod into it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel.errors import PASSING, NetnsError
 from cni_plugin.kernel.libc import CLONE_NEWNET, checked, enter_namespace, libc
 
 _NS_GET_NSTYPE = 0xB703
@@ -26,7 +27,7 @@ def open_namespace(path: str, *, allow_own: bool = False, lent: int = -1) -> int
     """A descriptor of the network namespace at this path; of the one that somebody opened there and lent, if so.
 
     Raises NetnsError: "gone" when nothing is there, "not-a-namespace" when something else is, "own" when it is
-    the caller's and that is not allowed.
+    the caller's and that is not allowed. Raises OSError when that cannot be found out now.
     """
     try:
         # O_NONBLOCK: a FIFO put there by mistake must not hold us up
@@ -34,7 +35,7 @@ def open_namespace(path: str, *, allow_own: bool = False, lent: int = -1) -> int
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NetnsError("gone", path) from error
     except OSError as error:
-        raise NetnsError("not-a-namespace", path) from error
+        raise _bad(error, path) from error
     try:
         _verify(descriptor, path, allow_own=allow_own)
     except BaseException:
@@ -47,11 +48,16 @@ def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
     try:
         kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
     except OSError as error:
-        raise NetnsError("not-a-namespace", path) from error
+        raise _bad(error, path) from error
     if kind != CLONE_NEWNET:
         raise NetnsError("not-a-namespace", path)
     if not allow_own and os.path.samestat(os.fstat(descriptor), os.stat(_OWN)):
         raise NetnsError("own", path)
+
+
+def _bad(error: OSError, path: str) -> Exception:
+    """What is only out of reach for now says nothing of what is there: taken for no namespace, a pod would be dead."""
+    return error if error.errno in (errno.EIO, *PASSING) else NetnsError("not-a-namespace", path)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from cni_plugin.meter import Meter
 from cni_plugin.model import Chain
 
 TABLE = "inet tulle"
-_TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPERM, errno.EPROTO, *PASSING)
+_TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO, *PASSING)
 """What it makes a difference to know that nft said, by strerror(3)."""
 _COMMENT = re.compile(r' comment "([^"]*)"$')
 _HOOK = re.compile(r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?")
@@ -70,7 +70,7 @@ class Nft:
                 self._process.close()  # the library may be out of step with the kernel by now
                 accepted, words = self._process.run(commands)
         except OSError as error:
-            raise NftError(f"no answer from nftables: {error.strerror or error}", error.errno or errno.EIO) from error
+            raise _silence(error) from error
         return accepted, words
 
     def close(self) -> None:
@@ -189,6 +189,16 @@ def _priority(words: Iterable[str]) -> int | str:
     if match is None or (match[1] and match[1] not in _PRIORITIES):
         return text
     return _PRIORITIES.get(match[1], 0) + int(match[2] or 0)
+
+
+def _silence(error: OSError) -> NftError:
+    """Why nobody answered: the library ends without a word where there are no sockets of netfilter's to be had."""
+    try:
+        _netfilter().close()
+    except OSError as cause:
+        error = cause
+    code = error.errno if error.errno in _TOLD else errno.EAGAIN
+    return NftError(f"no answer from nftables: {error.strerror or error}", code or errno.EAGAIN)
 
 
 def _refusal(words: str) -> NftError:

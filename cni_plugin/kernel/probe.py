@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 
 from cni_plugin.kernel.codec import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, Attr, encode, nest
 from cni_plugin.kernel.files import follow
+from cni_plugin.kernel.modules import MODULES
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netns import in_a_fresh_one
 from cni_plugin.kernel.nft import Nft
 
-_MODULES = {"bridge": "bridge", "veth": "veth", "vxlan": "vxlan", "nf_tables": "nf_tables", "masquerade": "nft_masq"}
 VLAN_FILTERING = "VLAN filtering"
 
 
@@ -26,7 +26,7 @@ def features(wanted: Collection[str]) -> dict[str, bool]:
     Raises OSError when it cannot be found out (EPERM without CAP_SYS_ADMIN).
     """
     listed = _listed(os.uname().release)
-    asked = {name: module in listed for name, module in _MODULES.items() if name in wanted}
+    asked = {name: listed.issuperset(modules) for name, modules in MODULES.items() if name in wanted}
     left = [name for name in wanted if not asked.get(name)]
     if not left:
         return asked

@@ -15,7 +15,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import Attr, Message, encode
-from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.errors import PASSING, KernelError
 from cni_plugin.kernel.knobs import out_of_reach, read_feature, read_line
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Refused
@@ -199,8 +199,10 @@ class Reader:
             return {}
         try:
             messages = space.netlink.dump(encode(codec.RTM_GETVLAN, 0, {"family": AF_BRIDGE, "ifindex": index}))
-        except Refused:  # no bridge port, or a kernel that was built without VLAN filtering: there are none
-            return {}
+        except Refused as refused:
+            if refused.errno in PASSING:
+                raise
+            return {}  # no bridge port, or a kernel that was built without VLAN filtering: there are none
         found: dict[int, int] = {}
         for message in messages:
             for entry in message.parts("BRIDGE_VLANDB_ENTRY"):

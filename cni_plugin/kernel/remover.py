@@ -4,7 +4,8 @@ RTM_DELLINK returns 15 to 20 ms after the link is gone: the kernel first closes 
 everybody (1 ms), lets go of rtnl, and only then waits for an RCU barrier, on behalf of the caller, before it frees the
 memory (net/core/dev.c, unregister_netdevice_many_notify and netdev_run_todo). Nobody can see, reach or use the link by
 then, and its name is free. So a thread makes the request, and we go on at the kernel's own word, RTM_DELLINK, that
-each of the links is gone; or when the request returns, should that come first.
+each of the links is gone; or when the request returns, should that come first. Where sockets, descriptors or threads
+have run out, the links are deleted without all that, and waited for.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import select
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from threading import Thread
 
 from cni_plugin.kernel.codec import RTM_DELLINK, Message
 from cni_plugin.kernel.encode import GROUP, deletion_at, group_deletion, grouping
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Netlink, Outcome
 
@@ -37,13 +40,24 @@ class Remover:
         indexes = {name: link.link for name in names if (link := host.link(name)) is not None}
         if not indexes:
             return [Outcome(0)] * len(names)
-        outcomes = dict.fromkeys(names, Outcome(0))
-        with_events = Netlink(_RTMGRP_LINK)
-        try:
-            outcomes.update(self._delete(host, indexes, with_events))
-        finally:
-            with_events.close()
+        outcomes = dict.fromkeys(names, Outcome(0)) | self._deleted(host, indexes)
+        short = {name: indexes[name] for name, outcome in outcomes.items() if outcome.errno in PASSING}
+        if short:
+            again = host.netlink.send([deletion_at(index) for index in short.values()])
+            outcomes.update(zip(short, again, strict=True))
         return [outcomes[name] for name in names]
+
+    def _deleted(self, host: Namespace, indexes: dict[str, int]) -> dict[str, Outcome]:
+        try:
+            events = Netlink(_RTMGRP_LINK)
+            try:
+                return self._delete(host, indexes, events)
+            finally:
+                events.close()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            return dict.fromkeys(indexes, Outcome(error.errno, str(error)))
 
     def _delete(self, host: Namespace, indexes: dict[str, int], events: Netlink) -> dict[str, Outcome]:
         if len(indexes) == 1:
@@ -60,9 +74,12 @@ class Remover:
         request = _Request(message)
         self._under_way = [each for each in self._under_way if each.is_alive()]
         self._under_way.append(request)
-        request.start()
         try:
-            if len(self._under_way) > MOST:
+            request.start()
+        except RuntimeError:  # the machine gives us no more threads
+            request.run()
+        try:
+            if len(self._under_way) > MOST and request.is_alive():
                 request.join()
             return _wait(request, events, left)
         finally:
@@ -75,10 +92,14 @@ class _Request(Thread):
     def __init__(self, request: bytearray) -> None:
         super().__init__(daemon=True)
         self._request = request
-        self._netlink = Netlink()
-        self.bell = os.eventfd(0, os.EFD_CLOEXEC)
-        self._heard = os.dup(self.bell)
         self.outcome = Outcome(0)
+        with ExitStack() as undo:
+            self._netlink = Netlink()
+            undo.callback(self._netlink.close)
+            self.bell = os.eventfd(0, os.EFD_CLOEXEC)
+            undo.callback(os.close, self.bell)
+            self._heard = os.dup(self.bell)
+            undo.pop_all()
 
     def run(self) -> None:
         """Make it."""
@@ -87,7 +108,8 @@ class _Request(Thread):
         except OSError as error:
             self.outcome = Outcome(error.errno or 5, str(error))
         finally:
-            os.eventfd_write(self._heard, 1)
+            with suppress(OSError):  # it is heard then when patience is at its end
+                os.eventfd_write(self._heard, 1)
             os.close(self._heard)
             self._netlink.close()
 
@@ -103,7 +125,8 @@ def _wait(request: _Request, events: Netlink, left: set[int]) -> Outcome:
     while left:
         ready = {fd for fd, _ in poll.poll(PATIENCE_MS)}
         if request.bell in ready or not ready:
-            request.join()
+            if request.is_alive():
+                request.join()
             return request.outcome
         left -= {event.link for event in events.read() if _is_gone(event)}
     return Outcome(0)

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import RTM_GETROUTE, Message, Part, encode
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Refused
 from cni_plugin.model import HOST, POD, ROUTE_PROTOCOL, Route
@@ -66,8 +67,10 @@ class Routes:
         fields = {"family": family, "proto": ROUTE_PROTOCOL if self._ns == HOST else 0, "type": _RTN_UNICAST}
         try:
             messages = self._space.netlink.dump(encode(RTM_GETROUTE, 0, fields))
-        except Refused:  # a kernel without IPv6
-            return
+        except Refused as refused:
+            if refused.errno in PASSING:
+                raise
+            return  # a kernel without IPv6
         for message in messages:
             if message.field("type") == _RTN_UNICAST and not message.field("flags") & _RTM_F_CLONED:
                 yield from self._routes_of(message)

@@ -146,7 +146,10 @@ def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquera
 
 
 def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
+    """The note of a masquerade goes last: it tells the next DEL, should this one fail, what is left to do."""
     last = records.remove(attachment)
-    if last and records.drop_masquerade(attachment.network):
-        restore_masquerade(kernel, records.masquerades())
+    networks = records.masquerades() if last else {}
+    if networks.pop(stem(attachment.network), None) is not None:
+        restore_masquerade(kernel, networks)
+        records.drop_masquerade(attachment.network)
     return last

@@ -258,11 +258,11 @@ def cluster_file(records: Records) -> str:
 
 
 def load(records: Records, network: str) -> Facts | None:
-    """What was programmed for a network in this boot."""
+    """What was programmed for a network in this boot. Raises OSError."""
     try:
-        data = files.read(f"{records.run_dir}/clusters/{stem(network)}")
+        data = files.note(f"{records.run_dir}/clusters/{stem(network)}")
         facts = decoding.decode_as(Facts, data) if data else None
-    except (msgspec.MsgspecError, OSError):
+    except msgspec.MsgspecError:
         return None
     return facts if facts is not None and facts.boot == files.boot_id() else None
 
@@ -274,11 +274,11 @@ def all_facts(records: Records) -> list[Facts]:
 
 
 def programmed(records: Records, network: str) -> State:
-    """The objects that were programmed for a network."""
+    """The objects that were programmed for a network. Raises OSError."""
     try:
-        data = files.read(f"{records.run_dir}/programmed/{stem(network)}")
+        data = files.note(f"{records.run_dir}/programmed/{stem(network)}")
         return state(decoding.decode_as(tuple[AnyObject, ...], data)) if data else {}
-    except (msgspec.MsgspecError, OSError):
+    except msgspec.MsgspecError:
         return {}
 
 

@@ -30,7 +30,7 @@ from cni_plugin.errors import (
 )
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.kernel.errors import PASSING, KernelError, NetnsError
 from cni_plugin.meter import Meter
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.context import Context, MustWait
@@ -38,6 +38,7 @@ from cni_plugin.verbs.teardown import Takedown, together
 
 OpenKernel: TypeAlias = Callable[[], AbstractContextManager[Kernel]]
 Run: TypeAlias = Callable[[Context], bytes | Takedown[bytes]]
+_SHORT = "the node is short of it just now, so try again; if it lasts, look at its free memory and its open files"
 _REMEMBERED = 64 << 10
 """Bytes of a configuration that is remembered in case it comes again."""
 
@@ -158,6 +159,8 @@ def as_cni_error(error: Exception) -> CniError:
         case NetnsError():
             return _netns_error(error)
         case KernelError():
+            if error.errno in PASSING:
+                return CniError(TRY_AGAIN_LATER, f"{error}; {_SHORT}", str(error))
             return CniError(KERNEL_REFUSED, f"the kernel refused: {error}", str(error))
         case ipam.RangeError():
             return CniError(INVALID_CONFIG, str(error))
@@ -169,8 +172,10 @@ def as_cni_error(error: Exception) -> CniError:
             return CniError(IO_FAILURE, str(error))
         case ipam.IpamError():
             return CniError(ADDRESS_UNAVAILABLE, str(error))
+        case MemoryError():
+            return CniError(TRY_AGAIN_LATER, f"no memory; {_SHORT}")
         case OSError():
-            return CniError(IO_FAILURE, _os_message(error))
+            return CniError(TRY_AGAIN_LATER if error.errno in PASSING else IO_FAILURE, _os_message(error))
         case _:
             import traceback  # 3 ms, and only for a bug
 
@@ -260,4 +265,6 @@ def _netns_error(error: NetnsError) -> CniError:
 def _os_message(error: OSError) -> str:
     where = f" {error.filename!r}" if error.filename else ""
     why = "something is missing" if error.errno == errno.ENOENT else error.strerror or error  # see _netns_error
+    if error.errno in PASSING:
+        return f"{why}{where}; {_SHORT}"
     return f"{why}{where}: check that the disk is not full and the folder can be written to"

@@ -18,7 +18,7 @@ from cni_plugin.model import LinkObject
 
 Done = TypeVar("Done")
 Takedown: TypeAlias = Generator[Sequence[Op], None, Done]
-"""Yields operations once or more, each time to be resumed when they are done, or with the KernelError that they met."""
+"""Yields operations once or more, each time to be resumed when they are done, or with the error that they met."""
 
 
 def together(kernel: Callable[[], Kernel], takedowns: Sequence[Takedown[Done]]) -> list[Done | Exception]:
@@ -42,7 +42,7 @@ def together(kernel: Callable[[], Kernel], takedowns: Sequence[Takedown[Done]]) 
 def _resume(
     takedown: Takedown[Done],
     index: int,
-    refused: KernelError | None,
+    refused: Exception | None,
     to: tuple[dict[int, Sequence[Op]], dict[int, Done | Exception]],
 ) -> None:
     handed, outcomes = to
@@ -54,7 +54,7 @@ def _resume(
         outcomes[index] = error
 
 
-def _apply_all(kernel: Kernel, handed: dict[int, Sequence[Op]]) -> dict[int, KernelError]:
+def _apply_all(kernel: Kernel, handed: dict[int, Sequence[Op]]) -> dict[int, Exception]:
     """Apply all of it, links first, so that they go in one request; who met a refusal, and which.
 
     A refusal of the whole does not tell who is concerned: then each is done by itself, and what is gone is success.
@@ -63,7 +63,7 @@ def _apply_all(kernel: Kernel, handed: dict[int, Sequence[Op]]) -> dict[int, Ker
     ops.sort(key=lambda op: not isinstance(op.object, LinkObject))
     try:
         kernel.apply(ops)
-    except KernelError as error:
+    except (KernelError, OSError) as error:
         if len(handed) == 1:
             return dict.fromkeys(handed, error)
         alone = {index: _refusal(kernel, each) for index, each in handed.items()}
@@ -71,9 +71,9 @@ def _apply_all(kernel: Kernel, handed: dict[int, Sequence[Op]]) -> dict[int, Ker
     return {}
 
 
-def _refusal(kernel: Kernel, ops: Sequence[Op]) -> KernelError | None:
+def _refusal(kernel: Kernel, ops: Sequence[Op]) -> Exception | None:
     try:
         kernel.apply(ops)
-    except KernelError as error:
+    except (KernelError, OSError) as error:
         return error
     return None

@@ -84,7 +84,7 @@ def test_a_request_that_cannot_be_served_at_all_is_answered(
     request = job(wire.CNI, "tulle", {"CNI_COMMAND": "ADD"})
     assert worker.serve([request]) == [request]
     assert request.result.code == 1
-    assert msgspec.json.decode(request.result.stdout)["code"] == 999
+    assert msgspec.json.decode(request.result.stdout)["code"] == 11
 
 
 @pytest.mark.parametrize("missing", ["thread", "sockets"])
@@ -103,7 +103,7 @@ def test_a_request_that_must_wait_is_answered_where_there_is_no_room_for_that(
     select.select([worker.fileno()], [], [])
     assert list(worker.finished()) == [request]
     assert not worker.busy
-    assert msgspec.json.decode(request.result.stdout)["code"] == 5
+    assert msgspec.json.decode(request.result.stdout)["code"] == 11
 
 
 def test_a_question_that_cannot_be_answered_says_why(worker: Worker, job: Callable[..., Job]) -> None:
