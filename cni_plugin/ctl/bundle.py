@@ -9,7 +9,8 @@
       node/ip-link.txt ... os-release.txt sysctls.txt                      what the node's own programs say
       missing.json                                                         what could not be had, and why
 
-JSON is censored by the names of its keys (`cni_plugin.ctl.secrets`), and no environment but a request's is looked at.
+Of others' JSON only that is taken along which is known to be harmless (`cni_plugin.harmless`), and what was left out is
+looked for in all the rest; no environment but a request's is looked at.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from cni_plugin import decoding
 from cni_plugin.client import VERSION
 from cni_plugin.ctl import ask, served
 from cni_plugin.ctl.notes import Notes
-from cni_plugin.ctl.secrets import Censor
+from cni_plugin.errors import DECODING_FAILURE, CniError
+from cni_plugin.harmless import Censor
 from cni_plugin.kernel import files
 from cni_plugin.kernel.look import Sight
 from cni_plugin.kernel.program import run
@@ -79,7 +81,8 @@ def collect(sources: Sources, notes: Notes) -> list[Member]:
         *_files("clusters", f"{sources.run_dir}/clusters", censor, notes),
         *_node_lists(sources.run_dir, censor, notes),
         *_agent(sources.run_dir, censor, notes),
-        *(_json(f"{name}.json", shape) for name, shape in {**sources.said, "versions": _versions()}.items()),
+        *(_json(f"{name}.json", censor.told(shape)) for name, shape in sources.said.items()),
+        _json("versions.json", _versions()),
         *_node(notes),
     ]
     found.append(_json("missing.json", notes.unknown))
@@ -125,7 +128,12 @@ def _files(folder: str, place: str, censor: Censor, notes: Notes) -> list[Member
 
 
 def _censored(path: str, censor: Censor) -> object:
-    return censor.json(decoding.decode(files.follow(path)))
+    data = files.follow(path)
+    try:
+        return censor.json(decoding.decode(data))
+    except msgspec.DecodeError as error:
+        censor.document(data)
+        raise CniError(DECODING_FAILURE, f"it is left out, for what in it is secret cannot be told: {error}") from error
 
 
 def _below(folder: str, place: str, censor: Censor, notes: Notes) -> Iterator[Member]:
@@ -146,29 +154,19 @@ def _agent(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Member]:
     status = notes.one("agent", lambda: ask.ask(run_dir, "status"))
     if status is None:
         return
-    yield _json("agent.json", status)
+    settings = {key: censor.json(each) for key, each in _mapping(status).items() if key == "settings"}
+    yield _json("agent.json", {**_mapping(censor.told(status)), **settings})
     yield _json("metrics.json", notes.one("metrics", lambda: ask.ask(run_dir, "metrics")))
     requests = notes.many("requests", lambda: served.recent(run_dir))
     yield _json(served.MEMBER, [_request(each, censor) for each in requests])
 
 
 def _request(each: served.Request, censor: Censor) -> served.Request:
-    return msgspec.structs.replace(
-        each,
-        environ=censor.environ(each.environ),
-        stdin=_text(each.stdin, censor),
-        stdout=_text(each.stdout, censor),
-    )
+    return msgspec.structs.replace(each, **censor.served(each.environ, each.stdin, each.stdout, each.message))
 
 
-def _text(text: str, censor: Censor) -> str:
-    """JSON as JSON without secrets; what is none is left out, for nobody could tell what in it is secret."""
-    if not text.strip():
-        return ""
-    try:
-        return msgspec.json.encode(censor.json(decoding.decode(text))).decode()
-    except msgspec.MsgspecError:
-        return ""
+def _mapping(shape: object) -> dict[str, object]:
+    return {str(key): each for key, each in shape.items()} if isinstance(shape, Mapping) else {}
 
 
 def _node(notes: Notes) -> Iterator[Member]:

@@ -17,10 +17,10 @@ import msgspec
 
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding, netconf
-from cni_plugin.ctl.secrets import LEFT_OUT
 from cni_plugin.ctl.served import Request
 from cni_plugin.describe import describe
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.harmless import LEFT_OUT
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel

@@ -146,7 +146,7 @@ def bundle(path: str, members: Sequence[Member], missing: Mapping[str, str]) -> 
         lines(f"{len(each.text):>9}  {each.name}")
     for what, why in missing.items():
         out.print(f"  missing  {what}: {why}", markup=False, style="yellow")
-    lines(f"wrote {path}: secrets are left out as far as their keys tell; read it before you send it")
+    lines(f"wrote {path}: what is not known to be harmless is left out; read it before you send it")
 
 
 def trace(told: Trace) -> None:

@@ -18,11 +18,11 @@ from cni_plugin import decoding
 from cni_plugin.ctl import view
 from cni_plugin.ctl.addresses import held
 from cni_plugin.ctl.notes import Notes
-from cni_plugin.ctl.secrets import Censor
 from cni_plugin.ctl.way import Ground, Looker, way
 from cni_plugin.describe import describe, script
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.harmless import Censor
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.look import Sight
 from cni_plugin.kernel.ruleset import Rule, hooks, listing, rules

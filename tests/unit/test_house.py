@@ -25,6 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "histogram": set(),
     "meter": set(),
     "decoding": set(),
+    # What of others' configurations may be shown: by the agent, and by the tool.
+    "harmless": {"decoding"},
     "wire": set(),
     "spec": {"errors"},
     "model": set(),
@@ -57,12 +59,12 @@ ROOMS: dict[str, set[str]] = {
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
-        "client", "errors", "decoding", "spec", "netconf", "network", "cluster", "flannel", "backend", "model", "plan",
-        "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "client", "errors", "decoding", "harmless", "spec", "netconf", "network", "cluster", "flannel", "backend",
+        "model", "plan", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
     },
     "ctl": {
-        "client", "meter", "decoding", "wire", "errors", "spec", "netconf", "model", "diff", "describe", "plan",
-        "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
+        "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "netconf", "model", "diff", "describe",
+        "plan", "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
     },
     # Stands alone: it could be anybody's.
     "ipam": set(),

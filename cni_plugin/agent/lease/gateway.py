@@ -22,6 +22,8 @@ from etcd3gw.exceptions import ConnectionFailedError, ConnectionTimeoutError, Et
 
 from cni_plugin import decoding
 from cni_plugin.agent.lease.schema import Stored
+from cni_plugin.errors import CniError
+from cni_plugin.harmless import Censor
 from cni_plugin.network import invalid
 
 PATIENCE = 3.0
@@ -206,16 +208,21 @@ def _client(endpoint: str, access: Access) -> Etcd3Client:
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise invalid("source.endpoints", endpoint, f"write it as https://192.0.2.9:2379: {error}") from None
+    except ValueError:  # its text has what could be a part of a password
+        raise _no_endpoint(endpoint) from None
     if parts.scheme not in ("http", "https") or not host:
-        raise invalid("source.endpoints", endpoint, "write it as http://192.0.2.9:2379 or https://192.0.2.9:2379")
+        raise _no_endpoint(endpoint)
     client = Etcd3Client(
         host, port or PORT, parts.scheme, access.ca_file or None, access.key_file or None, access.cert_file or None,
         timeout=PATIENCE,
     )
     client.session.trust_env = False
     return client
+
+
+def _no_endpoint(endpoint: str) -> CniError:
+    shown = Censor().text(endpoint)
+    return invalid("source.endpoints", shown, "write it as http://192.0.2.9:2379 or https://192.0.2.9:2379")
 
 
 def _post(client: Etcd3Client, path: str, body: Mapping[str, object], headers: Mapping[str, str]) -> Json:
