@@ -19,11 +19,20 @@ from cni_plugin.model import State, Way
 from cni_plugin.network import Address
 
 
+class Gate(NamedTuple):
+    """Where a node takes its peers' packets in: a UDP port, and in nft's words what tells them from other people's."""
+
+    name: str
+    port: int
+    mark: str
+
+
 class Me(NamedTuple):
     """This node, and the interface that bears its address (with the prefixes that this is directly connected to).
 
     `mtu` in bytes is the smallest over the interfaces that lead to peers. `local`: its address on the underlay where
-    peers know it by another one. `ways` lead to peers' addresses, as far as there is a way now.
+    peers know it by another one. `ways` lead to peers' addresses, as far as there is a way now; `uplinks` are the
+    interfaces by which they do.
     """
 
     node: Node
@@ -32,6 +41,12 @@ class Me(NamedTuple):
     prefixes: tuple[str, ...]
     local: Address | None = None
     ways: Mapping[str, Way] = {}
+    uplinks: tuple[str, ...] = ()
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The interfaces of its underlay: that with its address, and those that lead to peers."""
+        return tuple(sorted({self.uplink, *self.uplinks}))
 
     @property
     def underlay(self) -> Address:
@@ -75,6 +90,9 @@ class Backend(Protocol):
 
     def doubt(self, peer: Node, conf: object) -> str:
         """What of a peer's announcement does not fit although it can be reached, and what to do; "" for nothing."""
+
+    def gate(self, conf: object) -> Gate | None:
+        """Where peers' packets come in, if nobody else's are to be believed there; None without such a place."""
 
     def peer(self, me: Me, peer: Node, conf: object) -> State:
         """What leads to one peer. Raises CniError 7 when it cannot be reached this way."""

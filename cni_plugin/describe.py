@@ -16,6 +16,7 @@ from cni_plugin.model import (
     Addr,
     Bridge,
     Chain,
+    Element,
     Fdb,
     Feature,
     Neigh,
@@ -23,6 +24,7 @@ from cni_plugin.model import (
     Port,
     PortVlan,
     Route,
+    Set,
     Sysctl,
     Up,
     Veth,
@@ -181,6 +183,16 @@ def _chain(verb: str, each: Chain) -> str:
     return "\n".join(head + [f"nft 'add rule inet tulle {each.name} {rule}'" for rule in each.rules])
 
 
+def _set(verb: str, each: Set) -> str:
+    if verb == "delete":
+        return f"nft delete set inet tulle {each.name}"
+    return f"nft add table inet tulle\nnft 'add set inet tulle {each.name} {{ type {each.type}; }}'"
+
+
+def _element(verb: str, each: Element) -> str:
+    return f"nft '{'delete' if verb == 'delete' else 'add'} element inet tulle {each.set} {{ {each.value} }}'"
+
+
 _WORDS: dict[str, Callable[[str, Any], str]] = {
     "Bridge": _bridge,
     "Veth": _veth,
@@ -197,4 +209,6 @@ _WORDS: dict[str, Callable[[str, Any], str]] = {
     "Neigh": _neigh,
     "Fdb": _fdb,
     "Chain": _chain,
+    "Set": _set,
+    "Element": _element,
 }

@@ -21,7 +21,7 @@ Verb: TypeAlias = Literal["create", "change", "delete"]
 _RANK = (
     *("Bridge", "Vxlan", "Veth", "Vlan", "PodLink"),
     *("Sysctl", "Feature", "Port", "PortVlan", "Up"),
-    *("Addr", "Neigh", "Fdb", "Route", "Chain"),
+    *("Addr", "Neigh", "Fdb", "Route", "Set", "Element", "Chain"),
 )
 
 _OF_PORT = (Port, PortVlan, Fdb)

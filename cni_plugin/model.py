@@ -71,6 +71,10 @@ def _link(ns: str, name: str) -> Key:
     return ("link", ns, name)
 
 
+def _set(name: str) -> Key:
+    return ("set", HOST, name)
+
+
 class Bridge(Object, frozen=True, tag="bridge"):
     """A Linux bridge. `pinned`: its MAC was set and so no longer follows its ports' (net/bridge/br_stp_if.c)."""
 
@@ -353,24 +357,39 @@ class Chain(Object, frozen=True, tag="chain"):
         return ("chain", HOST, self.name)
 
 
+class Set(Object, frozen=True, tag="set"):
+    """A named set of table `inet tulle`, of a type in nft's words. What is in it are objects of their own."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("type",)
+    name: str
+    type: str
+
+    @property
+    def key(self) -> Key:
+        return _set(self.name)
+
+
+class Element(Object, frozen=True, tag="element"):
+    """One value in a set: it comes and goes alone, however many others there are. Several may want the same."""
+
+    set: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        return ("element", HOST, self.set, self.value)
+
+    @property
+    def holder(self) -> Key | None:
+        return _set(self.set)
+
+
 LinkObject: TypeAlias = Bridge | Veth | Vxlan | Vlan | PodLink
 AnyObject: TypeAlias = (
-    Bridge
-    | Veth
-    | Vxlan
-    | Vlan
-    | PodLink
-    | Up
-    | Port
-    | PortVlan
-    | Sysctl
-    | Feature
-    | Addr
-    | Route
-    | Neigh
-    | Fdb
-    | Chain
+    Bridge | Veth | Vxlan | Vlan | PodLink | Up | Port | PortVlan | Sysctl | Feature
+    | Addr | Route | Neigh | Fdb | Chain | Set | Element
 )
+NftObject: TypeAlias = Chain | Set | Element
 State: TypeAlias = dict[Key, AnyObject]
 
 

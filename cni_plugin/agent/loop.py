@@ -48,7 +48,7 @@ from cni_plugin.verbs import former
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead
 from cni_plugin.verbs.peers import Facts, all_facts
-from cni_plugin.verbs.repair import Repair, bridge, cluster, gateways, masquerade, mtu, ports
+from cni_plugin.verbs.repair import Repair, bridge, cluster, gateways, guarded, masquerade, mtu, ports
 
 QUIET, LONGEST = 0.030, 0.150
 """Seconds without an event after which a pass is made, and seconds after the first event when it is made anyway."""
@@ -228,10 +228,10 @@ class Reconciler:
             for found in self._clusters.look(changed):
                 self._tell(found, perf_counter() - start)
             kept = self._clusters.networks()
-        if changed & _OF_CLUSTERS:
-            for facts in all_facts(self._records):
-                if facts.network not in kept:
-                    self._step(f"cluster of {facts.network}", partial(cluster, facts, self._kernel, self._records))
+        what, look = ("cluster", cluster) if changed & _OF_CLUSTERS else ("guard", guarded)
+        for facts in all_facts(self._records) if changed & (_OF_CLUSTERS | RULES) else ():
+            if facts.network not in kept:
+                self._step(f"{what} of {facts.network}", partial(look, facts, self._kernel, self._records))
 
     def _look_at_former_subnets(self, *, thorough: bool) -> None:
         """When the node's subnets or the gateways that pods need are others than at the last look, or it is time."""

@@ -21,7 +21,7 @@ from hashlib import sha256
 
 import msgspec
 
-from cni_plugin.backend import Me
+from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, ipv6_settings, state
@@ -40,6 +40,8 @@ class Config(_Conf, frozen=True):
     """`vni` and `port` default to flannel's on Linux, a port of 0 is that, too. `mtu` of the device in bytes, else
 
     `wire_mtu` of the network between the nodes, where its links claim more than it carries; 0 when it is to be derived.
+
+    `peers_only`: what comes to the port from anybody else is dropped.
     """
 
     vni: int = 1
@@ -49,6 +51,7 @@ class Config(_Conf, frozen=True):
     mtu: int = 0
     wire_mtu: int = 0
     gbp: bool = False
+    peers_only: bool = True
 
 
 def configure(options: Mapping[str, object]) -> Config:
@@ -141,6 +144,11 @@ def doubt(peer: Node, conf: Config) -> str:
     if vni in ("", str(conf.vni)):
         return ""
     return f"{peer.name} announces VNI {vni}, and the network's is {conf.vni}: restart its agent, or flanneld there"
+
+
+def gate(conf: Config) -> Gate | None:
+    """The UDP port, and the VNI: 24 bits behind the UDP header's 8 bytes and 4 of VXLAN's own (RFC 7348, section 5)."""
+    return Gate(str(conf.vni), conf.port, f"@th,96,24 {conf.vni}") if conf.peers_only else None
 
 
 def peer(me: Me, peer: Node, conf: Config) -> State:

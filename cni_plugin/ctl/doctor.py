@@ -55,6 +55,7 @@ FINDINGS: tuple[Find, ...] = (
     find_cluster.no_way,
     find_cluster.silent_peers,
     find_cluster.black_holes,
+    find_cluster.not_guarded,
     find_cluster.flannel,
     find_node.other_boot,
     find_node.clock,

@@ -179,6 +179,17 @@ def black_holes(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def not_guarded(facts: Facts) -> Iterator[Finding]:
+    """nftables cannot keep those out who are no peers."""
+    for each in facts.clusters:
+        if each.unguarded:
+            yield Finding(
+                "not-guarded", WARNING, f"UDP port {each.port} of {each.device}", each.unguarded,
+                "any pod, and any host that reaches this node, can send to its pods as if it were another pod",
+                "modprobe nf_tables, or install nftables (Debian: apt install nftables); then tullectl repair",
+            )
+
+
 def flannel(facts: Facts) -> Iterator[Finding]:
     """What flannel left behind, and a device of somebody else's with our VNI on our port, of which one alone works."""
     ours = {each.device: each for each in facts.clusters if each.device}

@@ -26,6 +26,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.model import Route, State, Vxlan
 from cni_plugin.plan.cluster import Part
 from cni_plugin.records import Records
+from cni_plugin.verbs import guard
 from cni_plugin.verbs.peers import CLUSTER_FILE, Facts, all_facts, planned
 from cni_plugin.verbs.run import as_cni_error
 
@@ -69,7 +70,8 @@ def _membership(listed: _Listed, kernel: Kernel) -> Membership:
     try:
         cluster = clusters.parse(_raw(listed.source))
         found = _replace(
-            empty, backend=cluster.backend, networks=tuple(map(str, cluster.networks)), mtu=facts.mtu if facts else 0
+            empty, backend=cluster.backend, networks=tuple(map(str, cluster.networks)), mtu=facts.mtu if facts else 0,
+            unguarded=facts.unguarded if facts else "",
         )
     except Exception as error:
         return _replace(empty, trouble=as_cni_error(error).msg)
@@ -84,7 +86,9 @@ def _filled(found: Membership, cluster: Cluster, kernel: Kernel) -> Membership:
     made = planned(cluster, kernel)
     me, backend, conf = made.terms
     device = backend.device(conf)
-    have = kernel.owned(device)
+    have = {**kernel.owned(device), **guard.standing(kernel, made.want, {})}
+    if found.unguarded:
+        made = made._replace(parts={name: _unguarded(part) for name, part in made.parts.items()})
     members = []
     for node in cluster.nodes:
         plain = _plain(node, tunnel=bool(device))
@@ -99,6 +103,10 @@ def _filled(found: Membership, cluster: Cluster, kernel: Kernel) -> Membership:
         port=tunnel.port if tunnel else 0,
         members=tuple(sorted(members, key=lambda each: natural(each.name))),
     )
+
+
+def _unguarded(part: Part) -> Part:
+    return part._replace(state=guard.split(part.state).network)
 
 
 def _raw(source: object) -> object:

@@ -36,7 +36,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster. `trouble`: why its list cannot be used; `programmed`: whether the kernel was told of it in this boot.
 
     `mtu`: of its pods, in bytes, 0 when not known; `device`: the backend's own, "" when it has none, and if that is one
-    of VXLAN its `vni` and UDP `port`.
+    of VXLAN its `vni` and UDP `port`; `unguarded`: why not only peers may speak through it.
     """
 
     network: str
@@ -51,6 +51,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Member, ...] = ()
     programmed: bool = False
     trouble: str = ""
+    unguarded: str = ""
 
     @property
     def me(self) -> Member | None:

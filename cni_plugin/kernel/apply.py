@@ -32,7 +32,7 @@ from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.kernel.netlink import Outcome
 from cni_plugin.kernel.nft import Nft, NftError
 from cni_plugin.kernel.remover import Remover
-from cni_plugin.model import HOST, POD, Chain, Feature, LinkObject, PodLink, Route, Sysctl, Veth
+from cni_plugin.model import HOST, POD, Feature, LinkObject, NftObject, PodLink, Route, Sysctl, Veth
 
 Lane = tuple[str, str]
 Ours = Callable[[Route], bool]
@@ -87,7 +87,7 @@ class Applier:
             run = _Run(space, None if pod is None else pod.descriptor, self._how, self._done)
             run.carry_out(ops)
         elif kind == "nft":
-            self._change_chains(ops)
+            self._change_nft(ops)
         else:
             self._turn_knobs(space, ops)
 
@@ -106,7 +106,7 @@ class Applier:
                     raise Failure(op, Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
                 self._done.append(op)
 
-    def _change_chains(self, ops: Sequence[Op]) -> None:
+    def _change_nft(self, ops: Sequence[Op]) -> None:
         try:
             self._nft.change(ops)
         except NftError as error:
@@ -230,7 +230,7 @@ def _lane(op: Op) -> Lane:
         return "netlink" if by_netlink(each) else "knob", each.ns
     if isinstance(each, Feature):
         return "knob", HOST
-    if isinstance(each, Chain):
+    if isinstance(each, NftObject):
         return "nft", HOST
     return "netlink", POD if isinstance(each, PodLink) else getattr(each, "ns", HOST)
 

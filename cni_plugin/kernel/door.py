@@ -125,6 +125,9 @@ class Kernel(Protocol):
     def owned(self, device: str) -> State:
         """All routes that bear our protocol number, and all entries of this VXLAN device. The one dump there is."""
 
+    def elements(self, name: str) -> frozenset[str]:
+        """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""
+
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""
 

@@ -26,6 +26,7 @@ from cni_plugin.model import (
     Addr,
     AnyObject,
     Bridge,
+    Element,
     Fdb,
     Key,
     Neigh,
@@ -33,6 +34,7 @@ from cni_plugin.model import (
     Port,
     PortVlan,
     Route,
+    Set,
     State,
     Sysctl,
     Veth,
@@ -213,6 +215,10 @@ class FakeKernel:
         remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
         return state([*routes, *neighbours, *remotes])
 
+    def elements(self, name: str) -> frozenset[str]:
+        """The values of a set."""
+        return frozenset(each.value for each in self._all(Element) if each.set == name)
+
     def own_links(self) -> tuple[OwnLink, ...]:
         """Links with our mark."""
         links = (each for each in self.state.values() if isinstance(each, Bridge | Veth | Vxlan | Vlan))
@@ -299,7 +305,7 @@ class FakeKernel:
         gone = self.state.pop(key, None)
         if key[:2] == ("link", HOST):
             self._numbers.pop(key[2], None)
-        if not isinstance(gone, Bridge | Veth | Vxlan | Vlan | PodLink):
+        if not isinstance(gone, Bridge | Veth | Vxlan | Vlan | PodLink | Set):
             return
         if isinstance(gone, Veth) and gone.peer:
             self._remove(("link", POD, gone.peer))

@@ -36,6 +36,7 @@ from cni_plugin.kernel.read import (
     NUD_PERMANENT,
     Reader,
     addresses_on,
+    elements_of,
     local_address,
     prefix_of,
 )
@@ -276,6 +277,10 @@ class LinuxKernel:
             objects += (_neigh(device, each) for each in self._entries(0, index) if _is_permanent(each))
             objects += (_fdb(device, each) for each in self._entries(AF_BRIDGE, index) if _is_remote(each))
         return state(objects)
+
+    def elements(self, name: str) -> frozenset[str]:
+        """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""
+        return elements_of(self._nft, name)
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""

@@ -1,4 +1,4 @@
-"""Chains of table `inet tulle`, in nft's own language, one transaction at a time.
+"""Chains and sets of table `inet tulle`, in nft's own language, one transaction at a time.
 
 libnftables carries it out (0.1 ms for a rule; 3 ms by running `nft`, which is what happens where the library is
 missing), in a process that is made when the first chain is asked for (`nft_process`). Promise: all chains of a call
@@ -23,12 +23,14 @@ from cni_plugin.kernel.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.nft_process import NftProcess
 from cni_plugin.meter import Meter
-from cni_plugin.model import Chain
+from cni_plugin.model import Chain, Element, Set
 
 TABLE = "inet tulle"
 _TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO, *PASSING)
 """What it makes a difference to know that nft said, by strerror(3)."""
 _COMMENT = re.compile(r' comment "([^"]*)"$')
+_TYPE = re.compile(r"\ttype ([^;\n]+)")
+_ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
 _HOOK = re.compile(r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?")
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 
@@ -79,7 +81,7 @@ class Nft:
         self._hang_up()
 
     def change(self, ops: Sequence[Op]) -> None:
-        """Carry out these operations on chains in one transaction. Raises NftError."""
+        """Carry out these operations on chains, sets and elements in one transaction. Raises NftError."""
         with self._meter.step("nft"):
             accepted, words = self.run("\n".join(line for op in ops for line in _lines(op)))
             if not accepted:
@@ -90,12 +92,20 @@ class Nft:
     def read(self, wanted: Chain) -> Chain | None:
         """The chain of this name, its rules in the words wanted where they are those wanted. Raises NftError."""
         with self._meter.step("nft"):
-            generation = self.generation()  # before the list: a change in between makes the next reader list again
-            known, words = self._listed.get(wanted.name, (0, ""))
-            if known != generation or not generation:
-                words = self._list(wanted.name)
-                self._listed[wanted.name] = generation, words
+            words = self._listing(f"chain {TABLE} {wanted.name}")
             return _parse(words, wanted) if words else None
+
+    def read_set(self, name: str) -> Set | None:
+        """The set of this name. Raises NftError."""
+        with self._meter.step("nft"):
+            kind = _TYPE.search(self._listing(f"set {TABLE} {name}"))
+            return Set(name, kind[1].strip()) if kind else None
+
+    def elements(self, name: str) -> frozenset[str]:
+        """What is in the set of this name, nothing without it. Raises NftError."""
+        with self._meter.step("nft"):
+            found = _ELEMENTS.search(self._listing(f"set {TABLE} {name}"))
+            return frozenset(each.strip() for each in found[1].split(",")) if found else frozenset()
 
     def generation(self) -> int:
         """The number of the kernel's ruleset, another one after each transaction; 0 where it cannot be had."""
@@ -116,9 +126,17 @@ class Nft:
         if (channel := self.__dict__.pop("_channel", None)) is not None:
             channel.close()
 
-    def _list(self, name: str) -> str:
-        """What nft says of a chain, "" when there is none. Raises NftError."""
-        accepted, words = self.run(f"list chain {TABLE} {name}")
+    def _listing(self, what: str) -> str:
+        generation = self.generation()  # before the list: a change in between makes the next reader list again
+        known, words = self._listed.get(what, (0, ""))
+        if known != generation or not generation:
+            words = self._list(what)
+            self._listed[what] = generation, words
+        return words
+
+    def _list(self, what: str) -> str:
+        """What nft says of a chain or set, "" when there is none. Raises NftError."""
+        accepted, words = self.run(f"list {what}")
         if accepted:
             return words
         if _code(words) == errno.ENOENT:
@@ -128,10 +146,23 @@ class Nft:
 
 def _lines(op: Op) -> Iterator[str]:
     each = op.object
-    if not isinstance(each, Chain):
-        raise TypeError(f"{each!r} is no chain")
-    chain = f"chain {TABLE} {each.name}"
     yield f"add table {TABLE}"
+    if isinstance(each, Chain):
+        yield from _chain_lines(op, each)
+    elif isinstance(each, Set):
+        yield f"add set {TABLE} {each.name} {{ type {each.type}; }}"
+        if op.verb == "delete":
+            yield f"delete set {TABLE} {each.name}"
+    elif isinstance(each, Element):
+        yield f"add element {TABLE} {each.set} {{ {each.value} }}"
+        if op.verb == "delete":
+            yield f"delete element {TABLE} {each.set} {{ {each.value} }}"
+    else:
+        raise TypeError(f"{each!r} is nothing of nft's")
+
+
+def _chain_lines(op: Op, each: Chain) -> Iterator[str]:
+    chain = f"chain {TABLE} {each.name}"
     if op.verb == "delete" or _declared_anew(op):
         # declared without a hook first, so that deleting what is not there is no error
         yield from (f"add {chain}", f"flush {chain}", f"delete {chain}")

@@ -32,10 +32,12 @@ from cni_plugin.model import (
     Fdb,
     Feature,
     Neigh,
+    NftObject,
     PodLink,
     Port,
     PortVlan,
     Route,
+    Set,
     State,
     Sysctl,
     Up,
@@ -261,9 +263,13 @@ class Reader:
             return None
         return self._spaces[HOST].netlink.ask(encode(codec.RTM_GETNEIGH, 0, fields, attrs))
 
-    def _chain(self, want: Chain) -> Chain | None:
+    def _nftables(self, want: NftObject) -> NftObject | None:
         try:
-            return self._nft.read(want)
+            if isinstance(want, Chain):
+                return self._nft.read(want)
+            if isinstance(want, Set):
+                return self._nft.read_set(want.name)
+            return want if want.value in self._nft.elements(want.set) else None
         except NftError as error:
             raise KernelError(Op("create", want), error.errno, (), str(error)) from error
 
@@ -290,6 +296,14 @@ def local_address(message: Message) -> str:
 def prefix_of(message: Message) -> str:
     """The address with its prefix length."""
     return f"{local_address(message)}/{message.field('prefixlen')}"
+
+
+def elements_of(nft: Nft, name: str) -> frozenset[str]:
+    """What is in a set, nothing without it. Raises KernelError."""
+    try:
+        return nft.elements(name)
+    except NftError as error:
+        raise KernelError(Op("create", Set(name, "")), error.errno, (), str(error)) from error
 
 
 def same_address(one: str, other: str) -> bool:
@@ -330,5 +344,7 @@ _READERS: dict[str, Callable[[Reader, Any], Any]] = {
     "Route": Reader._route,
     "Neigh": Reader._neigh,
     "Fdb": Reader._fdb,
-    "Chain": Reader._chain,
+    "Chain": Reader._nftables,
+    "Set": Reader._nftables,
+    "Element": Reader._nftables,
 }

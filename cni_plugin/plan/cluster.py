@@ -1,7 +1,7 @@
 """A whole cluster as one node plans it, kept by peer, so that a change of one peer is planned and compared alone.
 
 Pure: `plan` is given what the kernel said of the ways, and the plan before if there is one. Promises: a plan made from
-an earlier one is the plan that is made from nothing, whatever changed; no two parts hold one and the same object, for
+an earlier one is the plan that is made from nothing, whatever changed; what leads to a peer is that peer's alone, for
 who cannot be told from others is left out (`plan.identity`); only what differs between two plans goes into `delta`.
 
     before = plan(terms, nodes);  after = plan(terms, nodes[:-1], before);  delta(after, before)  ->  want, have
@@ -16,6 +16,7 @@ from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Key, State, Sysctl, Way
+from cni_plugin.plan.guard import admitted, watched
 from cni_plugin.plan.identity import Lengths, contested, covers, misplaced
 from cni_plugin.plan.node import forwarding
 
@@ -89,7 +90,9 @@ def plan(terms: Terms, peers: Iterable[Node], before: Plan | None = None) -> Pla
     lengths = frozenset((cidr.version, cidr.prefixlen) for each in peers for cidr in each.pod_cidrs)
     same = before is not None and before.lengths == lengths and before.terms.same_as(terms)
     known = before.parts if before is not None and same else {}
+    gate = backend.gate(conf)
     local = {**forwarding({cidr.version for cidr in me.node.pod_cidrs}), **backend.local(me, conf)}
+    local.update(watched(me, gate) if gate else {})
     parts = {each.name: _part(terms, lengths, each, known.get(each.name)) for each in peers}
     ways = _joined(parts)
     losers = contested(parts.values(), ways, backend.derived)
@@ -103,9 +106,11 @@ def delta(after: Plan, before: Plan) -> tuple[State, State]:
     """What to compare so that the second plan, which stands, becomes the first; sysctls of the whole node never go."""
     if not after.terms.same_as(before.terms):
         return after.want, {key: each for key, each in before.want.items() if key in after.want or not _is_shared(each)}
+    # several may be at one address, and what one of them leaves behind is another's
     gone = {name: part for name, part in before.parts.items() if after.parts.get(name) is not part}
     new = {name: part for name, part in after.parts.items() if before.parts.get(name) is not part}
-    return _joined(new), _joined(gone)
+    want, have = _joined(new), _joined(gone)
+    return want, {key: each for key, each in have.items() if key in want or key not in after.want}
 
 
 def _part(terms: Terms, lengths: Lengths, peer: Node, known: Part | None) -> Part:
@@ -120,7 +125,8 @@ def _part(terms: Terms, lengths: Lengths, peer: Node, known: Part | None) -> Par
     if why:
         return found._replace(refused=_refusal(peer, why))
     try:
-        return found._replace(state=backend.peer(me, peer, conf))
+        gate = backend.gate(conf)
+        return found._replace(state={**backend.peer(me, peer, conf), **(admitted(me, peer, gate) if gate else {})})
     except CniError as error:
         return found._replace(refused=error)
 

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
-from cni_plugin.model import Key, Route, State, Way
+from cni_plugin.model import Element, Key, Route, State, Way
 from cni_plugin.network import Address
 
 LEAST = {4: 576, 6: 1280}
@@ -117,11 +117,12 @@ def _in_a_subnet(peer: Peer, peers: Collection[Peer], want: State) -> str:
 
 
 def _taken(peers: Sequence[Peer]) -> Iterator[tuple[str, str]]:
-    """Of those that want what one before them has."""
+    """Of those that want what one before them has; several may be at one address."""
     owners: dict[Key, str] = {}
     for each in peers:
-        key = next((key for key in each.state if key in owners), None)
+        own = [key for key, need in each.state.items() if not isinstance(need, Element)]
+        key = next((key for key in own if key in owners), None)
         if key is None:
-            owners.update(dict.fromkeys(each.state, each.node.name))
+            owners.update(dict.fromkeys(own, each.node.name))
         else:
             yield each.node.name, f"it says it has {key[3]}, which is {owners[key]}'s"

@@ -28,11 +28,12 @@ from cni_plugin.cluster import Cluster, Node, render
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.monitor import ADDRESSES, KNOBS, LINKS, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Changed
+from cni_plugin.kernel.monitor import ADDRESSES, KNOBS, LINKS, NEIGHBOURS, ROUTES, RULES, UPLINKS, WAYS, Changed
 from cni_plugin.model import Fdb, Neigh, State, Way
 from cni_plugin.plan.cluster import Plan, Terms, delta, ends, plan
 from cni_plugin.records import Records
-from cni_plugin.verbs import peers
+from cni_plugin.verbs import guard, peers
+from cni_plugin.verbs.ensure import naming_rivals, settle_most
 from cni_plugin.verbs.peers import Facts
 
 OURS = LINKS | ADDRESSES | ROUTES | NEIGHBOURS | KNOBS
@@ -74,10 +75,11 @@ class Convergence:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Peers that are left out, and why, and what is amiss with others."""
-        if self._plan is None:
+        """Peers that are left out, and why, what is amiss with others, and why the tunnel is not guarded."""
+        if self._plan is None or self.facts is None:
             return self._refused
-        return (*(each.msg for each in self._plan.refused), *self._plan.doubts, *self._refused)
+        unguarded = [self.facts.unguarded] if self.facts.unguarded else []
+        return (*(each.msg for each in self._plan.refused), *self._plan.doubts, *self._refused, *unguarded)
 
     @property
     def watch(self) -> Watch:
@@ -107,8 +109,10 @@ class Convergence:
 
     def look(self, changed: Changed) -> list[Op]:
         """Put right what others changed, by what the kernel told of; nothing before the first list. Raises as above."""
-        if self._cluster is None or (self._sure and not changed & (OURS | THEIRS)):
+        if self._cluster is None:
             return []
+        if self._sure and not changed & (OURS | THEIRS):
+            return self._look_at_guard(changed)
         self._sure = self._sure and not changed & OURS
         return self._move(self._cluster, anew=True)
 
@@ -119,6 +123,8 @@ class Convergence:
             others = peers.others(self._records, self._network)
             ops = diff({}, peers.standing(self._kernel, {}, others, device))
             self._kernel.apply(ops)
+            guarded = guard.standing(self._kernel, {}, peers.programmed(self._records, self._network))
+            ops += guard.settle(self._kernel, {}, guarded).ops
             peers.forget(self._records, self._network)
             files.remove(self._path)
         self._cluster = self._plan = self._here = self.facts = None
@@ -151,11 +157,14 @@ class Convergence:
             facts = self._kept(cluster, peers.facts_of(self._network, cluster, made, self._path))
             want, have = self._difference(made) if sure else self._everything(made, facts)
             self._cluster, self._sure = cluster, False  # whatever comes now: this is what is to be
-            with peers.naming_rivals(self._kernel):
-                ops, self._refused = peers.settle_most(self._kernel, want, have)
-            facts = msgspec.structs.replace(facts, index=self._kernel.link_index(facts.device) if facts.device else 0)
+            wanted, found = guard.split(want), guard.split(have)
+            with naming_rivals(self._kernel):
+                ops, self._refused = settle_most(self._kernel, wanted.network, found.network)
+            guarded = guard.settle(self._kernel, wanted.guard, found.guard)
+            ops += guarded.ops
+            facts = peers.as_programmed(facts, self._kernel, guarded.problem)
             if ops or not sure or facts != self.facts:
-                peers.save(self._records, facts, made.want)
+                peers.save(self._records, facts, {**made.want, **guarded.there})
         self._plan, self._here, self.facts = made, here, facts
         self._ways = dict(made.terms.me.ways)
         self._sure = not self._refused
@@ -214,7 +223,22 @@ class Convergence:
 
     def _everything(self, made: Plan, facts: Facts) -> tuple[State, State]:
         others = peers.others(self._records, self._network)
-        return made.want, peers.standing(self._kernel, made.want, others, facts.device)
+        have = peers.standing(self._kernel, made.want, others, facts.device)
+        have.update(guard.standing(self._kernel, made.want, peers.programmed(self._records, self._network)))
+        return made.want, have
+
+    def _look_at_guard(self, changed: Changed) -> list[Op]:
+        """Put it back where somebody took it away, as who flushes all rules does; try again where it was refused."""
+        facts, plan = self.facts, self._plan
+        if facts is None or plan is None or not (changed & RULES or facts.unguarded):
+            return []
+        with self._records.lock():
+            before = peers.programmed(self._records, self._network)
+            found = guard.restore(self._kernel, guard.split(plan.want).guard, before, anew=bool(facts.unguarded))
+            if found.problem != facts.unguarded:
+                self.facts = msgspec.structs.replace(facts, unguarded=found.problem)
+                peers.save(self._records, self.facts, {**plan.want, **found.there})
+        return found.ops
 
 
 def _same(one: Facts, other: Facts) -> bool:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from errno import EEXIST
 
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import Addr, Bridge, State, Sysctl, state
+from cni_plugin.model import Addr, Bridge, Fdb, Neigh, Route, State, Sysctl, Vxlan, state
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
 from cni_plugin.plan.pod import Attachment, gateway_device
 from cni_plugin.records import Record, Records, stem
+
+MOST_REFUSED = 20
+"""Objects of peers that the kernel may refuse before the whole is given up."""
 
 
 def apply(kernel: Kernel, ops: Sequence[Op]) -> None:
@@ -49,6 +54,43 @@ def settle(kernel: Kernel, want: State, have: State) -> list[Op]:
     if ops:
         apply(kernel, ops)
     return ops
+
+
+def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tuple[str, ...]]:
+    """Make `want` of `have`, but for what the kernel refuses of peers: the operations that it took, and why others not.
+
+    Raises KernelError for anything else that is refused, and for too many, after what was done is taken back.
+    """
+    left, done = steps(kernel, want, have), list[Op]()
+    refused: list[str] = []
+    while left:
+        try:
+            kernel.apply(left)
+        except KernelError as error:
+            if not isinstance(error.op.object, Route | Neigh | Fdb) or len(refused) == MOST_REFUSED:
+                undo(kernel, [*done, *error.done])
+                raise
+            refused.append(str(error))
+            done += error.done
+            over = {id(error.op), *map(id, error.done)}
+            left = [op for op in left if id(op) not in over]
+        else:
+            return [*done, *left], tuple(refused)
+    return done, tuple(refused)
+
+
+@contextmanager
+def naming_rivals(kernel: Kernel) -> Iterator[None]:
+    """Of a device whose VNI another one has, the kernel's refusal is told with that one's name."""
+    try:
+        yield
+    except KernelError as error:
+        device = error.op.object
+        rival = kernel.vni_holder(device.vni) if error.errno == EEXIST and isinstance(device, Vxlan) else ""
+        if not rival or not isinstance(device, Vxlan):
+            raise
+        remedy = f"that is {rival}: remove it (ip link delete {rival}), or give the cluster another backend.vni"
+        raise KernelError(error.op, error.errno, error.done, f"{error.reason}; {remedy}") from error
 
 
 def full_bridge(bridge: str) -> str:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from errno import EEXIST
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import NamedTuple, TypeAlias
 
@@ -26,19 +24,17 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, Route, State, Up, Vxlan, Way, state
+from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
 from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import LEAST, too_narrow
 from cni_plugin.records import Records, stem
-from cni_plugin.verbs.ensure import settle, steps, undo
+from cni_plugin.verbs import guard
+from cni_plugin.verbs.ensure import naming_rivals, settle, settle_most
 
 VXLAN_ALIAS = "tulle:vxlan"
 CLUSTER_FILE = "cluster.json"
 """The name in the run folder under which an agent keeps the list that it learned."""
-MOST_REFUSED = 20
-"""Objects of peers that the kernel may refuse before the whole is given up."""
 _TICK = 50_000_000
 """Nanoseconds within which two writings of a file may bear the same time."""
 
@@ -48,7 +44,8 @@ Stamp: TypeAlias = tuple[int, ...]
 class Facts(msgspec.Struct, frozen=True):
     """What was programmed, and what wiring a pod needs to know of it. `mtu` in bytes.
 
-    `digest` is that of the list, `stamp` what its file looked like, () where that does not tell it from another.
+    `digest` is that of the list, `stamp` what its file looked like, () where that does not tell it from another;
+    `unguarded`: why not only peers may speak through the tunnel.
     """
 
     network: str
@@ -65,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True):
     source: msgspec.Raw
     uplinks: tuple[str, ...] = ()
     stamp: Stamp = ()
+    unguarded: str = ""
 
 
 def ensure(conf: NetConf, kernel: Kernel, records: Records) -> Facts | None:
@@ -84,7 +82,10 @@ def ensure(conf: NetConf, kernel: Kernel, records: Records) -> Facts | None:
             return known
         ops = program(conf.name, conf.cluster, kernel, records)
         print(f"tulle: {conf.name}: the node list is new here: {len(ops)} changes", file=sys.stderr)
-        return load(records, conf.name)
+        known = load(records, conf.name)
+        if known and known.unguarded:
+            print(f"tulle: {conf.name}: {known.unguarded}", file=sys.stderr)
+        return known
 
 
 def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[Facts | None, bool]:
@@ -125,6 +126,7 @@ def survey(network: str, source: str | Mapping[str, object], kernel: Kernel, rec
     facts = facts_of(network, cluster, made, source)
     facts = msgspec.structs.replace(facts, digest=digest_of(data), stamp=stamp)
     have = standing(kernel, made.want, others(records, network), facts.device)
+    have.update(guard.standing(kernel, made.want, programmed(records, network)))
     return Survey(facts, made.want, have)
 
 
@@ -136,49 +138,21 @@ def program(network: str, source: str | Mapping[str, object], kernel: Kernel, re
     """
     facts, want, have = survey(network, source, kernel, records)
     lenient = source == cluster_file(records)
+    wanted, found = guard.split(want), guard.split(have)
     with naming_rivals(kernel):
-        ops = settle_most(kernel, want, have)[0] if lenient else settle(kernel, want, have)
-    facts = msgspec.structs.replace(facts, index=kernel.link_index(facts.device) if facts.device else 0)
-    if ops or load(records, network) != facts:
-        save(records, facts, want)
-    return ops
+        pair = wanted.network, found.network
+        ops = settle_most(kernel, *pair)[0] if lenient else settle(kernel, *pair)
+    guarded = guard.settle(kernel, wanted.guard, found.guard)
+    facts = as_programmed(facts, kernel, guarded.problem)
+    if ops or guarded.ops or load(records, network) != facts:
+        save(records, facts, {**want, **guarded.there})
+    return ops + guarded.ops
 
 
-def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tuple[str, ...]]:
-    """Make `want` of `have`, but for what the kernel refuses of peers: the operations that it took, and why others not.
-
-    Raises KernelError for anything else that is refused, and for too many, after what was done is taken back.
-    """
-    left, done = steps(kernel, want, have), list[Op]()
-    refused: list[str] = []
-    while left:
-        try:
-            kernel.apply(left)
-        except KernelError as error:
-            if not isinstance(error.op.object, Route | Neigh | Fdb) or len(refused) == MOST_REFUSED:
-                undo(kernel, [*done, *error.done])
-                raise
-            refused.append(str(error))
-            done += error.done
-            over = {id(error.op), *map(id, error.done)}
-            left = [op for op in left if id(op) not in over]
-        else:
-            return [*done, *left], tuple(refused)
-    return done, tuple(refused)
-
-
-@contextmanager
-def naming_rivals(kernel: Kernel) -> Iterator[None]:
-    """Of a device whose VNI another one has, the kernel's refusal is told with that one's name."""
-    try:
-        yield
-    except KernelError as error:
-        device = error.op.object
-        rival = kernel.vni_holder(device.vni) if error.errno == EEXIST and isinstance(device, Vxlan) else ""
-        if not rival or not isinstance(device, Vxlan):
-            raise
-        remedy = f"that is {rival}: remove it (ip link delete {rival}), or give the cluster another backend.vni"
-        raise KernelError(error.op, error.errno, error.done, f"{error.reason}; {remedy}") from error
+def as_programmed(facts: Facts, kernel: Kernel, unguarded: str) -> Facts:
+    """With the number that the device got, and why there is no guard."""
+    index = kernel.link_index(facts.device) if facts.device else 0
+    return msgspec.structs.replace(facts, index=index, unguarded=unguarded)
 
 
 def planned(cluster: clusters.Cluster, kernel: Kernel) -> Plan:
@@ -225,14 +199,15 @@ def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backen
             f"the MTU of {me.mtu} bytes on the way to peers by {me.uplink} leaves {left} for pods, and IPv6 needs "
             f"{LEAST[6]} (RFC 8200): raise it to at least {LEAST[6] + overhead}",
         )
-    counted = (each.mtu for each in ways.values() if not each.own and not too_narrow(me, each, overhead))
-    return me._replace(mtu=min([me.mtu, *counted]), ways=ways)
+    counted = [each for each in ways.values() if not each.own and not too_narrow(me, each, overhead)]
+    uplinks = tuple(sorted({each.dev for each in counted}))
+    return me._replace(mtu=min([me.mtu, *(each.mtu for each in counted)]), ways=ways, uplinks=uplinks)
 
 
 def facts_of(
     network: str, cluster: clusters.Cluster, made: Plan, source: str | Mapping[str, object]
 ) -> Facts:
-    """What is to be noted of a plan, but for what the list's file is and the number of the device."""
+    """What is to be noted of a plan, but for what the list's file is, and what programming tells."""
     me, backend, conf = made.terms
     device = backend.device(conf)
     return Facts(
@@ -248,7 +223,7 @@ def facts_of(
         inside=clusters.pod_networks(cluster, cluster.nodes),
         peers=len(cluster.nodes) - 1,
         source=msgspec.Raw(msgspec.json.encode(source)),
-        uplinks=tuple(sorted({me.uplink, *(each.dev for each in me.ways.values())})),
+        uplinks=me.leading,
     )
 
 
@@ -346,11 +321,11 @@ def _stands(facts: Facts, kernel: Kernel) -> bool:
 
 
 def standing(kernel: Kernel, want: State, others: State, device: str) -> State:
-    """What bears our mark and is not another cluster's, with what stands at the places that we want."""
-    # Routes and entries come from the one dump; an entry by entry look would cost a message a peer.
+    """What bears our mark and is not another cluster's, with what stands where we want something; no guard."""
     on_device = state(Addr(device, each) for each in kernel.addresses(device)) if device else {}
     ours = {key: each for key, each in {**kernel.owned(device), **on_device}.items() if key not in others}
-    alone = [each for each in want.values() if not isinstance(each, Route) and each.key[0] not in ("neigh", "fdb")]
+    in_dump = (Route, Neigh, Fdb, NftObject)  # an entry by entry look would cost a message a peer
+    alone = [each for each in want.values() if not isinstance(each, in_dump)]
     wanted = {each.key for each in alone}
     used = {each.name for each in (*want.values(), *others.values()) if isinstance(each, Vxlan)}
     idle = [

@@ -25,10 +25,10 @@ from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
 from cni_plugin.plan.pod import Attachment, gateway_device, lasting
 from cni_plugin.records import Record, Records
-from cni_plugin.verbs import former
+from cni_plugin.verbs import former, guard
 from cni_plugin.verbs.ensure import apply, steps
 from cni_plugin.verbs.mtu import follow, follows
-from cni_plugin.verbs.peers import Facts, all_facts, program, survey
+from cni_plugin.verbs.peers import Facts, all_facts, program, programmed, survey
 
 
 class Repair(NamedTuple):
@@ -74,6 +74,14 @@ def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterat
 def cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
     """This node's part of a cluster. Where all is right no file is written."""
     return _attempt(f"cluster of {facts.network}", partial(_cluster, facts, kernel, records, dry_run=dry_run))
+
+
+def guarded(facts: Facts, kernel: Kernel, records: Records) -> Repair:
+    """The guard of a cluster's tunnel, when others have changed rules."""
+    with records.lock():
+        before = programmed(records, facts.network)
+        found = guard.restore(kernel, guard.split(before).guard, before)
+    return Repair(f"guard of {facts.network}", tuple(found.ops), found.problem)
 
 
 def mtu(

@@ -11,7 +11,7 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel import nft_process
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.model import Chain, state
+from cni_plugin.model import Chain, Element, Set, state
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run, wrong
 
 FOREIGN = "add table inet other; add chain inet other c { type filter hook input priority 0; }"
@@ -45,6 +45,49 @@ def kernel(netns: MakeNetns, request: pytest.FixtureRequest, monkeypatch: pytest
     with kernel_of(netns("node")) as kernel:
         run(f"nft {FOREIGN}")
         yield kernel
+
+
+LOOK = Chain("look", "type filter hook input priority filter; policy accept;", (rule("ip saddr != @some drop"),))
+
+
+@pytest.mark.parametrize(("kind", "values"), [
+    ("ipv4_addr", ("192.0.2.2", "192.0.2.3", "203.0.113.9")),
+    ("ipv6_addr", ("2001:db8::2", "fd00::", "2001:db8:0:1::")),
+])
+def test_a_set_changes_by_its_elements_and_goes_with_them(
+    kernel: LinuxKernel, kind: str, values: tuple[str, ...]
+) -> None:
+    look = LOOK if kind == "ipv4_addr" else Chain("look", LOOK.hook, (rule("ip6 saddr != @some drop"),))
+    whole = state([Set("some", kind), look, *(Element("some", each) for each in values)])
+    kernel.apply(diff(whole, {}))
+    assert kernel.read(whole.values()) == whole
+    assert kernel.elements("some") == set(values)
+    assert kernel.elements("none") == frozenset()
+
+    fewer = {key: each for key, each in whole.items() if each != Element("some", values[0])}
+    kernel.apply(diff(fewer, whole))
+    kernel.apply(diff(fewer, whole))  # what is gone already is gone
+    assert kernel.elements("some") == set(values[1:])
+
+    kernel.apply(diff({}, fewer))
+    assert "inet tulle" not in ruleset()
+
+
+def test_one_element_among_thousands_is_one_small_message(kernel: LinuxKernel) -> None:
+    many = state([Set("some", "ipv4_addr"), *(Element("some", f"10.{n >> 8}.{n & 255}.1") for n in range(3000))])
+    kernel.apply(diff(many, {}))
+    words: list[str] = []
+    run_them = kernel._nft.run
+
+    def noted(commands: str) -> tuple[bool, str]:
+        words.append(commands)
+        return run_them(commands)
+
+    kernel._nft.run = noted  # type: ignore[method-assign]
+    kernel.apply([Op("create", Element("some", "192.0.2.1"))])
+
+    assert [len(each.splitlines()) for each in words] == [2]
+    assert len(kernel.elements("some")) == 3001
 
 
 def ruleset() -> str:

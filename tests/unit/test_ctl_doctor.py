@@ -171,7 +171,11 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     "conntrack-full": (with_sysctls(**{f"{NF}count": "95", f"{NF}max": "100"}), "warning", "95 of 100"),
     "source-away": (in_cluster(trouble="https://192.0.2.9:6443 refuses"), "warning", "192.0.2.9:6443 refuses"),
     "cluster-not-ready": (in_cluster(ready=False, reason="no subnet yet"), "error", "no subnet yet"),
-    "node-conflict": (in_cluster(problems=["n3 is left out: it has the same address"]), "error", "n3 is left out"),
+    "node-conflict": (in_cluster(problems=["n3 is left out: its address is a pod's"]), "error", "n3 is left out"),
+    "node-conflict by an address": (
+        in_cluster(problems=["n3 has the same address 192.0.2.2 as n2"]), "warning", "delete the node that is no more",
+    ),
+    "not-guarded": (with_cluster(unguarded="no guard: Operation not supported"), "warning", "modprobe nf_tables"),
     "node-list-problem": (in_cluster(problems=["n3.json is not valid JSON"]), "warning", "n3.json is not valid JSON"),
     "wrong-cluster-cidr": (
         in_cluster(problems=["n3 is left out: its subnet 10.9.3.0/24 lies outside the cluster's network 10.2.0.0/16"]),

@@ -15,6 +15,7 @@ from cni_plugin.model import (
     AnyObject,
     Bridge,
     Chain,
+    Element,
     Fdb,
     Feature,
     Neigh,
@@ -22,6 +23,7 @@ from cni_plugin.model import (
     Port,
     PortVlan,
     Route,
+    Set,
     Sysctl,
     Up,
     Veth,
@@ -99,6 +101,13 @@ LINES: tuple[tuple[Verb, AnyObject, str], ...] = (
         "nft flush chain inet tulle c\nnft 'add rule inet tulle c accept'",
     ),
     ("delete", Chain("c", ""), "nft delete chain inet tulle c"),
+    (
+        "create", Set("s", "ipv4_addr"),
+        "nft add table inet tulle\nnft 'add set inet tulle s { type ipv4_addr; }'",
+    ),
+    ("delete", Set("s", "ipv4_addr"), "nft delete set inet tulle s"),
+    ("create", Element("s", "192.0.2.2"), "nft 'add element inet tulle s { 192.0.2.2 }'"),
+    ("delete", Element("s", "192.0.2.2"), "nft 'delete element inet tulle s { 192.0.2.2 }'"),
 )
 
 
