@@ -242,7 +242,8 @@ def parse_name(raw: Mapping[str, object], folder: str = "/") -> NetConf:
     ipam = folded if isinstance(folded, dict) else {}
     kind, data_dir = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
     kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
-    data_dir = absolute(data_dir, folder) if folder or data_dir[:1] == "/" else ""
+    is_path = (folder or data_dir[:1] == "/") and "\0" not in data_dir
+    data_dir = absolute(data_dir, folder) if is_path else ""
     return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=data_dir))
 
 
@@ -279,6 +280,9 @@ def located(conf: NetConf, folder: str) -> NetConf:
     if isinstance(cluster, str):
         paths["cluster"] = cluster
     relative = {key: path for key, path in paths.items() if path and path[0] != "/"}
+    for key, path in paths.items():
+        if "\0" in path:
+            raise invalid(key, path, "a path holds no NUL")
     if not relative:
         return conf
     for key, path in relative.items():

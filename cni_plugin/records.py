@@ -66,7 +66,7 @@ class Records:
 
     def lock(self) -> AbstractContextManager[None]:
         """Held while records and the masquerade chain change together."""
-        files.make_folder(self.run_dir)
+        files.make_root(self.run_dir)
         return files.locked(f"{self.run_dir}/lock")
 
     def put(self, record: Record) -> None:

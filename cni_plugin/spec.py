@@ -176,10 +176,15 @@ def render_version(version: str) -> bytes:
 
 def render_error(error: CniError, version: str) -> bytes:
     """The error object of the specification."""
-    shape: dict[str, object] = {"cniVersion": version, "code": error.code, "msg": error.msg}
+    shape: dict[str, object] = {"cniVersion": version, "code": error.code, "msg": readable(error.msg)}
     if error.details:
-        shape["details"] = error.details
+        shape["details"] = readable(error.details)
     return msgspec.json.encode(shape)
+
+
+def readable(text: str) -> str:
+    """The text with U+FFFD for what came from the environment as bytes that are no UTF-8: JSON cannot tell those."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def render(result: Result, version: str) -> bytes:

@@ -17,7 +17,7 @@ _REMEDIES = {
     errno.EPERM: "run as root, and look at the attributes of that directory (lsattr)",
     errno.ENOTDIR: "move away the file that stands where a directory is needed",
     errno.EEXIST: "move away the file that stands where a directory is needed",
-    errno.ELOOP: "replace the symbolic link by a real file or directory: links are not followed here",
+    errno.ELOOP: "replace the symbolic link by a real file or directory, or have root make it",
     errno.ENAMETOOLONG: "give the network a name of at most 255 bytes: a directory is called by it",
     errno.EIO: "look for disk errors in the kernel log (dmesg)",
 }

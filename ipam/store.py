@@ -9,8 +9,9 @@ A node can change from the reference to this and back with its pods running: bot
 files under the same lock. These files are the truth; whatever else is on disk is a hint.
 
 Promises: a lease appears whole or not at all (a file of another name and link(2)); it is never overwritten; no
-symbolic link is followed; a file that cannot be understood is held against its address, never read as free; what
-stands in the place of a file of ours and is of another kind is moved out of the way, for it can be nobody's lease.
+symbolic link is followed but root's own to a network's directory; a file that cannot be understood is held against its
+address, never read as free; what stands in the place of a file of ours and is of another kind is moved out of the way,
+for it can be nobody's lease.
 All methods raise OSError as the kernel gave it; `ipam.allocator` makes sentences of them.
 """
 
@@ -36,6 +37,8 @@ TEMPORARY = "tmp"
 
 _PASSING = (errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
 """The kernel is short of something now, which says nothing of a file."""
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What link(2) says where there are none."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ROOM = 4096
 """What is read at once: more than nearly any lease has, a container ID and an interface name."""
@@ -82,7 +85,7 @@ class Store:
         if create:
             os.makedirs(path, 0o755, exist_ok=True)
         store = cls(path)
-        store.fd = open_directory(path)
+        store.fd = _open_network(path)
         if store.fd < 0:
             return None
         try:
@@ -140,8 +143,26 @@ class Store:
             self._write_temporary(text)
         try:
             os.link(name, str(ip), src_dir_fd=self.private_fd, dst_dir_fd=self.fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._create(ip, text)
         finally:
             os.unlink(name, dir_fd=self.private_fd)
+
+    def _create(self, ip: IP, text: bytes) -> None:
+        """As the reference does, where a file system has no hard links (FAT, some network file systems).
+
+        A kill between two calls leaves a file that names nobody, which is held against its address.
+        """
+        fd = os.open(str(ip), _NEW, 0o600, dir_fd=self.fd)
+        try:
+            write_whole(fd, text)
+        except OSError:
+            os.unlink(str(ip), dir_fd=self.fd)
+            raise
+        finally:
+            os.close(fd)
 
     def remove(self, ip: IP) -> None:
         """Removes a lease; that there is none is fine."""
@@ -247,13 +268,28 @@ def holder(path: str, ip: IP) -> Owner | None:
     """
     store = Store(path)
     try:
-        store.fd = open_directory(path)
+        store.fd = _open_network(path)
         lease = store.read(ip) if store.fd >= 0 else None
     except OSError:
         return None
     finally:
         store.close()
     return lease.owner if lease else None
+
+
+def _open_network(path: str) -> int:
+    """The directory of a network, -1 if it is not there.
+
+    It may be a link that root made, or who we are: to another disk. Anybody else's may lead anywhere.
+    """
+    try:
+        return open_directory(path)
+    except OSError as error:
+        if not os.path.islink(path):
+            raise
+        if os.lstat(path).st_uid not in (0, os.geteuid()):
+            raise OSError(errno.ELOOP, "it is a symbolic link that neither root nor we have made", path) from error
+        return os.open(path, os.O_DIRECTORY)
 
 
 def ensure_directory(name: str, parent_fd: int) -> None:

@@ -62,7 +62,7 @@ class _Agent:
         self._settings = settings
         self._started = time.time()
         _raise_limits()
-        files.make_folder(run_dir)
+        files.make_root(run_dir)
         stack.enter_context(_only_one(f"{run_dir}/agent.lock"))
         self._journal = Journal(settings.log)
         stack.enter_context(redirect_stderr(self._journal.stderr()))  # what verbs say must not wait for a full pipe

@@ -18,6 +18,20 @@ from threading import get_ident
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".tmp."
+_PAGE = 4096
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+"""What open(2) says where files without a name are not known."""
+_CURES = {
+    errno.ENOSPC: "free some space or inodes on that file system",
+    errno.EDQUOT: "raise the disk quota",
+    errno.EROFS: "mount that file system read-write",
+    errno.EACCES: "look at its owner and mode, and whether a security module (AppArmor, SELinux) forbids it",
+    errno.EPERM: "give us the capabilities of root, and see whether a security module (AppArmor, SELinux) forbids it",
+    errno.ELOOP: "replace the symbolic link by a real file or folder, or have root make it",
+    errno.ENOTDIR: "move away what stands where a folder is needed",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOMEM: "free some memory",
+}
 _DAMAGED = f"{_TEMPORARY}damaged."
 MOST_BYTES = 64 << 20
 """Of one file, where nothing smaller is said: what we write for 5,000 nodes is 3 MiB."""
@@ -160,6 +174,22 @@ def _discard(path: str) -> bool:
         return True
 
 
+def make_root(path: str) -> None:
+    """As `make_folder`, for one that an administrator may have put elsewhere: a link that root made, or who we are.
+
+    Raises OSError, ELOOP for anybody else's link, which may lead anywhere.
+    """
+    try:
+        make_folder(path)
+    except NotADirectoryError:
+        if not os.path.islink(path):
+            raise
+        if os.lstat(path).st_uid not in (0, os.geteuid()):
+            why = "a symbolic link that neither root nor we have made is not followed"
+            raise OSError(errno.ELOOP, why, path) from None
+        make_folder(os.path.realpath(path))
+
+
 def make_folder(path: str) -> None:
     """Make a folder and those above it, all that are missing with mode 0700. Raises OSError, ENOTDIR for a link."""
     try:
@@ -207,6 +237,33 @@ def names(path: str) -> list[str]:
         return sorted(name for name in os.listdir(path) if not name.startswith(_TEMPORARY))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def obstacle(path: str) -> OSError | None:
+    """Why no file can be written in this folder, or in the first existing one above it; None where one can.
+
+    It is tried: a file without a name (O_TMPFILE) takes an inode and a block, and leaves nothing behind.
+    """
+    while not os.path.isdir(path) and path not in ("", "/"):
+        path = os.path.dirname(path)
+    try:
+        fd = os.open(path or "/", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(_PAGE))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            return error
+        return None if writable(path) else OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    return None
+
+
+def cure(error: OSError) -> str:
+    """What is to be done about it."""
+    if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:
+        return "run as root"
+    return _CURES.get(error.errno or 0, "check that the disk is not full and the folder can be written to")
 
 
 def writable(path: str) -> bool:

@@ -27,7 +27,8 @@ def open_namespace(path: str, *, allow_own: bool = False, lent: int = -1) -> int
     """A descriptor of the network namespace at this path; of the one that somebody opened there and lent, if so.
 
     Raises NetnsError: "gone" when nothing is there, "not-a-namespace" when something else is, "own" when it is
-    the caller's and that is not allowed. Raises OSError when that cannot be found out now.
+    the caller's and that is not allowed. Raises OSError when that cannot be found
+    out, now or by us.
     """
     try:
         # O_NONBLOCK: a FIFO put there by mistake must not hold us up
@@ -56,8 +57,9 @@ def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
 
 
 def _bad(error: OSError, path: str) -> Exception:
-    """What is only out of reach for now says nothing of what is there: taken for no namespace, a pod would be dead."""
-    return error if error.errno in (errno.EIO, *PASSING) else NetnsError("not-a-namespace", path)
+    """What is only out of reach, now or for us, says nothing of what is there: taken for none, a pod would be dead."""
+    unknown = (errno.EIO, errno.EACCES, errno.EPERM, *PASSING)
+    return error if error.errno in unknown else NetnsError("not-a-namespace", path)
 
 
 @contextmanager

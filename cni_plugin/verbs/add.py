@@ -24,7 +24,7 @@ from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, pod_state
 from cni_plugin.records import Record
-from cni_plugin.spec import Interface, Result, render
+from cni_plugin.spec import Interface, Result, readable, render
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
 from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
@@ -160,7 +160,7 @@ def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
         container=attachment.container,
         ifname=attachment.ifname,
         boot=boot_id(),
-        netns=context.request.netns,
+        netns=readable(context.request.netns),
         created=time.time(),
         bridge=wire.bridge,
         gateway_dev=gateway_device(conf, wire.bridge),
@@ -183,7 +183,7 @@ def _result(context: Context, wire: Wire, lease: Result) -> Result:
     interfaces = (
         Interface(wire.bridge, context.kernel.link_mac(wire.bridge)),
         Interface(attachment.host_dev, host_mac(attachment), mtu=wire.mtu),
-        Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=context.environ["CNI_NETNS"]),
+        Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=readable(context.environ["CNI_NETNS"])),
         *(Interface(name, context.kernel.link_mac(name)) for name in beside),  # a VLAN's gateway, as the reference has
     )
     return msgspec.structs.replace(lease, interfaces=interfaces)

@@ -23,7 +23,7 @@ from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt
 from cni_plugin.plan.pod import lasting
 from cni_plugin.records import Record, stem
-from cni_plugin.spec import IPConfig, Result, parse_result
+from cni_plugin.spec import IPConfig, Result, parse_result, readable
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import leases
 
@@ -85,7 +85,7 @@ def _check_interfaces(context: Context, claimed: Result) -> None:
 
 def _is_same(sandbox: str, netns: str) -> bool:
     """Runtimes call one namespace by several paths: /run and /var/run, a link, /proc/PID/ns/net."""
-    return sandbox == netns or files.same(sandbox, netns)
+    return sandbox == readable(netns) or files.same(sandbox, netns)
 
 
 def _check_masquerade(context: Context, record: Record | None) -> None:

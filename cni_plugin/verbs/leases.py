@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from cni_plugin.errors import NOT_AVAILABLE, CniError
+from cni_plugin.kernel import files
 from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.spec import Result
 from cni_plugin.verbs.context import Context
@@ -53,6 +55,13 @@ def leases(context: Context, pod_cidrs: Sequence[str] = ()) -> Leases:
 
         return DelegatedLeases(context)
     return NoLeases()
+
+
+def refuse_unwritable(what: str, folder: str) -> None:
+    """Raises CniError 50 where ADD could write no file."""
+    error = files.obstacle(folder)
+    if error is not None:
+        raise CniError(NOT_AVAILABLE, f"{what} {folder!r} cannot be written: {error.strerror}: {files.cure(error)}")
 
 
 class NoLeases:

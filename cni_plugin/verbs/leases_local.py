@@ -13,6 +13,7 @@ from cni_plugin.kernel import files
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import Dns, IPConfig, Result
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.leases import refuse_unwritable
 from cni_plugin.wish import wish
 from ipam import ranges
 from ipam.allocator import Allocator, Lease, Usage
@@ -88,8 +89,7 @@ class LocalLeases:
     def status(self) -> None:
         """Raises CniError 50 when a range set is full or its folder cannot be written."""
         folder = f"{self.data_dir}/{self._context.conf.name}"
-        if not files.writable(folder):
-            raise CniError(NOT_AVAILABLE, f"ipam.dataDir {folder!r} cannot be written: mount it read-write")
+        refuse_unwritable("ipam.dataDir", folder)
         for each in self.usage():
             if not each.free:
                 raise CniError(

@@ -161,7 +161,8 @@ def as_cni_error(error: Exception) -> CniError:
         case KernelError():
             if error.errno in PASSING:
                 return CniError(TRY_AGAIN_LATER, f"{error}; {_SHORT}", str(error))
-            return CniError(KERNEL_REFUSED, f"the kernel refused: {error}", str(error))
+            cure = f"; {files.cure(OSError(error.errno, ''))}" if error.errno in (errno.EPERM, errno.EACCES) else ""
+            return CniError(KERNEL_REFUSED, f"the kernel refused: {error}{cure}", str(error))
         case ipam.RangeError():
             return CniError(INVALID_CONFIG, str(error))
         case ipam.PoolExhausted():
@@ -267,4 +268,4 @@ def _os_message(error: OSError) -> str:
     why = "something is missing" if error.errno == errno.ENOENT else error.strerror or error  # see _netns_error
     if error.errno in PASSING:
         return f"{why}{where}; {_SHORT}"
-    return f"{why}{where}: check that the disk is not full and the folder can be written to"
+    return f"{why}{where}: {files.cure(error)}"

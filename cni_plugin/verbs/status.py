@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import Sysctl
@@ -13,17 +12,14 @@ from cni_plugin.plan import lease as plan
 from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import full_bridge
-from cni_plugin.verbs.leases import leases
+from cni_plugin.verbs.leases import leases, refuse_unwritable
 from cni_plugin.verbs.peers import Facts, ensure
 from cni_plugin.verbs.plan import expected
 
 
 def status(context: Context) -> bytes:
     """Raises CniError 50 with the reason; in a cluster it makes this node's part true, as ADD would."""
-    if not files.writable(context.records.run_dir):
-        raise CniError(
-            NOT_AVAILABLE, f"the run folder {context.records.run_dir!r} cannot be written: mount it read-write"
-        )
+    refuse_unwritable("the run folder", context.records.run_dir)
     try:
         facts = ensure(context.conf, context.kernel, context.records)
     except CniError as error:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.diff import Op
+from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.verbs.run import run
+from cni_plugin.model import Veth
+from cni_plugin.verbs.run import as_cni_error, run
 from tests.unit.support import UPLINK, Json, Node
 
 FOUR: Json = {"subnet": "10.22.0.0/24"}
@@ -299,3 +301,21 @@ def test_a_del_on_a_read_only_disk_fails_and_can_be_repeated(node: Node, monkeyp
         assert node.call("DEL").code == 5
     assert node.call("DEL").exit == 0
     assert node.left() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "/run/tulle/lock"), PermissionError(errno.EPERM, "setns"),
+        KernelError(Op("create", Veth("tl0")), errno.EPERM),
+    ],
+    ids=["folder", "namespace", "link"],
+)
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_who_is_not_root_is_told_to_be_and_root_something_else(
+    error: Exception, uid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    said = as_cni_error(error).msg
+    assert ("run as root" in said) == (uid != 0)
+    assert "disk" not in said

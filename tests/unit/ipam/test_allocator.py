@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from ipaddress import ip_address
@@ -273,12 +274,41 @@ def test_a_network_name_that_is_no_directory_name_is_refused(tmp_path: Path, nam
 
 
 class TestNothingIsFollowed:
-    def test_a_network_directory_that_is_a_link_is_refused(self, network: Network, tmp_path: Path) -> None:
+    def test_a_network_directory_that_somebody_links_elsewhere_is_refused(
+        self, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "elsewhere").mkdir()
         os.symlink(tmp_path / "elsewhere", network.path)
-        with pytest.raises(StoreError, match="pods cannot be used"):
+        if os.geteuid() == 0:
+            os.lchown(network.path, 65534, 65534)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        with pytest.raises(StoreError, match=r"pods cannot be used.*neither root nor we have made.*have root make it"):
             network.add("a")
         assert list((tmp_path / "elsewhere").iterdir()) == []
+
+    def test_one_that_root_moved_to_another_disk_works_as_with_the_reference(
+        self, network: Network, tmp_path: Path
+    ) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        os.symlink(tmp_path / "elsewhere", network.path)
+        assert network.add("a") == ["10.1.0.2"]
+        assert (tmp_path / "elsewhere" / "10.1.0.2").read_bytes() == b"a\r\neth0"
+        assert network.allocator().release(pod("a")) == ips("10.1.0.2")
+
+    @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+    def test_a_disk_without_hard_links_works_as_with_the_reference(
+        self, network: Network, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "link", refuse)
+        assert network.add("a", "b") == ["10.1.0.2", "10.1.0.3"]
+        with pytest.raises(AddressTaken):
+            network.allocator().allocate(pod("c"), ips("10.1.0.2"))
+        assert network.allocator().release(pod("a")) == ips("10.1.0.2")
+        assert network.lease_files() == {"10.1.0.3": "b\r\neth0"}
 
     @pytest.mark.parametrize("name", [".tulle", "lock", "last_reserved_ip.0"])
     def test_a_link_in_place_of_a_file_of_ours_is_replaced(self, network: Network, tmp_path: Path, name: str) -> None:
