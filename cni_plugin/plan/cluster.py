@@ -15,10 +15,11 @@ from typing import NamedTuple
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import Key, State, Sysctl, Way
+from cni_plugin.model import Addr, Key, State, Sysctl, Way, state
 from cni_plugin.plan.guard import admitted, watched
 from cni_plugin.plan.identity import Lengths, contested, covers, misplaced
-from cni_plugin.plan.node import forwarding
+from cni_plugin.plan.masquerade import own_chain
+from cni_plugin.plan.node import family, forwarding
 
 
 class Terms(NamedTuple):
@@ -93,6 +94,7 @@ def plan(terms: Terms, peers: Iterable[Node], before: Plan | None = None) -> Pla
     gate = backend.gate(conf)
     local = {**forwarding({cidr.version for cidr in me.node.pod_cidrs}), **backend.local(me, conf)}
     local.update(watched(me, gate) if gate else {})
+    local.update(_own(local, backend.device(conf)))
     parts = {each.name: _part(terms, lengths, each, known.get(each.name)) for each in peers}
     ways = _joined(parts)
     losers = contested(parts.values(), ways, backend.derived)
@@ -129,6 +131,13 @@ def _part(terms: Terms, lengths: Lengths, peer: Node, known: Part | None) -> Par
         return found._replace(state={**backend.peer(me, peer, conf), **(admitted(me, peer, gate) if gate else {})})
     except CniError as error:
         return found._replace(refused=error)
+
+
+def _own(local: State, device: str) -> State:
+    """The chain for what this node itself sends through its device."""
+    found = (each.address.partition("/")[0] for each in local.values() if isinstance(each, Addr) and each.dev == device)
+    addresses = {family(each): each for each in found}
+    return state([own_chain(device, addresses)] if addresses else [])
 
 
 def _left_out(parts: Mapping[str, Part], losers: Mapping[str, str]) -> Iterator[tuple[str, Part]]:

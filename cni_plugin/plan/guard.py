@@ -47,11 +47,11 @@ def admitted(me: Me, peer: Node, gate: Gate) -> State:
 
 
 def places(name: str) -> State:
-    """Where a guard of this name may stand, of either family: what is to be looked at when all of it is to go."""
+    """Where something of nft's may stand for the tunnel of this name: what to look at when all of it is to go."""
     found: list[AnyObject] = []
     for family, (_, kind) in _WORDS.items():
         found += Set(f"peers{family}_{name}", kind), *(Chain(f"{hook}{family}_{name}", "") for hook in _HOOKS)
-    return state(found)
+    return state([*found, Chain(f"own_tulle_{name}", "")])
 
 
 def _set(me: Me, gate: Gate) -> str:

@@ -5,7 +5,8 @@ address of the interface it leaves by:
 
     ip saddr { 10.244.1.0/24 } ip daddr != { 10.244.1.0/24, 10.244.0.0/16, 224.0.0.0/4 } masquerade fully-random
 
-The rules of all networks make up one chain that is replaced whole, in one transaction.
+The rules of all networks make up one chain that is replaced whole, in one transaction. What the node itself sends
+through a tunnel of its own has another.
 """
 
 from __future__ import annotations
@@ -39,6 +40,25 @@ class Masquerade(msgspec.Struct, frozen=True):
 def masquerade_chain(networks: Mapping[str, Masquerade]) -> Chain:
     """The chain for all networks that want it."""
     return Chain(CHAIN, HOOK, tuple(rule for name in sorted(networks) for rule in _rules(name, networks[name])))
+
+
+def own_chain(device: str, addresses: Mapping[int, str]) -> Chain:
+    """What the node itself sends through its tunnel comes back through it: from the tunnel's own address, by family.
+
+    Who calls a Service has its source chosen before it is known where that leads: the address of another interface, to
+    which the other node's answer would take another way, or none (flannel#318; strict rp_filter).
+    """
+    return Chain(
+        f"own_{device.replace('.', '_')}",
+        HOOK,
+        tuple(
+            comment(
+                f'oifname "{device}" {_WORDS[family][0]} saddr != {addresses[family]} fib saddr type local masquerade '
+                "fully-random", "the node itself",
+            )
+            for family in sorted(addresses)
+        ),
+    )
 
 
 def comment(text: str, words: str) -> str:

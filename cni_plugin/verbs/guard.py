@@ -1,6 +1,6 @@
-"""The guard of a tunnel's port made true beside the rest of a cluster, and without being able to stop that.
+"""What a cluster has in nftables made true beside the rest of it, and without being able to stop that.
 
-Its chains, its set and the peers in it (`plan.guard`) are part of the same plan. But a node without nftables, or whose
+The chains, the set and the peers in it (`plan.guard`) are part of the same plan. But a node without nftables, or whose
 kernel lacks some of it, still has its network: that it is not guarded is told. Elements are listed only where
 everything is looked at; that the chains stand, and so the set that they look into, one listing each tells.
 """
@@ -54,7 +54,7 @@ def settle(kernel: Kernel, want: State, have: State) -> Settled:
     try:
         apply(kernel, ops)
     except KernelError as error:
-        why = f"whoever reaches this node can speak to its pods as a peer could: no guard: {error.reason}"
+        why = f"whoever reaches this node can speak to its pods as a peer could: nftables: {error.reason}"
         return Settled([], why, {**want, **have})
     return Settled(ops, "", want)
 

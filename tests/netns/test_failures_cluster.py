@@ -164,6 +164,33 @@ def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
         assert knocks(made, source) == before, source
 
 
+FACE = """
+table inet face {{
+    chain output {{
+        type nat hook output priority -100
+        {word} daddr {face} tcp dport 80 dnat {word} to {backend}:8080
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize(("family", "face"), [("4", "203.0.113.80"), ("6", "2001:db8:80::80")])
+def test_a_process_of_the_node_reaches_a_service_whose_backend_is_on_another_node(
+    lab: MakeLab, server_in_n2: ServerInN2, family: str, face: str
+) -> None:
+    """flannel#318: its source was chosen by the Service's address, and the answer to that took another way."""
+    made = two_nodes(lab, family=family)
+    for node in made.nodes:
+        made.run(node.name, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.eth0.rp_filter=1")
+    server_in_n2(made)
+    pod = made.pod("n2/p1").addresses[0]
+    transfer(made, "n1", pod, 8080, 10)
+    word, backend = ("ip", pod) if family == "4" else ("ip6", f"[{pod}]")
+    text = FACE.format(word=word, face=face, backend=backend)
+    _netns.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=text)
+    assert transfer(made, "n1", face, 80, 1000) == 1000
+
+
 def _mtu(made: _lab.Lab, where: str, link: str) -> int:
     (found,) = json.loads(made.run(where, "ip", "-j", "link", "show", link))
     return int(found["mtu"])
