@@ -94,6 +94,11 @@ class Cluster(msgspec.Struct, frozen=True):
         return found[0]
 
 
+def shapes(raw: object) -> tuple[msgspec.Struct, ...]:
+    """What of a `cluster` object is not its network's, typed. Raises CniError 7."""
+    return (typed(raw, _ClusterConf, "cluster"),)
+
+
 def same_name(one: str, other: str) -> bool:
     """Whether two names are one node's: host names compare without case (RFC 4343), and a kubelet lowers its own."""
     return one.casefold() == other.casefold()

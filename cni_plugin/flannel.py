@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cni_plugin import backend as backends
+from cni_plugin.doubts import of_network
 from cni_plugin.errors import CniError
 from cni_plugin.netconf import typed
 from cni_plugin.network import (
@@ -89,7 +90,7 @@ def _parsed(raw: Mapping[str, object], *, carved: bool) -> NetworkConf:
         options=_options(raw, conf),
         carvings=tuple(_carving(each, networks[each], bounds[each]) for each in used) if carved else (),
         off=_off(conf, families),
-        doubts=tuple(_doubts(conf)),
+        doubts=(*_doubts(conf), *of_network(raw, conf)),
     )
 
 

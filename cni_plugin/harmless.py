@@ -40,9 +40,9 @@ _PATHS = _words(
 )
 _URLS = _words("endpoint endpoints server url etcdendpoints")
 _NUMBERS = _words(
-    """mtu vlan vlanid id minid maxid vid last vni port hostport containerport ingressrate ingressburst egressrate
-    egressburst priority metric table scope advmss subnetlen ttl renewmargin interval grace since created at seconds
-    code peers index flags stamp timeout qlen markmasqbit"""
+    """mtu wiremtu vlan vlanid id minid maxid vid last vni port hostport containerport ingressrate ingressburst
+    egressrate egressburst priority metric table scope advmss subnetlen ttl renewmargin interval grace since created at
+    seconds code peers index flags stamp timeout qlen markmasqbit"""
 )
 _HOLDERS = _words(
     """plugins ipranges ranges routes dns runtimeconfig prevresult ips nodes address addresses cni delegate delegates

@@ -21,6 +21,7 @@ from cni_plugin.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
+from cni_plugin.keys import complaint, strangers
 from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, flaw_of_ifname
 
 HOST_LOCAL = "host-local"
@@ -205,7 +206,14 @@ def typed(value: object, shape: type[Shape], at: str = "") -> Shape:
     try:
         return msgspec.convert(fold(value), shape)
     except msgspec.ValidationError as error:
-        raise CniError(INVALID_CONFIG, _complaint(error, value, at)) from error
+        raise CniError(INVALID_CONFIG, complaint(error, value, at, shape)) from error
+
+
+def refuse_strangers(value: object, made: object, at: str = "", *, exact: bool = False) -> None:
+    """For settings that are ours alone. Raises CniError 7 for a key that is none of theirs, `made` being the value."""
+    for each in strangers(value, made, at=at, exact=exact):
+        remedy = f"did you mean {each.meant}?" if each.meant else "remove it"
+        raise CniError(INVALID_CONFIG, f"invalid {each.path}: there is no such key; {remedy}")
 
 
 _OPAQUE = ("cluster", "prevresult", "ipam")
@@ -392,19 +400,3 @@ _RULES: tuple[Callable[[NetConf], None], ...] = (
     _check_vlans,
     _check_routes,
 )
-
-
-def _complaint(error: msgspec.ValidationError, raw: object, at: str) -> str:
-    """msgspec says `Expected `int`, got `str` - at `$.mtu``: give the key as written, and the value there."""
-    what, _, path = str(error).partition(" - at `$")
-    keys, value = [at] if at else [], raw
-    for step in path.rstrip("`").replace("[", ".[").split(".")[1:]:
-        if isinstance(value, dict):
-            written = next((key for key in value if key.lower() == step), step)
-            keys.append(written)
-            value = value.get(written)
-        elif isinstance(value, list) and step.startswith("[") and step[1:-1].isdigit():
-            keys[-1:] = [f"{keys[-1] if keys else ''}{step}"]
-            value = value[int(step[1:-1])]
-    name = ".".join(keys) or "the configuration"
-    return f"invalid {name} {value!r}: {what[:1].lower()}{what[1:]}"

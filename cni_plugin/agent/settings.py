@@ -14,11 +14,13 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
+from cni_plugin.keys import complaint
+from cni_plugin.netconf import refuse_strangers
 
 DEFAULT_PATH = "/etc/tulle/agent.json"
 
 
-class AddressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class AddressSettings(msgspec.Struct, frozen=True, rename="camel"):
     """Which of its addresses this node tells its peers; the first setting that yields one holds.
 
     `interface`: names, in order of preference; `pattern`: a regular expression that a name matches whole; `can_reach`:
@@ -33,7 +35,7 @@ class AddressSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, r
     public_ipv6: str = msgspec.field(default="", name="publicIPv6")
 
 
-class CniSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class CniSettings(msgspec.Struct, frozen=True, rename="camel"):
     """The CNI configuration that the agent writes once the node is ready: `path` "" for none.
 
     `template` is the file that it is made of, where the source does not keep one.
@@ -43,7 +45,7 @@ class CniSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     template: str = "/etc/tulle/cni-conf.json"
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True):
     """`metrics`: an address of loopback, "" for none; `interval` and `grace` in seconds.
 
     `interval` is the time between two looks at everything; an attachment whose sandbox is gone is collected `grace`
@@ -72,7 +74,14 @@ def load(path: str) -> Settings:
     except FileNotFoundError:
         return Settings()
     try:
-        return msgspec.convert(decoding.decode(data), Settings)
+        raw = decoding.decode(data)
+        found = msgspec.convert(raw, Settings)
+        refuse_strangers(raw, found, exact=True)
+    except msgspec.ValidationError as error:
+        raise CniError(INVALID_CONFIG, f"{path}: {complaint(error, raw, '', Settings)}") from error
     except msgspec.DecodeError as error:
+        raise CniError(INVALID_CONFIG, f"invalid {path}: {error}") from error
+    except CniError as error:
         known = ", ".join(Settings.__struct_fields__)
-        raise CniError(INVALID_CONFIG, f"invalid {path}: {error}; its keys are {known}") from error
+        raise CniError(error.code, f"{path}: {error.msg}; its keys are {known}") from error
+    return found

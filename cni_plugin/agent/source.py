@@ -25,7 +25,7 @@ import msgspec
 from cni_plugin.agent import sources
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.netconf import typed
+from cni_plugin.netconf import refuse_strangers, typed
 from cni_plugin.network import Address, Network, NetworkConf
 
 
@@ -138,7 +138,9 @@ def open_source(options: Mapping[str, object], node: str, mailbox: Mailbox) -> S
     _reach_libraries()
     module: Module = importlib.import_module(f"cni_plugin.agent.sources.{kind}")
     keys = {key: each for key, each in options.items() if key != "type"}
-    return module.open_source(typed(keys, module.Config, "source"), node, mailbox)
+    conf = typed(keys, module.Config, "source")
+    refuse_strangers(keys, conf, "source")
+    return module.open_source(conf, node, mailbox)
 
 
 def _reach_libraries() -> None:

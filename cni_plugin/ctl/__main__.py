@@ -68,13 +68,15 @@ def plan(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Print what an ADD with this configuration would do, in the words of ip, bridge and nft; nothing is touched."""
+    from cni_plugin.verbs.peers import doubts_in
     from cni_plugin.verbs.plan import plan_add
 
     with open_kernel() as kernel:
         records = Records(run_dir)
-        steps = or_explain(
-            lambda: plan_add(view.context(config or view.first_config(), (container, ifname), kernel, records))
-        )
+        asked = or_explain(lambda: view.context(config or view.first_config(), (container, ifname), kernel, records))
+        steps = or_explain(lambda: plan_add(asked))
+        for each in doubts_in(asked.raw, asked.conf, records):
+            show.warn(each)
     if json:
         show.as_json([{"what": step.title, "ops": script(step.ops).splitlines()} for step in steps])
         return

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import decoding, netconf
+from cni_plugin import decoding, doubts, netconf
 from cni_plugin.ctl.facts import Config
 from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
@@ -56,7 +56,8 @@ def _read(path: str, networks: Collection[str]) -> Read:
         conf = netconf.parse(whole)
     except CniError as error:
         return Read(Config(path, ours=True, plugins=types, problem=error.msg), None, whole)
-    return Read(_config(path, types, conf), conf, whole)
+    found = msgspec.structs.replace(_config(path, types, conf), doubts=tuple(_doubts(whole, conf)))
+    return Read(found, conf, whole)
 
 
 def _plugins(raw: Mapping[str, object]) -> list[object]:
@@ -95,14 +96,26 @@ def _families(conf: NetConf) -> Iterator[int]:
     return (ip_network(each).version for each in _subnets(conf))
 
 
+def _cluster(conf: NetConf) -> object:
+    """The cluster's object, None without one or when its file cannot be read."""
+    if not isinstance(conf.cluster, str):
+        return conf.cluster
+    try:
+        return decoding.decode(files.follow(conf.cluster))
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _doubts(raw: Mapping[str, object], conf: NetConf) -> Iterator[str]:
+    """What is probably a mistake; what is one in the list of nodes is told where that is looked at."""
+    yield from doubts.of_plugin(raw, conf)
+    cluster = _cluster(conf)
+    with suppress(CniError):
+        yield from doubts.of_cluster(cluster) if cluster is not None else ()
+
+
 def _backend(conf: NetConf) -> str:
-    """The backend of the cluster, vxlan when none is named; "" without a cluster or when its file cannot be read."""
-    cluster: object = conf.cluster
-    if isinstance(cluster, str):
-        try:
-            cluster = decoding.decode(files.follow(cluster))
-        except (OSError, msgspec.MsgspecError):
-            return ""
-    folded = netconf.fold(cluster)
+    """The backend of the cluster, vxlan when none is named; "" without a cluster."""
+    folded = netconf.fold(_cluster(conf))
     backend = folded.get("backend") or {} if isinstance(folded, dict) else None
     return str(backend.get("type") or "vxlan") if isinstance(backend, dict) else ""

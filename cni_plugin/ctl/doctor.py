@@ -20,6 +20,7 @@ FINDINGS: tuple[Find, ...] = (
     find_pods.no_configuration,
     find_pods.shadowed_configuration,
     find_pods.bad_configuration,
+    find_pods.unknown_keys,
     find_node.missing_features,
     find_node.run_folder,
     find_node.no_ipv6,

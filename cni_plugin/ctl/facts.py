@@ -64,6 +64,7 @@ class Config(msgspec.Struct, frozen=True):
     problem: str = ""
     network: str = ""
     ranges: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 class Probed(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,6 +50,18 @@ def bad_configuration(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def unknown_keys(facts: Facts) -> Iterator[Finding]:
+    """Keys that nobody reads and that look like one that somebody does."""
+    for config in facts.configs:
+        for each in config.doubts:
+            key, _, says = each.partition(": ")
+            yield Finding(
+                "unknown-key", WARNING, f"{key} in {config.path}", says,
+                "what was probably meant by it is not done, and nothing else will ever say so",
+                "write the key as it is called, or remove it",
+            )
+
+
 def pools(facts: Facts) -> Iterator[Finding]:
     """Addresses that are used up, or nearly."""
     for each in facts.pools:

@@ -47,6 +47,7 @@ class Step(NamedTuple):
 def add(context: Context) -> bytes:
     """Wire the pod and tell how. Raises CniError, IpamError, KernelError, NetnsError."""
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
+    context.tell_doubts()
     _refuse_existing(context)
     facts = ensure(context.conf, context.kernel, context.records)
     ipam = leases(context, facts.pod_cidrs if facts else ())

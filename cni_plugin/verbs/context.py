@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -42,6 +43,13 @@ class Context(NamedTuple):
     def attachment(self) -> Attachment:
         """What the request is about."""
         return Attachment(self.conf.name, self.request.container, self.request.ifname)
+
+    def tell_doubts(self) -> None:
+        """On stderr, as there is no other place for what is probably a mistake and no error."""
+        from cni_plugin import doubts  # those who ask are about to need all that it takes
+
+        for each in doubts.of_plugin(self.raw, self.conf):
+            print(f"tulle: {self.conf.name}: {each}", file=sys.stderr)
 
     @property
     def bridge(self) -> str:

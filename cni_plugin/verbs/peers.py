@@ -19,7 +19,7 @@ import msgspec
 
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
-from cni_plugin import decoding
+from cni_plugin import decoding, doubts
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
@@ -82,10 +82,25 @@ def ensure(conf: NetConf, kernel: Kernel, records: Records) -> Facts | None:
             return known
         ops = program(conf.name, conf.cluster, kernel, records)
         print(f"tulle: {conf.name}: the node list is new here: {len(ops)} changes", file=sys.stderr)
+        tell_doubts(conf.name, _decoded(conf.cluster, _data(conf.cluster, records)))
         known = load(records, conf.name)
         if known and known.unguarded:
             print(f"tulle: {conf.name}: {known.unguarded}", file=sys.stderr)
         return known
+
+
+def tell_doubts(network: str, raw: object) -> None:
+    """What is probably a mistake in a list, on stderr."""
+    for each in doubts.of_cluster(raw):
+        print(f"tulle: {network}: {each}", file=sys.stderr)
+
+
+def doubts_in(raw: Mapping[str, object], conf: NetConf, records: Records) -> list[str]:
+    """What is probably a mistake in a configuration, its list of nodes included. Raises CniError for a bad one."""
+    found = doubts.of_plugin(raw, conf)
+    if conf.cluster is None or conf.cluster == cluster_file(records):
+        return found
+    return [*found, *doubts.of_cluster(_decoded(conf.cluster, _data(conf.cluster, records)))]
 
 
 def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[Facts | None, bool]:

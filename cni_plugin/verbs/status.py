@@ -13,12 +13,13 @@ from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.leases import leases, refuse_unwritable
-from cni_plugin.verbs.peers import Facts, ensure
+from cni_plugin.verbs.peers import Facts, ensure, tell_doubts
 from cni_plugin.verbs.plan import expected
 
 
 def status(context: Context) -> bytes:
     """Raises CniError 50 with the reason; in a cluster it makes this node's part true, as ADD would."""
+    context.tell_doubts()
     refuse_unwritable("the run folder", context.records.run_dir)
     try:
         facts = ensure(context.conf, context.kernel, context.records)
@@ -28,6 +29,8 @@ def status(context: Context) -> bytes:
         raise CniError(NOT_AVAILABLE, error.msg, error.details) from error
     except KernelError as error:
         raise CniError(NOT_AVAILABLE, f"the kernel refused this node's part of the cluster: {error}") from error
+    if isinstance(context.conf.cluster, dict):
+        tell_doubts(context.conf.name, context.conf.cluster)
     if context.kernel.ports(context.bridge) >= MOST_PORTS:
         raise CniError(NOT_AVAILABLE, full_bridge(context.bridge))
     leases(context, facts.pod_cidrs if facts else ()).status()

@@ -182,6 +182,11 @@ CASES: dict[str, tuple[Facts, str, str]] = {
         "error", "--cluster-cidr",
     ),
     "bad-node-list": (with_cluster(trouble="invalid cluster.nodes"), "error", "/run/tulle/cluster.json"),
+    "unknown-key": (
+        with_facts(configs=(msgspec.structs.replace(
+            OURS, doubts=("ipMask: there is no such key; did you mean ipMasq?",)
+        ),)), "warning", "did you mean ipMasq?",
+    ),
     "ranges-outside-subnet": (
         with_facts(
             clusters=(CLUSTER,), configs=(msgspec.structs.replace(OURS, network="pods", ranges=("10.9.0.0/24",)),),

@@ -30,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "wire": set(),
     "spec": {"errors"},
     "model": set(),
-    "netconf": {"decoding", "errors", "spec"},
+    "keys": set(),
+    "netconf": {"decoding", "errors", "keys", "spec"},
     "wish": {"errors", "netconf"},
     "diff": {"model"},
     "describe": {"diff", "model"},
@@ -40,7 +41,9 @@ ROOMS: dict[str, set[str]] = {
     "backend": {"errors", "network", "cluster", "model", "backends"},
     "backends": {"errors", "network", "cluster", "model", "netconf", "backend"},
     # What flannel says of a network, and its backend says of itself.
-    "flannel": {"errors", "netconf", "network", "backend"},
+    "flannel": {"errors", "doubts", "netconf", "network", "backend"},
+    # What was probably meant by keys that none of these has.
+    "doubts": {"keys", "netconf", "network", "cluster", "backend"},
     # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
     "mesh": {"network", "cluster"},
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
@@ -54,17 +57,18 @@ ROOMS: dict[str, set[str]] = {
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
         "errors", "decoding", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
-        "records", "delegate", "ipam", "meter", "wish",
+        "records", "delegate", "ipam", "meter", "wish", "doubts",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
-        "client", "errors", "decoding", "harmless", "spec", "netconf", "network", "cluster", "flannel", "backend",
-        "model", "plan", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "client", "errors", "decoding", "harmless", "keys", "spec", "netconf", "network", "cluster", "flannel",
+        "backend", "model", "plan", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam",
+        "mesh",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "netconf", "model", "diff", "describe",
-        "plan", "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
+        "doubts", "plan", "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
     },
     # Stands alone: it could be anybody's.
     "ipam": set(),

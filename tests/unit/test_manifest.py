@@ -17,9 +17,13 @@ import yaml  # type: ignore[import-untyped]
 from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
 from cni_plugin.agent.sources import etcd, file, kubernetes
-from cni_plugin.netconf import parse, typed
+from cni_plugin.backends import vxlan
+from cni_plugin.keys import spelled
+from cni_plugin.netconf import IpamConf, NetConf, parse, typed
+from cni_plugin.network import NetworkKeys
 from cni_plugin.records import DEFAULT_RUN_DIR
-from tests.helm import CHART, helm, render
+from cni_plugin.spec import Dns
+from tests.helm import CHART, HelmError, helm, render
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMESPACE = "kube-tulle"
@@ -236,3 +240,66 @@ def test_an_old_agent_ends_before_a_new_one_starts() -> None:
     daemon = one("DaemonSet")["spec"]
     assert daemon["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
     assert daemon["template"]["spec"]["terminationGracePeriodSeconds"] > 30, "requests under way are answered first"
+
+
+SCHEMA: Any = json.loads((CHART / "values.schema.json").read_text())["properties"]
+
+
+def keys_of(*structs: type[msgspec.Struct], spell: bool = True) -> set[str]:
+    """The keys of these, as people write them."""
+    fields = ((field, key) for each in structs for field, key in zip(
+        each.__struct_fields__, each.__struct_encode_fields__, strict=True
+    ))
+    return {(spelled(field) if spell else key) for field, key in fields if "/" not in key}
+
+
+@pytest.mark.parametrize(
+    ("at", "known"),
+    [
+        ("agent", keys_of(settings.Settings, spell=False)),
+        ("agent.address", keys_of(settings.AddressSettings, spell=False)),
+        ("agent.cni", keys_of(settings.CniSettings, spell=False)),
+        ("agent.source", {"type"} | keys_of(etcd.Config, file.Config, kubernetes.Config)),
+        ("network", keys_of(NetworkKeys)),
+        ("network.backend", {"type", "learning"} | keys_of(vxlan.Config) - {"wireMTU"}),
+        ("cni.plugins", {"capabilities"} | keys_of(NetConf) - {"cniVersion", "name", "prevResult"}),
+        ("cni.plugins.ipam", keys_of(IpamConf)),
+        ("cni.plugins.dns", keys_of(Dns)),
+    ],
+)
+def test_the_charts_schema_knows_every_key_that_is_read_and_no_other(at: str, known: set[str]) -> None:
+    place: Any = {"properties": SCHEMA}
+    for step in at.split("."):
+        place = place["properties"][step]
+        place = place.get("items", place)
+        place = place.get("then", place)
+    assert set(place["properties"]) == known and place["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"agent": {"metrcis": "127.0.0.1:1"}}, {"agent": {"source": {"type": "etcd", "endpoint": ["http://a"]}}},
+        {"agent": {"address": {"canreach": "192.0.2.1"}}}, {"network": {"Network": "10.9.0.0/16"}},
+        {"network": {"backend": {"VNI": 7}}}, {"cni": {"plugin": []}},
+        {"cni": {"plugins": [{"type": "tulle", "ipMask": True, "ipam": {"type": "host-local"}}]}},
+        {"cni": {"plugins": [{"type": "tulle", "ipam": {"type": "host-local", "rangestart": "x"}}]}},
+        {"updateStrategy": {"rollingUpdate": {"maxUnavailible": 1}}}, {"resources": {"limit": {}}},
+        {"tolerations": [{"operater": "Exists"}]}, {"env": [{"name": "A", "val": "b"}]}, {"image": {"tags": "x"}},
+    ],
+)
+def test_helm_refuses_a_value_that_nothing_reads_at_any_depth(values: dict[str, object]) -> None:
+    with pytest.raises(HelmError, match="Additional property"):
+        render(values)
+
+
+def test_helm_takes_every_value_that_something_reads() -> None:
+    render({
+        "network": {"network": "10.9.0.0/16", "enableIPv6": True, "ipv6Network": "fd00::/48", "backend": {"vni": 7}},
+        "agent": {"source": {"type": "etcd", "endpoints": ["http://192.0.2.9:2379"], "ttl": 60}, "mesh": False},
+        "cni": {"plugins": [
+            {"type": "tulle", "vlanTrunk": [{"minID": 1, "maxID": 2}], "ipam": {"type": "static", "addresses": []}},
+            {"type": "portmap", "snat": True, "capabilities": {"portMappings": True}},
+        ]},
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}], "global": {"anything": 1},
+    })

@@ -432,6 +432,18 @@ def test_a_host_name_with_capitals_finds_its_node_which_has_none(server: KubeSer
         source.close()
 
 
+def test_a_kubeconfig_that_is_no_yaml_is_told_by_the_place_and_nothing_of_it_is_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text("users:\n- name: u\n  user: {token: secret\n")
+    told = Told()
+    source = KubernetesSource(Config(kubeconfig=str(path)), "n1", told.mailbox, PACE)
+    try:
+        told.wait(lambda: "is no valid YAML at line 4, column 1" in told.trouble)
+        assert "secret" not in told.trouble
+    finally:
+        source.close()
+
+
 @pytest.mark.parametrize("name", ["", "tulle-config", "a/b/c", "/x", "x/"])
 def test_a_config_map_that_is_no_name_is_refused(name: str) -> None:
     mailbox = Mailbox()

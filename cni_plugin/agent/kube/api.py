@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import httpx2
 import msgspec
+import yaml  # type: ignore[import-untyped]
 from lightkube import ConfigError, KubeConfig
 from lightkube.config.client_adapter import ConnectionParams, user_auth, verify_cluster
 from lightkube.config.kubeconfig import SERVICE_ACCOUNT, SingleConfig
@@ -255,6 +256,10 @@ def _config(kubeconfig: str) -> SingleConfig:
         config = found.get()
     except KeyError as error:
         raise ApiError(f"{kubeconfig or 'the environment'} does not say {error}") from error
+    except yaml.MarkedYAMLError as error:  # its own text quotes the file, which has secrets
+        at = error.problem_mark
+        place = f" at line {at.line + 1}, column {at.column + 1}" if at else ""
+        raise ApiError(f"{kubeconfig} is no valid YAML{place}") from error
     if config is None or config.user is None:
         raise ApiError(f"{kubeconfig} names no user for its current context")
     return config
