@@ -61,11 +61,15 @@ tulle_apt() {
         tulle_die "apt-get could not install ${missing[*]}"
 }
 
-# The package lists of a fresh machine are empty or old: fetched only when they turn out to be of no use.
+# The package lists of a fresh machine are empty, those of an old one name versions that are gone, or that do not fit
+# what is installed: fetched only when they turn out to be of no use. Two scripts at once: one waits.
 tulle_apt_install() {
     local -a install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends)
     export DEBIAN_FRONTEND=noninteractive
-    "${install[@]}" "$@" || { apt-get update && "${install[@]}" "$@"; }
+    (
+        exec 9>/run/lock/tulle-apt && flock 9
+        "${install[@]}" "$@" || { apt-get update && "${install[@]}" "$@"; }
+    )
 }
 
 # Changes whenever .venv has to be made or completed again.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Adds up what several runs of pytest have left as JUnit files, for scripts/test: a line a stage, then the whole.
+"""Adds up what several runs of pytest have left as JUnit files, for scripts/test: a line a stage, with what was slowest
+in it, then the whole.
 
 The last line has the form of pytest's own, so that whatever reads pytest's counts can read it. The exit code is 1
 when a test failed or when no test ran at all.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 OUTCOMES = {"failure": "failed", "error": "error", "skipped": "skipped"}
 ORDER = ("failed", "passed", "skipped", "error")
+SLOWEST = 5
 
 
 def count(path: Path) -> Counter[str]:
@@ -25,6 +27,18 @@ def count(path: Path) -> Counter[str]:
     return counts
 
 
+def took(path: Path) -> list[tuple[float, str]]:
+    """The seconds that each test of one file took with its fixtures, and its name; the slowest first."""
+    cases = ET.parse(path).iter("testcase")
+    named = [(float(each.get("time", 0)), f"{each.get('classname', '')}.{each.get('name')}") for each in cases]
+    return sorted(named, reverse=True)
+
+
+def wall(path: Path) -> float:
+    """The seconds that the run took which left this file."""
+    return sum(float(each.get("time", 0)) for each in ET.parse(path).iter("testsuite"))
+
+
 def words(counts: Counter[str]) -> str:
     """As pytest says it: 1 failed, 20 passed."""
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in ORDER if counts[outcome]) or "no tests ran"
@@ -32,10 +46,13 @@ def words(counts: Counter[str]) -> str:
 
 def main(directory: Path, seconds: float) -> int:
     """Prints the summary of the files in `directory`."""
-    stages = {path.stem: count(path) for path in sorted(directory.glob("*.xml"), key=lambda path: path.stat().st_mtime)}
-    for name, counts in stages.items():
-        print(f"  {name:14} {words(counts)}")
-    total = sum(stages.values(), Counter[str]())
+    total = Counter[str]()
+    for path in sorted(directory.glob("*.xml"), key=lambda path: path.stat().st_mtime):
+        counts = count(path)
+        total += counts
+        print(f"  {path.stem:12} {wall(path) / 60:5.1f} min  {words(counts)}")
+        for each, name in took(path)[:SLOWEST]:
+            print(f"  {'':12} {each:7.1f} s  {name}")
     print(f" {words(total)} in {seconds:.2f}s ".center(80, "="))
     return 1 if total["failed"] or total["error"] or not total.total() else 0
 

@@ -19,6 +19,7 @@ import pytest
 
 from cni_plugin.agent.lease import gateway
 from cni_plugin.network import Network
+from tests import soak
 from tests.cluster.etcd import CONF, PREFIX, Listener, Member, running
 from tests.netns.conftest import host_untouched, lab, netns, plugin  # noqa: F401
 from tests.pace import until
@@ -254,11 +255,11 @@ def test_failure_36_what_dead_nodes_held_is_free_again_after_their_time(etcd: Me
     until(lambda: nodes[4].peers() == {"n4", "n5", "n6", "n7", "n8"}, "who stayed knows who came")
 
 
-@pytest.mark.parametrize("steps", [25, pytest.param(400, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])])
-def test_whatever_happens_no_two_nodes_ever_have_one_subnet(etcd: Member, listener: MakeListener, steps: int) -> None:
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])])
+def test_whatever_happens_no_two_nodes_ever_have_one_subnet(etcd: Member, listener: MakeListener, long: bool) -> None:
     """A walk: nodes come, go and change address, keys are removed, etcd restarts; there is room for all and no more."""
     etcd.put("config", {**CONF, "SubnetMin": "10.244.1.0", "SubnetMax": "10.244.12.0"})
-    chance = random.Random(steps)
+    chance = random.Random(25)
     nodes = {f"n{number}": listener(f"n{number}", ttl=TTL) for number in range(1, 13)}
 
     def have() -> list[str]:
@@ -285,7 +286,7 @@ def test_whatever_happens_no_two_nodes_ever_have_one_subnet(etcd: Member, listen
         for key in chance.sample(sorted(etcd.subnets()), 2):
             etcd.remove(f"subnets/{key}")
 
-    for _ in range(steps):
+    for _ in soak.turns("leases") if long else range(25):
         step = chance.choice([restart, leave_and_return, move, move, remove_keys, remove_keys])
         step()
 

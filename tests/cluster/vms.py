@@ -89,7 +89,8 @@ def _env() -> dict[str, str]:
 def booted() -> Iterator[tuple[Vm, Vm]]:
     """Both machines, booted; stopped at the end whatever happened."""
     for step in (["prepare"], ["up", "2"]):
-        done = subprocess.run([str(VMLAB), *step], env=_env(), capture_output=True, text=True, timeout=300, check=False)
+        argv = ["flock", "/run/lock/tulle-vmlab", str(VMLAB), *step]  # what all labs share is made once
+        done = subprocess.run(argv, env=_env(), capture_output=True, text=True, timeout=900, check=False)
         if done.returncode != 0:
             subprocess.run([str(VMLAB), "down"], env=_env(), capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, f"vmlab {step}: {done.stdout}\n{done.stderr}"

@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin import wire
+from tests import soak
 from tests.conformance.nodes import Call, Json, Node, Plugins, Reply, unique_name
 from tests.netns.agents import Agent, Asker, Mortal, in_node, receive
 from tests.netns.failure_nodes import conf
@@ -229,11 +229,11 @@ class Mix:
                 self.wrong.append(f"{each['address']} is {owner}'s and {pod}'s")
 
 
-SECONDS = 60
 MIXED = [f"mix{number}" for number in range(6)]
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 def test_the_agent_killed_again_and_again_under_a_mix_of_all_verbs_harms_no_pod(world: AgentWorld) -> None:
     for pod in (*(f"{name}{each}" for name in MIXED for each in "ab"), "stable"):
         world.node.pod(pod)
@@ -246,10 +246,11 @@ def test_the_agent_killed_again_and_again_under_a_mix_of_all_verbs_harms_no_pod(
     for each in threads:
         each.start()
     try:
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end and not mix.wrong:
+        for _ in soak.turns("an agent that is killed", least=70):
             Mortal(world.node, chance.randrange(1, 120)).wait()
             kills += 1
+            if mix.wrong:
+                break
     finally:
         mix.over.set()
         for each in threads:
@@ -257,7 +258,7 @@ def test_the_agent_killed_again_and_again_under_a_mix_of_all_verbs_harms_no_pod(
     assert world.ask("DEL", "stable").exit == 0
     print(f"\n{kills} kills; {mix.counts}")
     assert mix.wrong == []
-    assert kills > 50 and mix.counts["lost"] > 5 and mix.counts["ADD"] > 50
+    assert mix.counts["lost"] > 5 and mix.counts["ADD"] > 50
     with Agent(world.node, world.node.plugins.directory / "tulle"):
         assert world.ask("GC", more=VALID).exit == 0
         assert world.state() == before

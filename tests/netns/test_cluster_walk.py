@@ -21,6 +21,7 @@ import _lab
 import _netns
 import pytest
 
+from tests import soak
 from tests.cluster.control_plane import PORT, ControlPlane, missing
 from tests.cluster.etcd import PREFIX, Member, running
 from tests.netns.conftest import MakeLab
@@ -29,8 +30,7 @@ from tests.netns.members import members
 from tests.netns.walking import EtcdWalk, FileWalk, KubernetesWalk, Walk, walk
 
 ROUTER = "192.0.2.254"
-SHORT = {"file": 60, "etcd": 30, "kubernetes": 30}
-LONG = {"file": 600, "etcd": 300, "kubernetes": 300}
+SHORT = {"file": 40, "etcd": 20, "kubernetes": 20}
 """Seconds."""
 NODES = 4
 
@@ -140,9 +140,9 @@ def test_after_each_step_of_a_short_walk_the_kernel_is_as_planned_and_all_pods_a
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("source", SOURCES)
 def test_after_each_step_of_a_long_walk_the_kernel_is_as_planned_and_all_pods_answer(
     lab: MakeLab, plugin: Path, tmp_path: Path, source: str
 ) -> None:
-    go(lab, plugin, tmp_path, source, LONG[source])
+    go(lab, plugin, tmp_path, source, soak.seconds("a walk of a cluster"))

@@ -26,6 +26,18 @@ def test_the_last_line_is_the_sum_in_pytests_words(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out.splitlines()[-1].strip("=") == " 3 passed, 1 skipped in 12.50s "
 
 
+def test_each_stage_says_how_long_it_took_and_what_was_slowest_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = "".join(f'<testcase classname="tests.unit.test_a" name="test_{each}" time="{each}"/>' for each in range(9))
+    (tmp_path / "unit.xml").write_text(f'<testsuites><testsuite time="90">{cases}</testsuite></testsuites>')
+    assert _summary.main(tmp_path, 95) == 0
+    first, *slowest, _ = capsys.readouterr().out.splitlines()
+    assert first.split() == ["unit", "1.5", "min", "9", "passed"]
+    assert slowest[0].split() == ["8.0", "s", "tests.unit.test_a.test_8"]
+    assert len(slowest) == 5
+
+
 @pytest.mark.parametrize("bad", [FAILED, BROKEN])
 def test_one_failure_in_any_stage_fails_the_whole(tmp_path: Path, bad: str) -> None:
     junit(tmp_path, "unit", PASSED)
