@@ -48,6 +48,16 @@ def find(kind: str, path: Sequence[str]) -> str:
     )
 
 
+def versions(executable: str, environ: Mapping[str, str]) -> Sequence[object]:
+    """The versions of the specification that a plugin speaks, () where it does not say."""
+    try:
+        answer = call(executable, "VERSION", environ, b'{"cniVersion": "1.0.0"}')
+    except CniError:
+        return ()
+    spoken = answer.get("supportedVersions")
+    return spoken if isinstance(spoken, list) else ()
+
+
 def call(
     executable: str, verb: str, environ: Mapping[str, str], stdin: bytes, *, seconds: float = 0.0
 ) -> Mapping[str, object]:
@@ -81,8 +91,9 @@ def call(
         answer = None
     if status == 0 and isinstance(answer, dict):
         return answer
-    if isinstance(answer, dict) and isinstance(answer.get("code"), int):
-        raise CniError(answer["code"], f"{executable}: {answer.get('msg', '')}", str(answer.get("details", "")))
+    code = answer.get("code") if isinstance(answer, dict) else None
+    if isinstance(answer, dict) and isinstance(code, int) and code > 0:
+        raise CniError(code, f"{executable}: {answer.get('msg') or ''}", str(answer.get("details") or ""))
     raise CniError(
         DELEGATE_FAILED,
         f"{executable} {verb} ended with exit code {status} and no error object on stdout: see its log on stderr",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cni_plugin.errors import INVALID_ENVIRONMENT, CniError
 from cni_plugin.netconf import HOST_LOCAL, NetConf, invalid
+from cni_plugin.spec import parse_args
 
 
 class Wish(NamedTuple):
@@ -31,6 +32,11 @@ def wish(conf: NetConf, args: Mapping[str, str]) -> Wish:
             raise invalid("ips", each, "write each as an address, or as address/prefix") from None
     mac = conf.runtime_config.mac or conf.args.cni.mac or args.get("MAC", "") or conf.mac
     return Wish(ips, _mac(mac) if mac else "")
+
+
+def passed_over(args: str) -> str:
+    """CNI_ARGS of which no plugin need refuse any: pairs that are whole, and what it does not know passed over."""
+    return ";".join(f"{key}={value}" for key, value in {**parse_args(args, strict=False), "IgnoreUnknown": "1"}.items())
 
 
 def _one(text: str) -> tuple[str, ...]:

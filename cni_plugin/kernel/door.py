@@ -123,7 +123,10 @@ class Kernel(Protocol):
         """The netlink port from which the node is changed: events bear the port of who caused them."""
 
     def owned(self, device: str) -> State:
-        """All routes that bear our protocol number, and all entries of this VXLAN device. The one dump there is."""
+        """All routes that bear our protocol number, and all entries of this VXLAN device. The one dump there is.
+
+        Those to single pods, which lead over a bridge without a gateway, are not among them.
+        """
 
     def elements(self, name: str) -> frozenset[str]:
         """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""

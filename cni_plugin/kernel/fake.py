@@ -210,7 +210,8 @@ class FakeKernel:
     def owned(self, device: str) -> State:
         """Routes with our protocol number on the node, and the entries of this device."""
         self.asked["owned"] += 1
-        routes = (each for each in self._all(Route) if each.ns == HOST and not _is_foreign(each))
+        ours = (each for each in self._all(Route) if each.ns == HOST and not _is_foreign(each))
+        routes = (each for each in ours if each.via or each.dev == device)
         neighbours = (each for each in self._all(Neigh) if each.dev == device and not each.learned)
         remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
         return state([*routes, *neighbours, *remotes])

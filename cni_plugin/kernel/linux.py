@@ -270,9 +270,9 @@ class LinuxKernel:
         return self._host.netlink.port
 
     def owned(self, device: str) -> State:
-        """All routes that bear our protocol number, and all permanent entries of this VXLAN device."""
+        """All routes with our protocol number but those to pods, and all permanent entries of this VXLAN device."""
         self._forget()
-        objects: list[AnyObject] = list(Routes(self._host, HOST).ours())
+        objects: list[AnyObject] = [each for each in Routes(self._host, HOST).ours() if each.via or each.dev == device]
         if index := self._host.index(device):
             objects += (_neigh(device, each) for each in self._entries(0, index) if _is_permanent(each))
             objects += (_fdb(device, each) for each in self._entries(AF_BRIDGE, index) if _is_remote(each))

@@ -127,7 +127,24 @@ def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequen
     """The whole attachment."""
     families = {6 if ":" in each.address else 4 for each in ips}
     pod = () if conf.disable_container_interface else _pod_objects(conf, wire.attachment.ifname, families)
-    return state([*_link_objects(conf, wire), *pod, *_address_objects(conf, wire, ips, routes)])
+    back = ways_back(conf, gateway_device(conf, wire.bridge), ips)
+    return state([*_link_objects(conf, wire), *pod, *_address_objects(conf, wire, ips, routes), *back])
+
+
+def node_routes(objects: Iterable[AnyObject]) -> list[Route]:
+    """What of an attachment does not go with its wire: the node's routes to the pod."""
+    return [each for each in objects if isinstance(each, Route) and each.ns != POD]
+
+
+def ways_back(conf: NetConf, dev: str, ips: Sequence[IPConfig]) -> Iterator[Route]:
+    """Where the node is the gateway and a pod's address is in no network with it, the node's route to that pod.
+
+    So it is with a /32, or with a gateway such as 169.254.1.1 or fe80::1: the gateway's address leads to no pod then.
+    """
+    for each in ips if conf.gateway else ():
+        pod = interface(each.address)
+        if each.gateway and interface(each.gateway).ip not in pod.network:
+            yield Route(f"{pod.ip}/{pod.max_prefixlen}", dev)
 
 
 def learned_neighbours(dev: str, ips: Sequence[str], mac: str) -> State:
@@ -161,7 +178,7 @@ def lasting(objects: Iterable[AnyObject]) -> Iterator[AnyObject]:
                 yield msgspec.structs.replace(each, mac="", mtu=0, peer_mac="")
             case PodLink():
                 yield PodLink(each.name)
-            case Route():
+            case Route() if each.ns == POD:
                 yield msgspec.structs.replace(each, table=0, protocol=0, mtu=0, advmss=0)
             case _:
                 yield each
@@ -239,10 +256,15 @@ def _address_objects(
 
 
 def _route(dev: str, route: RouteConfig, gateway: str) -> Route:
-    """A route of the result. One without a gateway of its own uses that of its family, unless it is on the link."""
+    """A route of the result. One without a gateway of its own uses that of its family, unless it is on the link,
+
+    as one that leads to that very gateway can only be.
+    """
     on_link = route.scope is not None and route.scope >= 253  # RT_SCOPE_LINK, include/uapi/linux/rtnetlink.h
+    to = interface(route.dst).network
+    on_link |= bool(gateway) and to == interface(gateway).network
     return Route(
-        dst=str(interface(route.dst).network),
+        dst=str(to),
         dev=dev,
         via=route.gw or ("" if on_link else gateway),
         ns=POD,

@@ -22,7 +22,7 @@ from cni_plugin.model import State, Veth
 from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
-from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, pod_state
+from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
 from cni_plugin.records import Record
 from cni_plugin.spec import Interface, Result, readable, render
 from cni_plugin.verbs.context import Context
@@ -132,8 +132,11 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
         if error.errno == errno.EXFULL:  # br_add_if in net/bridge/br_if.c: no port number is left
             raise CniError(TRY_AGAIN_LATER, full_bridge(wire.bridge), str(error)) from error
         raise
+    back = [Op("delete", each) for each in node_routes(record.objects)]
     if not step.stood:
-        undo.callback(_take_back, apply, kernel, [Op("delete", Veth(wire.attachment.host_dev))])
+        back.append(Op("delete", Veth(wire.attachment.host_dev)))
+    for each in back:
+        undo.callback(_take_back, apply, kernel, [each])
     return want
 
 

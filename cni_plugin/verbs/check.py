@@ -125,7 +125,7 @@ def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[Any
     for each in lasting(record.objects):
         if isinstance(each, Addr) and each.address not in addresses:
             continue
-        if not isinstance(each, Route) or _is_claimed(each, claimed):
+        if not isinstance(each, Route) or each.ns != POD or _is_claimed(each, claimed):
             yield each
     for address in sorted(addresses - made):
         yield Addr(record.ifname, address, POD)

@@ -17,7 +17,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel import files
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.model import Veth
-from cni_plugin.plan.pod import Attachment, learned_neighbours
+from cni_plugin.plan.pod import Attachment, learned_neighbours, node_routes
 from cni_plugin.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
@@ -61,7 +61,8 @@ def forget(context: Context, attachment: Attachment) -> None:
 def unplugging(attachment: Attachment, record: Record | None) -> list[Op]:
     """What takes the attachment's veth pair away, and what the host remembers of its addresses."""
     forgotten = learned_neighbours(record.gateway_dev, record.ips, record.mac) if record else {}
-    return [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in forgotten.values())]
+    there = [*forgotten.values(), *(node_routes(record.objects) if record else ())]
+    return [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in there)]
 
 
 def release(context: Context, record: Record | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from cni_plugin import delegate
-from cni_plugin.errors import DELEGATE_FAILED, CniError
-from cni_plugin.spec import Result, at_least, parse_result
+import msgspec
+
+from cni_plugin import delegate, netconf
+from cni_plugin.errors import DELEGATE_FAILED, INCOMPATIBLE_VERSION, CniError
+from cni_plugin.spec import VERBS, VERSIONS, Result, at_least, parse_result, render
 from cni_plugin.verbs.context import Context, MustWait
-from cni_plugin.wish import wish
+from cni_plugin.wish import passed_over, wish
 
 _LAST_WORD = 5.0
 """Seconds for the DEL after an ADD that failed: one that is stuck has had its time."""
@@ -69,4 +71,36 @@ class DelegatedLeases:
         if not context.waits:
             raise MustWait
         executable = delegate.find(self._kind, context.request.path)
-        return delegate.call(executable, verb, context.environ, context.stdin, seconds=seconds)
+        try:
+            return delegate.call(executable, verb, self._environ(verb), context.stdin, seconds=seconds)
+        except CniError as refusal:
+            if refusal.code != INCOMPATIBLE_VERSION:
+                raise
+            return self._in_its_version(executable, verb, refusal)
+
+    def _environ(self, verb: str) -> Mapping[str, str]:
+        """What a plugin could take offence at in CNI_ARGS must not keep an address from being given back."""
+        environ = self._context.environ
+        if verb not in ("DEL", "GC") or not environ.get("CNI_ARGS"):
+            return environ
+        return {**environ, "CNI_ARGS": passed_over(environ["CNI_ARGS"])}
+
+    def _in_its_version(self, executable: str, verb: str, refusal: CniError) -> object:
+        """Asked in the newest version that it knows, where that is older than the configuration's; we understand all.
+
+        A verb that it cannot know is not asked for.
+        """
+        known = delegate.versions(executable, self._context.environ)
+        older = [each for each in VERSIONS if each in known and not at_least(each, self._context.version)]
+        if not older:
+            raise refusal
+        version = older[-1]
+        if not at_least(version, VERBS[verb].since):
+            return {}
+        told = {key: each for key, each in netconf.decode(self._context.stdin).items()
+                if key.lower() not in ("cniversion", "prevresult")}
+        previous = self._context.conf.prev_result
+        if previous is not None:
+            told["prevResult"] = msgspec.Raw(render(parse_result(previous, "prevResult"), version))
+        stdin = msgspec.json.encode({**told, "cniVersion": version})
+        return delegate.call(executable, verb, self._environ(verb), stdin)

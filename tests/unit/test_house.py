@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "model": set(),
     "keys": set(),
     "netconf": {"decoding", "errors", "keys", "spec"},
-    "wish": {"errors", "netconf"},
+    "wish": {"errors", "netconf", "spec"},
     "diff": {"model"},
     "describe": {"diff", "model"},
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -157,3 +158,66 @@ def test_what_goes_wrong_while_taking_back_does_not_hide_what_went_wrong_first(
     assert asked(node) == ["ADD", "DEL"]
     assert reply.code == 5
     assert "did not come up" in reply.said
+
+
+OLD = """#!/bin/sh
+echo "$CNI_COMMAND $CNI_ARGS" >>"$(dirname "$0")/log"
+[ "$CNI_COMMAND" != VERSION ] || exec echo '{"cniVersion": "1.0.0", "supportedVersions": ["0.3.1", "1.0.0"]}'
+stdin=$(cat)
+case $stdin in
+*'"cniVersion":"1.0.0"'*) echo "$stdin" >"$(dirname "$0")/told" ;;
+*) echo '{"code": 1, "msg": "incompatible CNI versions"}'; exit 1 ;;
+esac
+[ "$CNI_COMMAND" != ADD ] || echo '{"ips": [{"address": "10.99.0.7/24"}]}'
+"""
+
+
+def test_an_older_foreign_ipam_is_asked_in_its_version_and_not_for_what_it_cannot_know(node: Node) -> None:
+    executable(node.home / "bin" / "foreign", OLD)
+    old = node.configured(ipam={"type": "foreign"})
+    added = old.call("ADD")
+    assert added.addresses == ["10.99.0.7/24"], added.said
+    assert added.body["cniVersion"] == "1.1.0"
+    assert old.after(added).call("CHECK").exit == 0
+    told = json.loads((node.home / "bin" / "told").read_text())
+    assert told["ipam"] == {"type": "foreign"}
+    assert told["prevResult"]["cniVersion"] == "1.0.0"
+    for verb in ("STATUS", "DEL"):
+        reply = old.call(verb)
+        assert reply.exit == 0, reply.said
+    assert asked(node).count("STATUS") == 1, "what it refused it was not asked again"
+    assert node.left() == []
+
+
+@pytest.mark.parametrize("args", ["COLOUR=red", "IP", "=;;;", "IP=1.2.3.4;COLOUR"])
+def test_no_args_keep_a_foreign_ipam_from_giving_back(node: Node, args: str) -> None:
+    """It would refuse what it does not know, or what is no pair."""
+    foreign = with_foreign(node, GIVES)
+    foreign.call("ADD")
+    strict = FOREIGN.replace("#!/bin/sh\n", "#!/bin/sh\ncase $CNI_ARGS in *IgnoreUnknown=1*) ;; *) exit 1 ;; esac\n")
+    executable(node.home / "bin" / "lender", strict.format(add=GIVES, other=0))
+    reply = foreign.call("DEL", CNI_ARGS=args)
+    assert reply.exit == 0, reply.said
+    assert node.left() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ('{"ips": [{"address": "here"}]}', 6), ('{"ips": [{"address": "10.99.0.7"}]}', 6), ('{"ips": 7}', 6),
+        ('{"ips": [{"address": "10.99.0.7/24", "gateway": "x"}]}', 6), ("[]", 104), ("null", 104), ("no JSON", 104),
+        ('{"ips": [{"address": "10.99.0.7/24"}], "routes": [{"dst": "x"}]}', 6), ("", 104),
+    ],
+)
+def test_a_malformed_answer_is_told_and_what_was_given_is_given_back(node: Node, answer: str, code: int) -> None:
+    reply = with_foreign(node, f"echo '{answer}'").call("ADD")
+    assert reply.code == code, reply.said
+    assert asked(node) == ["ADD", "DEL"]
+    assert node.left() == []
+
+
+@pytest.mark.parametrize("error", ['{"code": 0, "msg": null}', '{"code": -3}', '{"code": "x"}', '{"code": true}'])
+def test_an_error_without_a_code_gets_ours(node: Node, error: str) -> None:
+    reply = with_foreign(node, f"echo '{error}'; exit 1").call("ADD")
+    assert reply.code in (1, 104)
+    assert "None" not in reply.said
