@@ -28,7 +28,7 @@ PARITY = "v1.9.1"
 in this text and refuse a `bridge` before 0.4.0 (Nomad, client/fingerprint/plugins_cni.go)."""
 
 IO_FAILURE, TRY_AGAIN_LATER = 5, 11
-CHUNK = 1 << 16
+CHUNK, MOST_STDIN = 1 << 16, 64 << 20
 
 # Frames as cni_plugin.wire tells; a test holds the two together.
 WIRE = 1
@@ -96,10 +96,13 @@ def open_standard_files() -> None:
 
 
 def read_stdin() -> bytes:
-    """All of stdin. Raises OSError."""
-    chunks = []
+    """All of stdin. Raises OSError, also for what has no end."""
+    chunks, size = [], 0
     while chunk := posix.read(0, CHUNK):
         chunks.append(chunk)
+        size += len(chunk)
+        if size > MOST_STDIN:
+            raise OSError(27, "")  # EFBIG
     return b"".join(chunks)
 
 

@@ -13,6 +13,7 @@ How large the bytes may be is said where they are read: `kernel.files`, `wire`, 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -56,13 +57,22 @@ def decode_as(kind: type[Shape], data: bytes | str | msgspec.Raw) -> Shape:
         raise msgspec.DecodeError(_worded(str(error), text)) from None
 
 
+def string_in(data: bytes, key: str) -> str:
+    """What an object says under a key in any case, be the rest of it no JSON at all; "" where that is no string."""
+    found = ""
+    for each in re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % re.escape(key.encode()), data, re.IGNORECASE):
+        before = _brackets(data[: each.start()])
+        if before.count(b"[") - before.count(b"]") == 1:
+            with suppress(msgspec.DecodeError):
+                found = decode_as(str, each[1])
+    return found
+
+
 def _is_deep(data: bytes) -> bool:
     """Whether valid JSON is too deep: pairs of brackets with nothing in between are taken away, level by level."""
     if data.count(b"[") + data.count(b"{") <= MOST_DEPTH:
         return False
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = _STRING.sub(b"", data.translate(_ALIKE, _OTHERS).replace(b'""', b""))
+    brackets = _brackets(data)
     for _ in range(MOST_DEPTH):
         if _TOO_DEEP in brackets:
             return True
@@ -71,6 +81,13 @@ def _is_deep(data: bytes) -> bool:
             return False
         brackets = rest
     return b"[]" in brackets
+
+
+def _brackets(data: bytes) -> bytes:
+    """Those that stand outside of strings, the curly ones as square ones."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return _STRING.sub(b"", data.translate(_ALIKE, _OTHERS).replace(b'""', b""))
 
 
 def _encoding(text: bytes, error: UnicodeDecodeError) -> str:

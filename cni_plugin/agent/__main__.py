@@ -11,6 +11,7 @@ reply, whole and nothing else, whatever a library may print; the exit code is th
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -24,6 +25,8 @@ USAGE = """usage: tulled [--run-dir DIR] [--conf FILE]     the node agent, on DI
        tulled --version
 """
 CHUNK = 1 << 20
+LARGEST = 64 << 20
+"""Bytes of a request."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,11 +58,17 @@ def once(name: str) -> int:
     """Serve one request as the plugin `name`. Returns the reply's exit code, 1 when stdout does not take the reply."""
     gc.disable()  # this process ends before cycles matter; a tenth of its start-up is collecting none
     answer = take_stdout()
+    from cni_plugin.errors import IO_FAILURE, CniError
     from cni_plugin.kernel.door import open_kernel
-    from cni_plugin.verbs.run import run
+    from cni_plugin.verbs.run import refusal, run
 
-    stdin = read_all(0)
-    reply = run(name, os.environ, stdin, open_kernel)
+    stdin = b""
+    try:
+        stdin = read_all(0)
+        reply = run(name, os.environ, stdin, open_kernel)
+    except OSError as error:
+        what = f"the network configuration cannot be read from stdin: {error.strerror}"
+        reply = refusal(CniError(IO_FAILURE, f"{what}; run it as a container runtime does"))
     try:
         write_all(answer, reply.stdout)
     except OSError as error:
@@ -92,10 +101,12 @@ def take_stdout() -> int:
 
 
 def read_all(fd: int) -> bytes:
-    """All that can be read from a file descriptor. Raises OSError."""
+    """All that can be read from a file descriptor. Raises OSError, also for what has no end."""
     chunks = []
     while chunk := os.read(fd, CHUNK):
         chunks.append(chunk)
+        if len(chunks) * CHUNK > LARGEST and sum(map(len, chunks)) > LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     return b"".join(chunks)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cni_plugin import netconf, spec
+from cni_plugin import decoding, netconf, spec
 from cni_plugin.errors import (
     ADDRESS_UNAVAILABLE,
     BUG,
@@ -114,11 +114,11 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
         request = spec.parse_request(call.environ, folder)
         if request.verb == "VERSION":
             return Reply(spec.render_version(_version_or_newest(call.stdin)), 0)
-        raw = _decode(call.stdin)
+        raw = _read(request.verb, call.stdin)
         version = netconf.version_of(raw)
         verb = spec.VERBS[request.verb]
         spec.check_version(version, verb.since, request.verb)
-        conf = _parse(call.name, request.verb, call.stdin, folder)
+        conf = _parse(call, request.verb, raw, folder)
         if agent is None:
             _refuse_without_agent(request.verb, conf)
         records = Records(call.environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
@@ -203,15 +203,27 @@ def _parser(stdin: bytes) -> Callable[[str, bytes], netconf.NetConf]:
     return _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
 
 
-def _parse(name: str, verb: str, stdin: bytes, folder: str) -> netconf.NetConf:
-    """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
-    parse = _parser(stdin)
-    if verb != "DEL":
-        return netconf.located(parse(name, stdin), folder)
+def _read(verb: str, stdin: bytes) -> Mapping[str, object]:
+    """Of what is no JSON, or is nested too deep, DEL takes the network's name, where that can be made out."""
     try:
-        return netconf.located(parse(name, stdin), folder)
+        return _decode(stdin)
+    except CniError:
+        name = decoding.string_in(stdin, "name") if verb == "DEL" else ""
+        if not name:
+            raise
+        version = decoding.string_in(stdin, "cniVersion")
+        return {"cniVersion": version if version in spec.VERSIONS else "", "name": name}
+
+
+def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> netconf.NetConf:
+    """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
+    parse = _parser(call.stdin)
+    if verb != "DEL":
+        return netconf.located(parse(call.name, call.stdin), folder)
+    try:
+        return netconf.located(parse(call.name, call.stdin), folder)
     except CniError as error:
-        conf = netconf.parse_name(_decode(stdin), folder)
+        conf = netconf.parse_name(raw, folder)
         print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
         return conf
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.decoding import MOST_DEPTH, decode, decode_as
+from cni_plugin.decoding import MOST_DEPTH, decode, decode_as, string_in
 
 
 class Named(msgspec.Struct):
@@ -91,3 +91,22 @@ def test_whatever_the_bytes_are_the_answer_is_a_value_or_a_decode_error(data: by
             decode_as(kind, data)
         except msgspec.DecodeError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b'{"name": "pods", "x": ' + nested(2000) + b"}", "pods"),
+        (b'{"x": ' + nested(2000) + b', "Name": "pods"}', "pods"),
+        (b'{"name": "a", "name": "pods", "x": [}', "pods"),
+        (b'{"name": "pods", "x": {"y', "pods"),
+        (b'{"x": {"name": "no"}, "y": "\\"name\\": \\"no\\"", "n": "[{", "name": "p\\u006fds"', "pods"),
+        (b'{"x": {"name": "no"}, "name": 5', ""),
+        (b'[{"name": "no"}', ""),
+        (b'"name": "no"', ""),
+        (b'{"name": "\xff"', ""),
+        (b"", ""),
+    ],
+)
+def test_a_key_at_the_top_is_found_in_what_is_no_json(data: bytes, name: str) -> None:
+    assert string_in(data, "name") == name

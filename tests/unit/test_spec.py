@@ -327,3 +327,10 @@ def test_an_error_is_an_object_with_code_and_sentence_and_details_only_where_the
     assert json.loads(bare) == {"cniVersion": "0.4.0", "code": 7, "msg": "invalid mtu 5: raise it"}
     full = spec.render_error(CniError(101, "changed", "ip link set eth0 up"), "1.1.0")
     assert msgspec.json.decode(full, type=dict[str, object])["details"] == "ip link set eth0 up"
+
+
+def test_an_error_that_quotes_bytes_which_are_no_text_can_be_told() -> None:
+    bad = b"a\xff".decode("utf-8", "surrogateescape")
+    assert json.loads(spec.render_error(CniError(8, f"no {bad}", bad), "1.1.0")) == {
+        "cniVersion": "1.1.0", "code": 8, "msg": "no a\ufffd", "details": "a\ufffd",
+    }

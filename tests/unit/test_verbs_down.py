@@ -235,3 +235,25 @@ def test_gc_goes_on_past_errors_and_tells_them_all(node: Node, monkeypatch: pyte
     assert "pods a eth0" in reply.said
     assert [each.container for each in node.records.all()] == ["a"]
     assert held_by(node) == {"a"}, "the address of a wire that still stands is nobody else's"
+
+
+DEEP = b"[" * 2000 + b"]" * 2000
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    [b'{"name": "pods", "x": ' + DEEP + b"}", b'{"cniVersion": "1.1.0", "name": "pods", "ipam": {"type',
+     b'{"x": "\xff", "name": "pods"}'],
+)
+def test_del_with_a_configuration_that_cannot_be_read_goes_on_by_what_is_on_record(node: Node, stdin: bytes) -> None:
+    assert node.call("ADD").exit == 0
+    for verb in ("CHECK", "STATUS", "GC", "ADD"):
+        assert node.call(verb, stdin=stdin).code == 6
+    assert node.call("DEL", stdin=stdin).exit == 0
+    assert (node.left(), node.leases()) == ([], {})
+    assert node.call("DEL", stdin=stdin).exit == 0
+
+
+@pytest.mark.parametrize("stdin", [b"", b"[]", DEEP, b'{"x": {"name": "pods"', b'{"name": "../pods", "x": ['])
+def test_del_without_the_name_of_a_network_is_refused_by_the_specifications_codes(node: Node, stdin: bytes) -> None:
+    assert node.call("DEL", stdin=stdin).code in (6, 7)
