@@ -30,9 +30,9 @@ _KEYS = (
     "podCIDRs", "agent", "prevResult", "interfaces", "address", "interface", "cni.dev/valid-attachments",
     "cni.dev/attachments", "containerID", "ifname", "", "x", "Ä",
 )
-_ANYTHING = (
+_ANYTHING: st.SearchStrategy[Any] = (
     st.sampled_from([*_WORDS, *_NUMBERS, None, True, False])
-    | st.text(st.characters(blacklist_characters="/.\0", blacklist_categories=("Cs",)), max_size=6)
+    | st.text(st.characters(exclude_characters="/.\0", codec="utf-8"), max_size=6)
     | st.sampled_from([[], {}, [[]], [{}], [None], [[{}]], {"": None}, {"x": [1]}])
 )
 
