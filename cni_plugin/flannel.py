@@ -125,7 +125,7 @@ def _refuse_empty(raw: Mapping[str, object]) -> None:
 def _network(family: _Family) -> Network:
     key = family.key("Network")
     found = network_of(key, family.network, family.version, masked=True)
-    if found.prefixlen == 0:
+    if family.on and not found.prefixlen:  # k3s writes ::/0 for a family that it switches off
         raise invalid(key, family.network, "that is every address there is; name the network of the pods")
     return found
 

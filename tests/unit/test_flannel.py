@@ -56,6 +56,8 @@ def tunnel(**keys: object) -> vxlan.Config:
         ({"IPv6SubnetMin": None, "IPv6SubnetMax": None}, "10.244.0.0/16"),  # pointers
         ({"IPv6Network": "fd00::/48"}, "10.244.0.0/16"),  # EnableIPv6 is false by default
         ({"IPv6Network": "fd00::/48", "EnableIPv6": False}, "10.244.0.0/16"),
+        ({"IPv6Network": "::/0", "EnableIPv6": False}, "10.244.0.0/16"),  # as k3s writes it where IPv6 is off
+        ({**SIX, "Network": "0.0.0.0/0", "EnableIPv4": False}, "fd00:10:244::/48"),
         ({"IPv6Network": "fd00::1/48", "EnableIPv6": True}, "10.244.0.0/16 fd00::/48"),
         ({**SIX, "EnableIPv4": False}, "fd00:10:244::/48"),
         ({"EnableNFTables": True, "Networks": [], "IPv6Networks": []}, "10.244.0.0/16"),
