@@ -197,7 +197,7 @@ def _memory(bench: Bench, cluster: Cluster, name: str, size: int) -> None:
     uplink(netns)
     cluster.reach(netns)
     with agent(bench, netns, node="node0", source=cluster.source) as running:
-        _await_peers(Path(running.run_dir), size - 1)
+        await_peers(Path(running.run_dir), size - 1)
         cluster.join()  # what following changes takes, too
         time.sleep(2)
         cluster.leave()
@@ -209,7 +209,8 @@ def _memory(bench: Bench, cluster: Cluster, name: str, size: int) -> None:
     bench.report.goals.append(Goal("scale", row, found.median, MEMORY_MIB, "MiB", now=True, pair=(row,)))
 
 
-def _await_peers(run_dir: Path, peers: int) -> None:
+def await_peers(run_dir: Path, peers: int) -> None:
+    """Wait until the agent follows so many. Raises BenchError when it never does."""
     deadline = time.monotonic() + PATIENCE
     facts = run_dir / "clusters" / "tulle"
     while not facts.exists() or json.loads(facts.read_text())["peers"] != peers:

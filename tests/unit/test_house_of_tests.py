@@ -73,6 +73,8 @@ def test_a_limit_and_a_hurry_are_seen() -> None:
 
 def promises(text: str) -> Iterator[int]:
     """The lines of assertions by which something that a clock said has an upper limit."""
+    if not any(each.rpartition(".")[2] in text for each in CLOCKS):
+        return
     tree = ast.parse(text)
     timed = {each.name for each in ast.walk(tree) if isinstance(each, Function) and returns_time(each, set())}
     for scope in (tree, *(each for each in ast.walk(tree) if isinstance(each, Function))):
@@ -130,22 +132,23 @@ def is_soon(node: ast.expr) -> bool:
 
 def own(scope: ast.AST) -> Iterator[ast.AST]:
     """What stands in a module or a function itself, not in a function within it."""
-    for each in ast.iter_child_nodes(scope):
-        if not isinstance(each, Function):
-            yield each
-            yield from own(each)
+    waiting = [scope]
+    while waiting:
+        inner = [each for each in ast.iter_child_nodes(waiting.pop()) if not isinstance(each, Function)]
+        waiting += inner
+        yield from inner
 
 
 def times(scope: ast.AST, timed: set[str]) -> set[str]:
     """The names in it that stand for what a clock said, or for what was worked out from that."""
     known: set[str] = set()
     before = -1
+    puts = [put for each in own(scope) for put in stored(each)]
     while len(known) > before:
         before = len(known)
-        for each in own(scope):
-            for target, value in stored(each):
-                if tells_time(value, known, timed):
-                    known |= {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+        for target, value in puts:
+            if tells_time(value, known, timed):
+                known |= {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
     return known
 
 
@@ -197,5 +200,7 @@ def returns_time(function: Function, timed: set[str]) -> bool:
 
 
 def name(node: ast.expr) -> str:
-    """As it is written: `time.monotonic`."""
-    return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+    """As it is written: `time.monotonic`; of what is more than names, the last one."""
+    if isinstance(node, ast.Attribute):
+        return f"{name(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
