@@ -8,11 +8,11 @@ nobody's, and without a word a cluster would go unmasqueraded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
-from cni_plugin.keys import Stranger, strangers
+from cni_plugin.keys import strangers
 from cni_plugin.netconf import HOST_LOCAL, NetConf, typed
 from cni_plugin.network import NetworkKeys
 
@@ -28,18 +28,18 @@ _OPAQUE = ("cluster", "prevresult")
 def of_plugin(raw: Mapping[str, object], conf: NetConf) -> list[str]:
     """Of a plugin's configuration; its `cluster` is `of_cluster`'s, and a foreign IPAM's keys are its own."""
     skipped = _OPAQUE if conf.ipam.type == HOST_LOCAL else (*_OPAQUE, "ipam")
-    return _worded(strangers({key: each for key, each in raw.items() if key.lower() not in skipped}, conf))
+    return _worded({key: each for key, each in raw.items() if key.lower() not in skipped}, conf)
 
 
 def of_cluster(raw: object) -> list[str]:
     """Of a `cluster` object. Raises CniError 7 for one that cannot be read."""
     shapes = (typed(raw, NetworkKeys, "cluster"), *clusters.shapes(raw))
-    return [*_worded(strangers(raw, *shapes, at="cluster")), *_of_backend(raw, "cluster.backend")]
+    return [*_worded(raw, *shapes, at="cluster"), *_of_backend(raw, "cluster.backend")]
 
 
 def of_network(raw: Mapping[str, object], conf: NetworkKeys) -> list[str]:
     """Of flannel's net-conf.json."""
-    return [*_worded(strangers(raw, conf)), *_of_backend(raw, "Backend")]
+    return [*_worded(raw, conf), *_of_backend(raw, "Backend")]
 
 
 def _of_backend(raw: object, at: str) -> list[str]:
@@ -47,12 +47,12 @@ def _of_backend(raw: object, at: str) -> list[str]:
     found = raw if isinstance(raw, dict) else {}
     given = next((each for key, each in found.items() if key.lower() == "backend"), None)
     known = [backends.find(name).configure({}) for name in backends.names()]
-    return _worded(strangers(given, *known, at=at))
+    return _worded(given, *known, at=at)
 
 
-def _worded(found: Iterable[Stranger]) -> list[str]:
+def _worded(raw: object, *made: object, at: str = "") -> list[str]:
     return [
         f"{each.path}: there is no such key; did you mean {each.meant}?"
-        for each in found
-        if each.meant and each.key.lower() not in _OTHERS
+        for each in strangers(raw, *made, at=at, besides=_OTHERS)
+        if each.meant
     ]

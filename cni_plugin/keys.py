@@ -1,6 +1,6 @@
 """The keys of JSON objects, which are the fields of structs: what was meant by one that is none, and how to say so.
 
-    strangers({"isGatway": True}, NetConf())   ->   Stranger("isGatway", "isGatway", "isGateway")
+    strangers({"isGatway": True}, NetConf())   ->   Stranger("isGatway", "isGateway")
 
 Promises: what is known already costs a look into a dictionary and imports nothing; a field is the one place where a key
 stands, so that a new one is known at once.
@@ -8,7 +8,8 @@ stands, so that a new one is known at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -20,10 +21,9 @@ _MISSING, _NONE_OF = "Object missing required field `", "Invalid enum value "
 
 
 class Stranger(NamedTuple):
-    """A key that nobody reads: where it stands, the key itself, and the one that was probably meant, else ""."""
+    """A key that nobody reads: where it stands, and the one that was probably meant, else ""."""
 
     path: str
-    key: str
     meant: str
 
 
@@ -45,25 +45,30 @@ def near(word: str, known: Iterable[str]) -> str:
     return plain.get(found, "")
 
 
-def strangers(value: object, *made: object, at: str = "", exact: bool = False) -> Iterator[Stranger]:
-    """Keys of a JSON value that none of the structs `made` of it has, at any depth; `exact`: case matters."""
+def strangers(
+    value: object, *made: object, at: str = "", exact: bool = False, besides: Container[str] = ()
+) -> Iterator[Stranger]:
+    """Keys of a JSON value that none of the structs `made` of it has, at any depth; `exact`: case matters.
+
+    Those of others, in lower case, are passed over.
+    """
     if isinstance(value, list):
         for index, each in enumerate(value):
             inside = [one[index] for one in made if isinstance(one, tuple) and index < len(one)]
-            yield from strangers(each, *inside, at=f"{at}[{index}]", exact=exact)
+            yield from strangers(each, *inside, at=f"{at}[{index}]", exact=exact, besides=besides)
     structs = [each for each in made if isinstance(each, msgspec.Struct)]
     if not isinstance(value, dict) or not structs:
         return
-    known = {key: field for each in structs for key, field in _fields(each)}
+    known = _known(tuple(type(each) for each in structs))
     for key, each in value.items():
         path = f"{at}.{key}" if at else key
         field = known.get(key if exact else key.lower())
-        if field is None:
+        if field is None and key.lower() not in besides:
             words = [key if exact or not key.isalnum() else spelled(field) for key, field in known.items()]
-            yield Stranger(path, key, near(key, words))
-        elif isinstance(each, dict | list):
+            yield Stranger(path, near(key, words))
+        elif field is not None and isinstance(each, dict | list):
             inside = [getattr(one, field) for one in structs if field in one.__struct_fields__]
-            yield from strangers(each, *inside, at=path, exact=exact)
+            yield from strangers(each, *inside, at=path, exact=exact, besides=besides)
 
 
 def complaint(error: msgspec.ValidationError, raw: object, at: str, shape: Any) -> str:
@@ -92,6 +97,12 @@ def _reason(what: str, value: object, key: str, shape: Any) -> str:
     if what.startswith(_NONE_OF):
         return f"use one of {', '.join(map(repr, _choices(shape, key)))}"
     return f"{what[:1].lower()}{what[1:]}"
+
+
+@cache
+def _known(kinds: tuple[type, ...]) -> dict[str, str]:
+    """The field behind each key; remembered, for every ADD asks."""
+    return {key: field for each in kinds for key, field in _fields(each)}
 
 
 def _fields(struct: Any) -> Iterable[tuple[str, str]]:
