@@ -11,8 +11,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+Json = dict[str, object]
 VERBS = ("ADD", "ADD", "ADD", "DEL", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 NAMES = ("tulle", "tulle", "tulle", "bridge", "host-local", "portmap", "x", "")
 _WORDS = (
@@ -34,6 +36,41 @@ _ANYTHING: st.SearchStrategy[Any] = (
     st.sampled_from([*_WORDS, *_NUMBERS, None, True, False])
     | st.text(st.characters(exclude_characters="/.\0", codec="utf-8"), max_size=6)
     | st.sampled_from([[], {}, [[]], [{}], [None], [[{}]], {"": None}, {"x": [1]}])
+)
+
+
+LENDER = """#!/bin/sh
+echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.99.0.7/24", "gateway": "10.99.0.1"}]}'
+"""
+PLAIN: Json = {
+    "cniVersion": "1.1.0", "name": "pods", "type": "tulle", "bridge": "tulle0", "isDefaultGateway": True,
+    "ipMasq": True, "hairpinMode": True, "mtu": 1400, "vlan": 0, "dns": {"nameservers": ["10.22.0.1"]},
+    "ipam": {
+        "type": "host-local", "ranges": [[{"subnet": "10.22.0.0/24"}], [{"subnet": "fd00:22::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "data",
+    },
+    "runtimeConfig": {"dns": {"servers": ["10.22.0.1"]}, "portMappings": []}, "agent": "auto",
+    "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}],
+}
+ADDED: Json = {
+    "interfaces": [{"name": "tulle0"}, {"name": "eth0", "sandbox": "/run/netns/a"}],
+    "ips": [{"address": "10.22.0.2/24", "gateway": "10.22.0.1", "interface": 1}], "routes": [{"dst": "0.0.0.0/0"}],
+}
+LIST: Json = {
+    "network": "10.22.0.0/16", "backend": {"type": "vxlan", "vni": 7, "port": 8472, "directRouting": False},
+    "node": "n1", "nodes": [
+        {"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.22.0.0/24"]},
+        {"name": "n2", "address": "192.0.2.2", "podCIDRs": ["10.22.1.0/24"]},
+    ],
+}
+BASES: tuple[Json, ...] = (
+    PLAIN,
+    {**PLAIN, "prevResult": ADDED},
+    {**PLAIN, "args": {"cni": {"ips": ["10.22.0.77"], "mac": "0a:58:0a:16:00:05"}}},
+    {**PLAIN, "name": "cluster", "cluster": LIST, "ipam": {"type": "host-local", "dataDir": "data"}},
+    {**PLAIN, "name": "foreign", "ipam": {"type": "lender", "x": {"y": ["host-local"]}}},
+    {"cniVersion": "0.3.1", "name": "old", "type": "bridge", "ipam": {"type": "host-local", "subnet": "10.9.0.0/16"}},
+    {"cniVersion": "1.0.0", "name": "flat", "type": "tulle", "vlanTrunk": [{"id": 5}, {"minID": 7, "maxID": 9}]},
 )
 
 
@@ -68,6 +105,22 @@ def requests(draw: st.DrawFn, bases: Sequence[Mapping[str, object]], environ: Ma
     conf = draw(_changed(draw(st.sampled_from(bases))))
     text = json.dumps(conf, ensure_ascii=draw(st.booleans())).encode()
     return Fuzzed(draw(st.sampled_from(NAMES)), said, draw(st.sampled_from(_BENT))(text, draw))
+
+
+def drawn(environ: Mapping[str, str], count: int) -> list[Fuzzed]:
+    """So many requests, for who cannot draw them one by one."""
+    found: list[Fuzzed] = []
+
+    @settings(
+        max_examples=count, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(requests(BASES, environ))
+    def draw(request: Fuzzed) -> None:
+        found.append(request)
+
+    draw()
+    return found
 
 
 _VARIABLES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_IFNAME", "CNI_ARGS", "CNI_NETNS_OVERRIDE", "TRACEPARENT", "X")

@@ -12,39 +12,9 @@ from hypothesis import HealthCheck, given, settings
 
 from cni_plugin.meter import Meter
 from cni_plugin.verbs.run import Agent, run
-from tests.fuzzing import Fuzzed, flaw, requests
-from tests.unit.support import DUAL, Json, Node, executable
+from tests.fuzzing import BASES, LENDER, Fuzzed, flaw, requests
+from tests.unit.support import Node, executable
 
-LENDER = """#!/bin/sh
-echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.99.0.7/24", "gateway": "10.99.0.1"}]}'
-"""
-PLAIN: Json = {
-    "cniVersion": "1.1.0", "name": "pods", "type": "tulle", "bridge": "tulle0", "isDefaultGateway": True,
-    "ipMasq": True, "hairpinMode": True, "mtu": 1400, "vlan": 0, "dns": {"nameservers": ["10.22.0.1"]},
-    "ipam": {"type": "host-local", "ranges": DUAL, "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "data"},
-    "runtimeConfig": {"dns": {"servers": ["10.22.0.1"]}, "portMappings": []}, "agent": "auto",
-    "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}],
-}
-ADDED: Json = {
-    "interfaces": [{"name": "tulle0"}, {"name": "eth0", "sandbox": "/run/netns/a"}],
-    "ips": [{"address": "10.22.0.2/24", "gateway": "10.22.0.1", "interface": 1}], "routes": [{"dst": "0.0.0.0/0"}],
-}
-LIST: Json = {
-    "network": "10.22.0.0/16", "backend": {"type": "vxlan", "vni": 7, "port": 8472, "directRouting": False},
-    "node": "n1", "nodes": [
-        {"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.22.0.0/24"]},
-        {"name": "n2", "address": "192.0.2.2", "podCIDRs": ["10.22.1.0/24"]},
-    ],
-}
-BASES: tuple[Json, ...] = (
-    PLAIN,
-    {**PLAIN, "prevResult": ADDED},
-    {**PLAIN, "args": {"cni": {"ips": ["10.22.0.77"], "mac": "0a:58:0a:16:00:05"}}},
-    {**PLAIN, "name": "cluster", "cluster": LIST, "ipam": {"type": "host-local", "dataDir": "data"}},
-    {**PLAIN, "name": "foreign", "ipam": {"type": "lender", "x": {"y": ["host-local"]}}},
-    {"cniVersion": "0.3.1", "name": "old", "type": "bridge", "ipam": {"type": "host-local", "subnet": "10.9.0.0/16"}},
-    {"cniVersion": "1.0.0", "name": "flat", "type": "tulle", "vlanTrunk": [{"id": 5}, {"minID": 7, "maxID": 9}]},
-)
 EASY = settings(
     max_examples=750, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
