@@ -37,8 +37,8 @@ TEMPORARY = "tmp"
 
 _PASSING = (errno.EINTR, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
 """The kernel is short of something now, which says nothing of a file."""
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""What link(2) says where there are none."""
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What link(2) says where there are none, and where somebody mounted another file system in between."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _ROOM = 4096
 """What is read at once: more than nearly any lease has, a container ID and an interface name."""

@@ -296,7 +296,7 @@ class TestNothingIsFollowed:
         assert (tmp_path / "elsewhere" / "10.1.0.2").read_bytes() == b"a\r\neth0"
         assert network.allocator().release(pod("a")) == ips("10.1.0.2")
 
-    @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+    @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
     def test_a_disk_without_hard_links_works_as_with_the_reference(
         self, network: Network, monkeypatch: pytest.MonkeyPatch, code: int
     ) -> None:
