@@ -353,7 +353,9 @@ class Reconciler:
         """Collect attachments of which neither wire nor sandbox is left, after a time of grace."""
         now = monotonic()
         gone = [each for each in self._attachments if each.attachment.host_dev not in self._own]
-        dead = [each for each in gone if is_dead(self._kernel, each.attachment, each.netns)]
+        stand = (each for each in self._attachments if gone and each.attachment.host_dev in self._own)
+        living = {(each.netns, each.attachment.container) for each in stand}
+        dead = [each for each in gone if is_dead(self._kernel, each.attachment, each.netns, living)]
         self._dead = {each: self._dead.get(each, now) for each in dead}
         due = [each for each in dead if now - self._dead[each] >= self._settings.grace]
         self._collect([each for each in due if each.ipam in ("", HOST_LOCAL)], self._kernel)

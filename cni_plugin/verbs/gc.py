@@ -36,10 +36,11 @@ def collect(context: Context) -> bytes:
     named = {*records, *(Attachment(context.conf.name, *each) for each in valid or ())}
     failures: dict[Attachment | str, str] = {}
     failures.update(context.conf.incomplete)
+    living = _living(context) if valid is None else frozenset()
     stale = [
         each
         for each in sorted({*records, *_marked(context, named)})
-        if not _is_valid(context, each, records.get(each), valid)
+        if not _is_valid(context, each, records.get(each), valid, living)
     ]
     takedowns = [take_away(context, each, records.get(each)) for each in stale]
     outcomes = zip(stale, together(lambda: context.kernel, takedowns), strict=True)
@@ -61,10 +62,17 @@ def unfinished(failures: Mapping[str, str]) -> CniError:
     return CniError(GC_INCOMPLETE, f"not all could be collected: {told[0]}", "\n".join(told))
 
 
-def is_dead(kernel: Kernel, attachment: Attachment, netns: str) -> bool:
-    """Both ends of a pair die together, so a veth that is gone and a namespace that is gone are proof."""
+def is_dead(
+    kernel: Kernel, attachment: Attachment, netns: str, living: Collection[tuple[str, str]] = frozenset()
+) -> bool:
+    """Both ends of a pair die together, so a veth that is gone and a namespace that is gone are proof.
+
+    A path at which another container lives by now is gone as well: `living` are paths and containers whose wires stand.
+    """
     if kernel.link_index(attachment.host_dev):
         return False
+    if any(path == netns and container != attachment.container for path, container in living):
+        return True
     try:
         kernel.enter(netns)
     except NetnsError:
@@ -84,8 +92,20 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
     return problems
 
 
+def _living(context: Context) -> frozenset[tuple[str, str]]:
+    """Where containers of any network live, by the records of those whose wires stand."""
+    wires = {each.name for each in context.kernel.own_links()}
+    return frozenset(
+        (each.netns, each.container) for each in context.records.all() if each.attachment.host_dev in wires
+    )
+
+
 def _is_valid(
-    context: Context, attachment: Attachment, record: Record | None, valid: frozenset[tuple[str, str]] | None
+    context: Context,
+    attachment: Attachment,
+    record: Record | None,
+    valid: frozenset[tuple[str, str]] | None,
+    living: frozenset[tuple[str, str]],
 ) -> bool:
     if attachment.sealed and any(not ifname for _, ifname in valid or ()):
         return True  # it may be one of a container that is to be kept whole
@@ -93,7 +113,7 @@ def _is_valid(
         return not valid.isdisjoint({(attachment.container, attachment.ifname), (attachment.container, "")})
     if record is None:
         return True  # a lease alone proves nothing: another plugin may have delegated to us
-    return not is_dead(context.kernel, attachment, record.netns)
+    return not is_dead(context.kernel, attachment, record.netns, living)
 
 
 def _marked(context: Context, named: Collection[Attachment]) -> list[Attachment]:

@@ -354,6 +354,15 @@ def test_one_sign_of_death_alone_proves_nothing(world: World, sign: str) -> None
     assert [each.container for each in world.node.records.all()] == ["a"]
 
 
+def test_a_namespace_in_which_another_container_lives_is_as_good_as_gone(world: World) -> None:
+    """Its path is a process number that is used again, so it never seems to go."""
+    world.node.unplug("a eth0")
+    assert world.node.call("ADD", "b eth0", CNI_NETNS="/run/netns/a").exit == 0
+    world.happens(EVERYTHING)
+    world.goes_on(60 + 299 + 60)
+    assert [each.container for each in world.node.records.all()] == ["b"]
+
+
 def test_who_comes_back_to_life_has_all_the_time_again(world: World) -> None:
     dies(world)
     world.goes_on(299)

@@ -173,6 +173,19 @@ def test_gc_tells_of_an_entry_without_an_interface_and_collects_the_others(node:
     assert {each.container for each in node.records.all()} == ({"b", "c"} if called == "tulle" else {"a", "b", "c"})
 
 
+def test_gc_without_a_list_takes_what_had_a_namespace_in_which_another_container_lives(node: Node) -> None:
+    """Its wire is gone, and its path is a process number that is used again."""
+    path = "/proc/4711/ns/net"
+    assert node.call("ADD", CNI_NETNS=path).exit == 0
+    node.unplug("a eth0")
+    assert node.call("GC").exit == 0
+    assert held_by(node) == {"a"}, "a pod whose wire somebody took away may live"
+    assert node.call("ADD", "b eth0", CNI_NETNS=path).exit == 0
+    assert node.call("GC").exit == 0
+    assert held_by(node) == {"b"}
+    assert [each.container for each in node.records.all()] == ["b"]
+
+
 def test_gc_without_a_list_takes_only_what_is_provably_dead(node: Node) -> None:
     three_pods(node)
     node.unplug("b eth1")
