@@ -38,12 +38,53 @@ class Watcher(Protocol):
         """Do what is due."""
 
 
+class Part(Watcher, Protocol):
+    """One that holds sockets."""
+
+    def close(self) -> None:
+        """Let go of them."""
+
+
+class Late:
+    """A part that cannot be opened yet: it is tried again whenever that is due, and lives from then on."""
+
+    def __init__(self, name: str, opened: Callable[[], Part]) -> None:
+        self.name = name
+        self._opened = opened
+        self._part: Part | None = None
+
+    def filenos(self) -> tuple[int, ...]:
+        """The part's."""
+        return self._part.filenos() if self._part else ()
+
+    def readable(self, fd: int) -> None:
+        """Hand it on."""
+        if self._part:
+            self._part.readable(fd)
+
+    def due(self) -> float | None:
+        """At once until it is there."""
+        return self._part.due() if self._part else 0.0
+
+    def run(self) -> None:
+        """Open it, or have it do what is due. Raises what the opening does."""
+        if self._part:
+            self._part.run()
+        else:
+            self._part = self._opened()
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._part:
+            self._part.close()
+
+
 class Guarded:
     """A watcher of which no call raises. While it is left alone it watches nothing and is due when that is over."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
-        self._name = type(watcher).__name__.lower()
+        self._name = watcher.name if isinstance(watcher, Late) else type(watcher).__name__.lower()
         self._patience = Patience()
 
     @property
@@ -87,7 +128,10 @@ def worded(what: str, error: Exception) -> str:
 
 
 def tell(what: str, error: Exception, then: str = "") -> None:
-    """A line for what went wrong where nobody foresaw it, and another of where it came from."""
+    """A line for what went wrong; where nobody foresaw it, with where it came from."""
+    if isinstance(error, CniError | KernelError):
+        print(f"tulled: {what}: {error}{then}", file=sys.stderr)
+        return
     at = traceback.extract_tb(error.__traceback__)[-3:]
     places = " <- ".join(f"{each.filename.rpartition('/')[2]}:{each.lineno}" for each in reversed(at))
     print(f"tulled: {what}: unforeseen {type(error).__name__}: {str(error)[:300]} ({places}){then}", file=sys.stderr)

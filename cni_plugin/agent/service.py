@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,14 +24,14 @@ from cni_plugin import wire
 from cni_plugin.agent import settings as configuration
 from cni_plugin.agent import systemd
 from cni_plugin.agent.gauges import Gauges
-from cni_plugin.agent.guard import Watcher
+from cni_plugin.agent.guard import Late, Part, Watcher
 from cni_plugin.agent.journal import Journal
 from cni_plugin.agent.loop import Reconciler
 from cni_plugin.agent.server import BACKLOG, Server
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.worker import Worker
 from cni_plugin.client import VERSION
-from cni_plugin.errors import NOT_AVAILABLE, CniError
+from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
@@ -109,15 +110,12 @@ class _Agent:
         if self._settings.mesh:
             from cni_plugin.agent.mesh import Mesh
 
-            mesh = Mesh(Records(self._run_dir), self._settings.network)
-            stack.callback(mesh.close)
-            watchers.append(mesh)
+            watchers.append(_begun("mesh", partial(Mesh, Records(self._run_dir), self._settings.network), stack))
         if self._settings.metrics:
             from cni_plugin.agent.metrics import MetricsServer  # 20 ms and some MiB, for those who want it
 
-            metrics = MetricsServer(self._settings.metrics, self._journal, self._unready, self._gauges)
-            stack.callback(metrics.close)
-            watchers.append(metrics)
+            metrics = partial(MetricsServer, self._settings.metrics, self._journal, self._unready, self._gauges)
+            watchers.append(_begun("metrics server", metrics, stack))
         return watchers
 
     def _unready(self) -> str:
@@ -144,6 +142,21 @@ class _Agent:
             "cluster": self._membership.status() if self._membership else None,
         }
         return {**{key: censor.told(each) for key, each in told.items()}, "settings": settings}
+
+
+def _begun(name: str, opened: Callable[[], Part], stack: ExitStack) -> Watcher:
+    """A part of the agent; one that cannot be had now, a port being taken, is tried again beside all else.
+
+    Raises CniError 7 for settings that cannot be used.
+    """
+    try:
+        part = opened()
+    except (CniError, OSError) as error:
+        if isinstance(error, CniError) and error.code == INVALID_CONFIG:
+            raise
+        part = Late(name, opened)
+    stack.callback(part.close)
+    return part
 
 
 def _raise_limits() -> None:

@@ -18,8 +18,10 @@ import pytest
 
 from cni_plugin import wire
 from cni_plugin.agent import server
+from cni_plugin.agent.guard import Late
 from cni_plugin.agent.server import Server
 from cni_plugin.agent.worker import Job, Worker
+from cni_plugin.errors import CniError
 from cni_plugin.verbs.run import ELSEWHERE, Reply
 
 
@@ -655,3 +657,31 @@ def test_a_client_with_whom_something_goes_wrong_is_hung_up_on_and_no_other(
     loop.turn(3)
     assert sorted((each.read(), each.reply) for each in clients) == [(False, b""), (False, b"ADD a")]
     assert "MemoryError" in capsys.readouterr().err
+
+
+def test_a_part_that_cannot_be_opened_is_tried_again_and_lives_from_then_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, taken = Guest(), [True]
+
+    def opened() -> Guest:
+        if taken:
+            raise CniError(5, "the port is taken")
+        return guest
+
+    loop = Loop(tmp_path)
+    late = Late("metrics", opened)
+    loop.server.close()
+    loop.server = Server(loop.listener, loop.worker, [late])
+    try:
+        os.write(guest.writer, b"event")
+        loop.turn(5)
+        assert capsys.readouterr().err == "tulled: the metrics: the port is taken; it is left alone for 1 s\n"
+        taken.clear()
+        later = time.monotonic() + 1.01
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        loop.turn(3)
+        assert (guest.read, guest.runs) == ([b"event"], 1)
+    finally:
+        loop.close()
+        late.close()

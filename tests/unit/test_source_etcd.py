@@ -6,6 +6,8 @@ With a real etcd, real nodes and real packets: tests/cluster/test_etcd.py and te
 from __future__ import annotations
 
 import json
+import select
+import threading
 from base64 import b64decode
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_address, ip_network
@@ -491,3 +493,21 @@ def test_a_setting_that_cannot_be_used_is_refused_by_name(options: dict[str, obj
     with pytest.raises(CniError, match=complaint) as caught:
         open_source({"type": "etcd", **options}, "n1", Mailbox())
     assert caught.value.code == 7
+
+
+def test_an_answer_that_nobody_foresaw_is_told_and_ends_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(*_: object) -> None:
+        raise RecursionError("nested so deep")
+
+    monkeypatch.setattr(gateway.Gateway, "listed", listed)
+    mailbox = Mailbox()
+    source = open_source({"type": "etcd", "state": str(tmp_path / "lease.json")}, "n1", mailbox)
+    try:
+        select.select([mailbox.fileno()], [], [])
+        assert mailbox.take() == (None, "nested so deep")
+        assert "etcd-listen" in {each.name for each in threading.enumerate()}
+    finally:
+        source.close()
+        mailbox.close()

@@ -138,7 +138,7 @@ class Keeper:
         except OSError as error:
             trouble("")
             return False, f"the subnet cannot be remembered: {error}"
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
+        except Exception as error:  # whatever is answered, what is held is kept, and the next step may do better
             trouble(f"etcd's answer is not understood: {error!r}")
             return False, ""
         trouble("")

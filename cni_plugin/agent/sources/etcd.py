@@ -16,7 +16,7 @@ from __future__ import annotations
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from cni_plugin.agent.lease.gateway import Access, Compacted, EtcdError, Gateway
+from cni_plugin.agent.lease.gateway import Access, Compacted, Gateway
 from cni_plugin.agent.lease.keeper import Keeper, Terms, backoff
 from cni_plugin.agent.lease.memory import Memory, default_path
 from cni_plugin.agent.lease.view import View, peers
@@ -28,6 +28,7 @@ from cni_plugin.network import Address
 
 GATHERING = 0.01
 """Seconds from a change to telling it: nodes often come together."""
+_LONGEST_WORDS = 300
 STOOD = 1.0
 """Seconds that a stream must have stood for its end to be no failure."""
 
@@ -130,10 +131,10 @@ class EtcdSource:
                     self._view.apply(changes)
             except Compacted:
                 listed = False
-            except (EtcdError, LookupError, ValueError, TypeError, AttributeError) as error:
+            except Exception as error:  # whatever was answered: a thread that ended would never hear anything again
                 listed = listed and stood > 0  # a stream that was let in before may be let in again
                 if not stood:
-                    self._voice.trouble("watch", str(error))
+                    self._voice.trouble("watch", str(error)[:_LONGEST_WORDS] or type(error).__name__)
             nudged = self._nudged.is_set()  # that we cut it off ourselves is no failure of anybody's
             self._nudged.clear()
             failures = 0 if nudged or (stood and monotonic() - stood > STOOD) else failures + 1
@@ -153,7 +154,14 @@ class EtcdSource:
             if self._over.wait(GATHERING):
                 return
             if self._view.revision:
-                self._voice.say(self._snapshot())
+                self._tell_once()
+
+    def _tell_once(self) -> None:
+        try:
+            self._voice.say(self._snapshot())
+            self._voice.trouble("tell", "")
+        except Exception as error:  # one bad look must not be the last one
+            self._voice.trouble("tell", f"what etcd says cannot be put together: {error!r}"[:_LONGEST_WORDS])
 
     def _snapshot(self) -> Snapshot:
         """While the configuration is gone the nodes are as they were: the store may have lost them, too."""
