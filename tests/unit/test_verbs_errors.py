@@ -319,3 +319,33 @@ def test_who_is_not_root_is_told_to_be_and_root_something_else(
     said = as_cni_error(error).msg
     assert ("run as root" in said) == (uid != 0)
     assert "disk" not in said
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "huge", "folder", "nul", "deep"])
+@pytest.mark.parametrize("key", ["cluster", "resolvConf"])
+def test_a_file_that_is_none_or_has_no_end_is_refused_at_once(node: Node, key: str, kind: str) -> None:
+    path = node.home / "bin" / "named"
+    path.parent.mkdir()
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "huge":
+            path.touch()
+            os.truncate(path, 1 << 30)
+        case "folder":
+            path.mkdir()
+        case "deep":
+            path.write_bytes(b"[" * 2000 + b"]" * 2000)
+    named = f"{path}\0" if kind == "nul" else str(path)
+    ipam = {"type": "host-local", "subnet": "10.22.0.0/24", "dataDir": f"{node.home}/data"}
+    told = node.configured(**({"cluster": named} if key == "cluster" else {"ipam": {**ipam, "resolvConf": named}}))
+    reply = told.call("ADD")
+    if (key, kind) == ("resolvConf", "deep"):
+        assert reply.exit == 0, "it is text like any other"
+    else:
+        assert reply.code == 7
+        assert f"invalid {'' if key == 'cluster' else 'ipam.'}{key}" in reply.said
+        assert (node.left(), node.leases()) == ([], {})
+    assert told.call("DEL").exit == 0
