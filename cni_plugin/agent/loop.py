@@ -22,6 +22,7 @@ from cni_plugin import decoding
 from cni_plugin.agent.attached import Attached, Attachments
 from cni_plugin.agent.guard import worded
 from cni_plugin.agent.patience import Patience
+from cni_plugin.agent.problems import Problems
 from cni_plugin.agent.settings import Settings
 from cni_plugin.kernel.door import Kernel, OwnLink, open_kernel
 from cni_plugin.kernel.errors import KernelError
@@ -119,7 +120,7 @@ class Reconciler:
         self._events: Events = Monitor() if events is None else events
         self._attachments = Attachments(records)
         self._patience = Patience()
-        self._problems: dict[str, str] = {}
+        self._problems = Problems()
         self._macs: dict[str, str] = {}
         self._dead: dict[Attached, float] = {}
         self._collected: deque[tuple[list[Record], list[str], float]] = deque()
@@ -140,7 +141,7 @@ class Reconciler:
     @property
     def problem(self) -> str:
         """What of the node is wrong and could not be put right, "" when all is well."""
-        found = {**self._problems, **{f"pods of {network}": words for network, words in self._former.items()}}
+        found = dict(self._problems) | {f"pods of {network}": words for network, words in self._former.items()}
         return "; ".join(f"{what}: {why}" for what, why in found.items())
 
     def filenos(self) -> tuple[int, ...]:
@@ -219,19 +220,26 @@ class Reconciler:
         for name, want in self._attachments.bridges.items():
             look = partial(bridge, self._kernel, self._records, want, self._macs.get(name, ""))
             self._step(f"bridge {name}", look)
+        self._problems.settle("bridges", {f"bridge {name}" for name in self._attachments.bridges})
         self._remember_macs()
 
     def _look_at_clusters(self, changed: Changed) -> None:
         kept: Collection[str] = ()
         if self._clusters is not None:
-            start = perf_counter()
+            start, told = perf_counter(), set()
             for found in self._clusters.look(changed):
                 self._tell(found, perf_counter() - start)
+                told.add(found.what)
+            self._problems.settle("source", told)
             kept = self._clusters.networks()
         what, look = ("cluster", cluster) if changed & _OF_CLUSTERS else ("guard", guarded)
-        for facts in all_facts(self._records) if changed & (_OF_CLUSTERS | RULES) else ():
-            if facts.network not in kept:
+        if changed & (_OF_CLUSTERS | RULES):
+            others = [each for each in all_facts(self._records) if each.network not in kept]
+            for facts in others:
                 self._step(f"{what} of {facts.network}", partial(look, facts, self._kernel, self._records))
+            if what == "cluster":  # which looks at its guard, too
+                self._problems.settle("guard", set())
+            self._problems.settle(what, {f"{what} of {each.network}" for each in others})
 
     def _look_at_former_subnets(self, *, thorough: bool) -> None:
         """When the node's subnets or the gateways that pods need are others than at the last look, or it is time."""
@@ -256,13 +264,14 @@ class Reconciler:
 
     def _follow_mtu(self) -> None:
         """Pods that live get the MTU that the underlay leaves now, and their bridges after them."""
-        followed = False
+        followed = set()
         for facts in all_facts(self._records):
             behind = self._attachments.behind(facts.network, facts.mtu)
             if behind:
                 what = f"MTU of pods in {facts.network}"
                 self._step(what, partial(mtu, self._kernel, self._records, behind, facts))
-                followed = True
+                followed.add(what)
+        self._problems.settle("MTU", followed)
         if followed and self._attachments.refresh():
             self._look_at_bridges()
 
@@ -286,13 +295,11 @@ class Reconciler:
         except Exception as error:
             self._tell(Repair(what, problem=worded(what, error)), perf_counter() - start)
         else:
-            self._problems.pop(what, None)
+            self._problems.note(what, "")
 
     def _tell(self, found: Repair, seconds: float) -> None:
         what, ops, problem = found
-        self._problems.pop(what, None)
-        if problem:
-            self._problems[what] = problem
+        self._problems.note(what, problem)
         if not ops and not problem:
             return
         things = [what] if problem else [op.object.key for op in ops]

@@ -15,7 +15,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from cni_plugin.agent.gauges import Gauges
 from cni_plugin.agent.journal import Journal
@@ -35,17 +35,14 @@ _REASONS = {
 
 
 class MetricsServer:
-    """Serves `journal` and `gauges` on this address; `ready` says why no pod should come now, "" when it may.
-
-    Raises CniError 7 for an address that is not loopback's, 5 for one that cannot be had.
-    """
+    """Serves `journal` and `gauges` on this socket; `ready` says why no pod should come now, "" when it may."""
 
     def __init__(
-        self, address: str, journal: Journal, ready: Callable[[], str], gauges: Gauges | None = None
+        self, listener: socket.socket, journal: Journal, ready: Callable[[], str], gauges: Gauges | None = None
     ) -> None:
         self._page = Page(journal, gauges)
         self._ready = ready
-        self._listener = _listening(address)
+        self._listener = listener
         self._poll = select.epoll()
         self._poll.register(self._listener.fileno(), select.EPOLLIN)
         self._clients: dict[int, _Client] = {}
@@ -191,7 +188,8 @@ def _response(code: int, body: bytes, *, kind: str = _PLAIN, head_only: bool = F
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if head_only else body)
 
 
-def _listening(address: str) -> socket.socket:
+def place(address: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """Address and port in the setting `metrics`. Raises CniError 7 for what is none, or not loopback's."""
     host, _, port = address.rpartition(":")
     try:
         ip = ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
@@ -208,6 +206,15 @@ def _listening(address: str) -> socket.socket:
             f"invalid metrics {address!r}: it is open to the network, and there is no authentication; listen on "
             "127.0.0.1 or [::1], and put a proxy in front for who is elsewhere",
         )
+    return ip, number
+
+
+def listening(address: str) -> socket.socket:
+    """A socket there: who connects is answered once the agent's loop turns.
+
+    Raises CniError 7 for an address that is not loopback's, 5 for one that cannot be had.
+    """
+    ip, number = place(address)
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:

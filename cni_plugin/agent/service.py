@@ -40,6 +40,7 @@ from cni_plugin.verbs.run import as_cni_error
 
 if TYPE_CHECKING:
     from cni_plugin.agent.membership import Membership
+    from cni_plugin.agent.metrics import MetricsServer
 
 
 def serve(run_dir: str, conf: str) -> int:
@@ -65,6 +66,7 @@ class _Agent:
         _raise_limits()
         files.make_root(run_dir)
         stack.enter_context(_only_one(f"{run_dir}/agent.lock"))
+        self._early = _early(settings.metrics, stack) if settings.metrics else None
         self._journal = Journal(settings.log)
         stack.enter_context(redirect_stderr(self._journal.stderr()))  # what verbs say must not wait for a full pipe
         answers = {
@@ -91,7 +93,7 @@ class _Agent:
         self._reconciler.run()
         gc.collect()
         gc.freeze()  # what stands now stays: no collection need look at it again
-        systemd.notify("READY=1", f"STATUS=serving {self._run_dir}/{wire.SOCKET}")
+        systemd.notify("READY=1", f"STATUS={self._how()}")
         self._server.run(systemd.Watchdog().pat)
         systemd.notify("STOPPING=1")
 
@@ -103,7 +105,7 @@ class _Agent:
         return membership
 
     def _watchers(self, stack: ExitStack) -> list[Watcher]:
-        watchers: list[Watcher] = [self._reconciler]
+        watchers: list[Watcher] = [self._reconciler, systemd.Report(self._how)]
         if self._membership:
             self._membership.wake = self._reconciler.wake
             watchers.append(self._membership)
@@ -112,14 +114,23 @@ class _Agent:
 
             watchers.append(_begun("mesh", partial(Mesh, Records(self._run_dir), self._settings.network), stack))
         if self._settings.metrics:
-            from cni_plugin.agent.metrics import MetricsServer  # 20 ms and some MiB, for those who want it
-
-            metrics = partial(MetricsServer, self._settings.metrics, self._journal, self._unready, self._gauges)
-            watchers.append(_begun("metrics server", metrics, stack))
+            watchers.append(_begun("metrics server", self._metrics, stack))
         return watchers
 
+    def _metrics(self) -> MetricsServer:
+        from cni_plugin.agent.metrics import MetricsServer, listening  # 20 ms and some MiB, for those who want it
+
+        early, self._early = self._early, None
+        listener = early or listening(self._settings.metrics)
+        return MetricsServer(listener, self._journal, self._unready, self._gauges)
+
+    def _how(self) -> str:
+        """In a line, for systemd."""
+        problem = self._unready()
+        return f"serving {self._run_dir}/{wire.SOCKET}, {f'not ready: {problem}' if problem else 'ready'}"
+
     def _unready(self) -> str:
-        """Why no pod should be started here now, "" when nothing is in the way."""
+        """Why no pod should be started here now, "" when nothing is in the way: the one truth that all others show."""
         full = [f"network {each.network} has no free address" for each in self._gauges.pools() if not each.free]
         full += [full_bridge(name) for name, ports in self._gauges.bridge_ports().items() if ports >= MOST_PORTS]
         cluster = self._membership.reason if self._membership else ""
@@ -174,6 +185,18 @@ def _only_one(path: str) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise CniError(NOT_AVAILABLE, f"another agent is running: it holds {path}; systemctl stop tulled") from error
+
+
+def _early(address: str, stack: ExitStack) -> socket.socket | None:
+    """Before all else: kubelet asks as soon as the process is there, and waits for the answer where it can connect."""
+    from cni_plugin.agent.metrics import listening
+
+    try:
+        return stack.enter_context(listening(address))
+    except CniError as error:
+        if error.code == INVALID_CONFIG:
+            raise
+        return None  # it is tried again with the server
 
 
 @contextmanager

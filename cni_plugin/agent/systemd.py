@@ -3,6 +3,7 @@
     systemd.listeners()                        the sockets that systemd listens on for us (sd_listen_fds(3))
     systemd.notify("READY=1", "STATUS=...")    how we are (sd_notify(3))
     systemd.Watchdog().pat()                   we are alive, said twice in each WatchdogSec= (sd_watchdog_enabled(3))
+    systemd.Report(how)                        how we are, said whenever that is another: a `server.Watcher`
 
 Without systemd each of these does nothing. None raises, and none waits for longer than a second.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from cni_plugin.kernel.errors import PASSING
@@ -77,6 +79,35 @@ class Watchdog:
         if now >= self._next:
             self._next = now + self.interval
             notify("WATCHDOG=1")
+
+
+class Report:
+    """What `systemctl status` shows of us, looked at every INTERVAL seconds; a `server.Watcher` without descriptors."""
+
+    INTERVAL = 5.0
+
+    def __init__(self, how: Callable[[], str]) -> None:
+        self._how = how
+        self._told = ""
+        self._next = 0.0 if os.environ.get("NOTIFY_SOCKET") else None
+
+    def filenos(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    def readable(self, _fd: int) -> None:
+        """Never."""
+
+    def due(self) -> float | None:
+        """When to look next; never without systemd."""
+        return self._next
+
+    def run(self) -> None:
+        """Look, and tell what is new."""
+        self._next = time.monotonic() + self.INTERVAL
+        how = self._how()
+        if how != self._told and notify(f"STATUS={how}"):
+            self._told = how
 
 
 def _half_of_watchdog() -> float:

@@ -122,7 +122,9 @@ def test_the_units_are_what_systemd_understands(machine: Machine) -> None:
 
 
 def test_systemd_is_told_when_the_agent_is_ready(machine: Machine) -> None:
-    assert machine.show("tulled.service", "ActiveState", "StatusText") == ["active", "serving /run/tulle/agent.sock"]
+    assert machine.show("tulled.service", "ActiveState", "StatusText") == [
+        "active", "serving /run/tulle/agent.sock, ready"
+    ]
     assert machine.sh("stat -c '%a %U %F' /run/tulle/agent.sock /run/tulle").splitlines() == [
         "600 root socket", "700 root directory"]
 

@@ -169,6 +169,24 @@ def test_failure_27_no_part_of_the_network_that_is_missing_lets_the_configuratio
         assert them.off("n1") == []
 
 
+def test_a_mistake_that_was_put_right_is_no_reason_any_more_whoever_is_asked(lab: MakeLab, plugin: Path) -> None:
+    """/readyz went on saying 503 until a restart, and a rolling update takes away all agents that are not ready."""
+    made = lab(nodes=2)
+    with members(made, plugin, metrics=METRICS) as them:
+        joined(them)
+        right = dict(them.conf)
+        for backend, words in (({"type": "vxlan", "vni": 1 << 30}, "vni"), ({"type": "wirguard"}, "wirguard")):
+            them.conf["backend"] = cast(Json, backend)
+            them.save()
+            them.until(lambda: ready(them, "n1")[0] == 503, "n1 is not ready")
+            assert words in ready(them, "n1")[1] and words in str(them.status("n1")["reason"])
+            assert both_ways(them), "what worked goes on working"
+            them.conf.update(right)
+            them.save()
+            them.until(lambda: them.status("n1")["ready"], "n1 is ready again")
+            assert ready(them, "n1") == (200, "ok\n") and them.status("n1")["problem"] == ""
+
+
 def test_failure_31_each_version_of_the_specification_works_with_a_cluster_that_the_agent_learned(
     lab: MakeLab, plugin: Path
 ) -> None:

@@ -20,7 +20,7 @@ from cni_plugin.kernel.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULE
 from cni_plugin.model import Addr, AnyObject, Bridge, Key, PodLink, Route, Veth, Vxlan, Way
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
-from cni_plugin.verbs import gc
+from cni_plugin.verbs import gc, peers
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.repair import Repair
 from tests.pace import PATIENCE
@@ -537,6 +537,43 @@ def test_what_it_put_right_and_what_it_could_not_is_told(kept: tuple[World, Kept
     world.goes_on(QUIET)
     assert world.told == [("cluster of pods", 1, ""), ("x", 0, "no")]
     assert world.loop.problem == "x: no"
+
+
+def test_what_a_source_had_wrong_and_tells_no_more_is_wrong_no_more(kept: tuple[World, Kept]) -> None:
+    """Else the node is told not to be ready for ever: what is right again has nothing to tell."""
+    world, clusters = kept
+    clusters.says = [Repair("cluster of pods", problem="its subnet lies outside"), Repair("x", problem="no")]
+    world.loop.wake()
+    world.loop.run()
+    assert world.loop.problem == "cluster of pods: its subnet lies outside; x: no"
+    clusters.says = [Repair("x", problem="no")]
+    world.loop.wake()
+    world.loop.run()
+    assert world.loop.problem == "x: no"
+    clusters.says = []
+    world.loop.wake()
+    world.loop.run()
+    assert world.loop.problem == ""
+
+
+def test_what_was_wrong_with_something_that_is_gone_is_wrong_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bridges, clusters and pods come and go; none of them stays behind as the reason why a node is not ready."""
+    def broken(*_: object) -> Repair:
+        raise OSError("not now")
+
+    for name in ("bridge", "cluster", "mtu"):
+        monkeypatch.setattr(loop, name, broken)
+    world.node.kernel.found_ways["192.0.2.2"] = Way("eth0", 1400)
+    world.happens(EVERYTHING)
+    world.goes_on(QUIET)
+    assert "bridge tulle0" in world.loop.problem and "cluster of pods" in world.loop.problem
+    assert world.node.call("DEL").exit == 0
+    peers.forget(world.node.records, "pods")
+    world.happens(EVERYTHING)
+    world.goes_on(QUIET)
+    assert world.loop.problem == ""
 
 
 def test_a_source_that_spoke_makes_a_pass_at_once(kept: tuple[World, Kept]) -> None:

@@ -20,7 +20,7 @@ from cni_plugin.agent import metrics as module
 from cni_plugin.agent.gauges import Gauges, Pool
 from cni_plugin.agent.journal import Journal, Served
 from cni_plugin.agent.log import Log
-from cni_plugin.agent.metrics import LARGEST_REQUEST, MOST_CLIENTS, MetricsServer
+from cni_plugin.agent.metrics import LARGEST_REQUEST, MOST_CLIENTS, MetricsServer, listening
 from cni_plugin.agent.prometheus import CONTENT_TYPE, Page
 from cni_plugin.errors import CniError
 from tests.pace import PATIENCE
@@ -146,7 +146,7 @@ class Running(NamedTuple):
 @pytest.fixture
 def running() -> Iterator[Running]:
     problem = [""]
-    server = MetricsServer("127.0.0.1:0", journal(), lambda: problem[0], StandIn())
+    server = MetricsServer(listening("127.0.0.1:0"), journal(), lambda: problem[0], StandIn())
     reader, writer = socket.socketpair()
 
     def turn() -> None:
@@ -247,24 +247,24 @@ def test_more_clients_than_are_served_at_a_time_displace_the_slowest(running: Ru
 @pytest.mark.parametrize("address", ["0.0.0.0:9472", "[::]:9472", "192.0.2.1:9472", "[fe80::1]:9472"])
 def test_an_address_that_others_reach_is_refused(address: str) -> None:
     with pytest.raises(CniError, match="open to the network"):
-        MetricsServer(address, journal(), str)
+        listening(address)
 
 
 @pytest.mark.parametrize("address", ["9472", "localhost:9472", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:99999", ":9472"])
 def test_what_is_no_address_is_refused_with_an_example(address: str) -> None:
     with pytest.raises(CniError, match=r"write 127\.0\.0\.1:9472"):
-        MetricsServer(address, journal(), str)
+        listening(address)
 
 
 def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(CniError, match="cannot listen on 127"):
-            MetricsServer(f"127.0.0.1:{taken.getsockname()[1]}", journal(), str)
+            listening(f"127.0.0.1:{taken.getsockname()[1]}")
 
 
 def test_ipv6s_loopback_will_do() -> None:
     try:
-        server = MetricsServer("[::1]:0", journal(), str)
+        server = MetricsServer(listening("[::1]:0"), journal(), str)
     except CniError as error:
         pytest.skip(f"no IPv6 here: {error.msg}")
     with socket.create_connection(("::1", server.port), timeout=PATIENCE) as client:

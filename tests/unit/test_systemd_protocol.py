@@ -127,3 +127,21 @@ def test_without_systemd_there_are_no_sockets() -> None:
     environ = {key: each for key, each in os.environ.items() if not key.startswith("LISTEN_")}
     for more in ({}, {"LISTEN_FDS": "x", "LISTEN_PID": "1"}):
         subprocess.run([sys.executable, "-c", code], env={**environ, **more}, check=True, timeout=PATIENCE)
+
+
+def test_systemd_is_shown_how_we_are_whenever_that_is_another(
+    inbox: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = ["ready"]
+    report = systemd.Report(lambda: how[0])
+    assert report.due() == 0.0
+    for _ in range(2):
+        report.run()
+    assert inbox.recv(999) == b"STATUS=ready"
+    how[0] = "not ready: cluster: no subnet"
+    report.run()
+    assert inbox.recv(999) == b"STATUS=not ready: cluster: no subnet", "and nothing twice"
+    due = report.due()
+    assert due is not None and due > 0
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    assert systemd.Report(lambda: how[0]).due() is None, "nobody is there to be shown it"
