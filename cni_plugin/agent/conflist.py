@@ -76,6 +76,7 @@ def put(path: str, conf: Mapping[str, object]) -> bool:
     data = msgspec.json.format(msgspec.json.encode(conf), indent=2) + b"\n"
     with suppress(FileNotFoundError):
         if files.follow(path) == data:
+            files.finish(path)
             return False
     files.publish(path, data)
     return True

@@ -127,10 +127,30 @@ def write(path: str, data: bytes) -> None:
 
 
 def publish(path: str, data: bytes) -> None:
-    """As `write`, for all to read (mode 0644), in a folder where others take files by their suffix. Raises OSError."""
+    """As `write`, for all to read (mode 0644), in a folder that others watch for files of a suffix. Raises OSError.
+
+    It is filled in a folder of its own below that one, on the same mount, so that no watcher is told before it is
+    there: containerd logs an error for each look that finds nothing. It does not heed that something was made, and so
+    it is the end of the inner folder that has it look (cri/server/cni_conf_syncer.go).
+    """
+    inner = _inner(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with suppress(FileExistsError):  # of a writer that was killed
+        os.mkdir(inner, 0o700)
+    try:
+        _put(path, data, os.path.join(inner, os.path.basename(path)), mode=0o644)
+    finally:
+        os.rmdir(inner)
+
+
+def finish(path: str) -> None:
+    """Do what a writer that was killed in `publish` had still to do: nobody was told of the file. Raises OSError."""
+    remove_folder(_inner(path))
+
+
+def _inner(path: str) -> str:
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    _put(path, data, os.path.join(folder, f".{name}.new"), mode=0o644)
+    return os.path.join(folder, f".{name}.d")
 
 
 def _put(path: str, data: bytes, temporary: str, mode: int = 0) -> None:

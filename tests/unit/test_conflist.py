@@ -11,7 +11,10 @@ import pytest
 from cni_plugin import netconf
 from cni_plugin.agent import conflist
 from cni_plugin.errors import CniError
+from cni_plugin.kernel.inotify import Inotify
 
+WRITTEN_MOVED_OR_REMOVED = 0x8 | 0x40 | 0x200
+"""inotify(7): IN_CLOSE_WRITE, IN_MOVED_FROM, IN_DELETE."""
 CLUSTER = "/run/tulle/cluster.json"
 
 
@@ -70,6 +73,30 @@ def test_no_runtime_takes_a_half_written_one(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="power cut"):
         conflist.put(str(tmp_path / "10-tulle.conflist"), conflist.DEFAULT)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_those_who_watch_the_folder_are_told_of_the_file_when_it_is_there_and_of_no_other(tmp_path: Path) -> None:
+    """containerd looks again when something was written, renamed away or removed, not when something was made."""
+    events = Inotify()
+    events.watch([str(tmp_path)])
+    path = str(tmp_path / "10-tulle.conflist")
+    for number in range(2):
+        conflist.put(path, {**conflist.DEFAULT, "disableCheck": bool(number)})
+        heeded = [name for _, mask, name in events._events() if mask & WRITTEN_MOVED_OR_REMOVED and "10-tulle" in name]
+        assert (heeded, os.listdir(tmp_path)) == ([".10-tulle.conflist.d"], ["10-tulle.conflist"])
+    events.close()
+
+
+def test_a_writer_that_was_killed_before_anybody_was_told_is_made_up_for(tmp_path: Path) -> None:
+    path = tmp_path / "10-tulle.conflist"
+    conflist.put(str(path), conflist.DEFAULT)
+    (tmp_path / ".10-tulle.conflist.d").mkdir()
+    assert not conflist.put(str(path), conflist.DEFAULT)
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / ".10-tulle.conflist.d").mkdir()
+    (tmp_path / ".10-tulle.conflist.d" / "10-tulle.conflist").write_text("{")
+    assert conflist.put(str(path), {**conflist.DEFAULT, "name": "pods"})
+    assert list(tmp_path.iterdir()) == [path] and '"name": "pods"' in path.read_text()
 
 
 def test_a_template_that_is_not_there_is_none_and_a_broken_one_is_told(tmp_path: Path) -> None:
