@@ -18,12 +18,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import _kube_node
 import _netns
-from _kube_parts import Keys, search_path, write_image
+from _kube_parts import Keys, release, search_path, write_image
 from _runtime import Json
 from _topology import LABS, LINK_NETS, POD_NETS, ROUTER, LabError, Node, Spec, host
 
@@ -44,6 +45,11 @@ class Kube:
         self.address = host(LINK_NETS[1, 4], ROUTER)
         self._children: list[subprocess.Popen[bytes]] = []
 
+    @cached_property
+    def release(self) -> tuple[int, int]:
+        """Which Kubernetes it is: some of what is said to it depends on that."""
+        return release(self.path)
+
     @property
     def server(self) -> str:
         """The API server's address."""
@@ -51,8 +57,8 @@ class Kube:
 
     @property
     def gates(self) -> str:
-        """Before 1.23, two families are a feature that must be asked for."""
-        return "--feature-gates=IPv6DualStack=true" if 6 in self.spec.families else ""
+        """Before 1.21, two families are a feature that must be asked for."""
+        return "--feature-gates=IPv6DualStack=true" if 6 in self.spec.families and self.release < (1, 21) else ""
 
     def up(self) -> None:
         """Keys, image and control plane: the API answers when this returns. Raises LabError."""
@@ -100,12 +106,13 @@ class Kube:
         conf = folder / "conf"
         conf.mkdir(parents=True, exist_ok=True)
         (conf / "containerd.toml").write_text(_kube_node.containerd_conf(self.path))
-        (conf / "kubelet.json").write_text(json.dumps(_kube_node.kubelet_conf(node, self.keys.folder / "ca.crt")))
-        dual = 6 in self.spec.families
+        kubelet = _kube_node.kubelet_conf(node, self.keys.folder / "ca.crt", self.release)
+        (conf / "kubelet.json").write_text(json.dumps(kubelet))
         (conf / "kube-proxy.json").write_text(
-            json.dumps(_kube_node.proxy_conf(node, proxy, self._nets(POD_NETS), dual=dual))
+            json.dumps(_kube_node.proxy_conf(node, proxy, self._nets(POD_NETS), gated=bool(self.gates)))
         )
-        _kube_node.boot(node, folder, self.path, _kube_node.kubelet_command(node, folder, kubeconfig, self.gates))
+        command = _kube_node.kubelet_command(node, folder, kubeconfig, self.release, self.gates)
+        _kube_node.boot(node, folder, self.path, command)
 
     def node_folder(self, name: str) -> Path:
         """Where a node keeps its disk."""

@@ -106,9 +106,13 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 """
 KUBELET = (
     "kubelet --config={conf}/kubelet.json --kubeconfig={kubeconfig} --hostname-override={node} --node-ip={address} "
-    "--container-runtime=remote --container-runtime-endpoint=unix:///run/containerd/containerd.sock "
-    "--cert-dir=/var/lib/kubelet/pki {gates}"
+    "--cert-dir=/var/lib/kubelet/pki {more}"
 )
+RUNTIME = "unix:///run/containerd/containerd.sock"
+IN_CONFIGURATION = (1, 27)
+"""From this release on a kubelet reads its runtime from its configuration, and does not know --container-runtime."""
+CGROUP_V1_IS_OLD = (1, 31)
+"""From this release on it must be told that cgroup v1 will do."""
 
 
 def hierarchies() -> list[Path]:
@@ -199,17 +203,20 @@ def containerd_conf(path: str) -> str:
     return CONTAINERD.format(image=IMAGE, runc=shutil.which("runc", path=path))
 
 
-def kubelet_command(node: Node, folder: Path, kubeconfig: Path, gates: str) -> str:
-    """kubelet's command line."""
+def kubelet_command(node: Node, folder: Path, kubeconfig: Path, release: tuple[int, int], gates: str) -> str:
+    """kubelet's command line: what its configuration cannot say."""
+    runtime = f"--container-runtime=remote --container-runtime-endpoint={RUNTIME} "
     return KUBELET.format(
         conf=folder / "conf", kubeconfig=shlex.quote(str(kubeconfig)), node=node.name, address=node.addresses[0],
-        gates=gates,
+        more=f"{runtime if release < IN_CONFIGURATION else ''}{gates}",
     )
 
 
-def kubelet_conf(node: Node, authority: Path) -> dict[str, object]:
+def kubelet_conf(node: Node, authority: Path, release: tuple[int, int]) -> dict[str, object]:
     """KubeletConfiguration. The disk is the machine's: how full it is must not evict a pod of the lab."""
     return {
+        **({"containerRuntimeEndpoint": RUNTIME} if release >= IN_CONFIGURATION else {}),
+        **({"failCgroupV1": False} if release >= CGROUP_V1_IS_OLD else {}),
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "authentication": {
             "anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": str(authority)},
@@ -225,11 +232,12 @@ def kubelet_conf(node: Node, authority: Path) -> dict[str, object]:
     }
 
 
-def proxy_conf(node: Node, kubeconfig: Path, cluster_cidr: str, *, dual: bool) -> dict[str, object]:
-    """KubeProxyConfiguration. Conntrack's sizes are the machine's and left alone."""
+def proxy_conf(node: Node, kubeconfig: Path, cluster_cidr: str, *, gated: bool) -> dict[str, object]:
+    """KubeProxyConfiguration. Conntrack's sizes are the machine's and left alone. `gated`: as `_kube.Kube.gates`."""
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
-        "clusterCIDR": cluster_cidr, "hostnameOverride": node.name, "featureGates": {"IPv6DualStack": dual},
+        "clusterCIDR": cluster_cidr, "hostnameOverride": node.name,
+        **({"featureGates": {"IPv6DualStack": True}} if gated else {}),
         "clientConnection": {"kubeconfig": str(kubeconfig)},
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }

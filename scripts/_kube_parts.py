@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -42,6 +43,16 @@ def search_path(names: tuple[str, ...] = NEEDED) -> str:
     if missing := _missing(path, names):
         raise LabError(f"no {', '.join(missing)} in $KUBEBUILDER_ASSETS, {ARCHIVE.parent} or PATH")
     return path
+
+
+def release(path: str) -> tuple[int, int]:
+    """Which Kubernetes the kubelet there is of, as (1, 20). Raises LabError."""
+    words = [shutil.which("kubelet", path=path) or "kubelet", "--version"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v(\d+)\.(\d+)\.", said)
+    if found is None:
+        raise LabError(f"{' '.join(words)} says {said!r}, which is no release of Kubernetes")
+    return int(found[1]), int(found[2])
 
 
 def lacks(names: tuple[str, ...] = NEEDED, tools: tuple[str, ...] = TOOLS) -> str:
