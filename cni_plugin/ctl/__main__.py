@@ -231,7 +231,9 @@ def replay_command(
 
 @app.command("bundle")
 def bundle_command(
-    file: Annotated[str, typer.Argument(help="The archive to write; without it a name with node and time.")] = "",
+    file: Annotated[
+        str, typer.Argument(help="The archive to write; - is stdout, and without it a name with node and time.")
+    ] = "",
     json: Json = False,
     conf_dir: ConfDir = view.CONF_DIR,
     data_dir: DataDir = addresses.DEFAULT_DATA_DIR,
@@ -250,6 +252,8 @@ def bundle_command(
     path = file or bundle.default_name()
     members = or_explain(lambda: bundle.collect(bundle.Sources(run_dir, places.conf_dir, said), notes))
     or_explain(lambda: bundle.write(path, members))
+    if path == bundle.STDOUT:
+        return  # not a word more there
     if json:
         show.as_json({"file": path, "members": [each.name for each in members], "missing": notes.unknown})
     else:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -37,6 +38,8 @@ from cni_plugin.kernel.program import run
 from cni_plugin.records import Records
 from cni_plugin.verbs.peers import all_facts
 
+STDOUT = "-"
+"""The path that means it."""
 _PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "ip-link": ("ip", "-s", "-d", "link"), "ip-addr": ("ip", "addr"), "ip-rule": ("ip", "rule"),
@@ -90,10 +93,10 @@ def collect(sources: Sources, notes: Notes) -> list[Member]:
 
 
 def write(path: str, members: list[Member]) -> None:
-    """Make the archive, mode 0600. Raises OSError."""
+    """Make the archive, mode 0600, or on stdout for "-". Raises OSError."""
     import tarfile  # 10 ms, and only for a bundle
 
-    folder = os.path.basename(path).removesuffix(".tar.gz")
+    folder = (default_name() if path == STDOUT else os.path.basename(path)).removesuffix(".tar.gz")
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode="w:gz") as archive:
         for each in members:
@@ -101,7 +104,11 @@ def write(path: str, members: list[Member]) -> None:
             entry = tarfile.TarInfo(f"{folder}/{each.name}")
             entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
             archive.addfile(entry, io.BytesIO(data))
-    files.write(path, memory.getvalue())
+    if path == STDOUT:
+        sys.stdout.buffer.write(memory.getvalue())
+        sys.stdout.buffer.flush()
+    else:
+        files.write(path, memory.getvalue())
 
 
 def _json(name: str, shape: object) -> Member:

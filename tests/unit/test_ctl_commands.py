@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import top
+from cni_plugin.ctl import bundle, top
+from cni_plugin.ctl.bundle import Member
 from cni_plugin.harmless import LEFT_OUT
 from cni_plugin.histogram import Histogram
 from cni_plugin.kernel.look import Entry, Link, Way
@@ -423,6 +424,12 @@ def test_bundle_holds_what_a_report_needs_and_says_so(node: Node, tool: Tool) ->
     assert json.loads(found["requests.json"])[0]["container"] == "a"
     assert json.loads(found["leases.json"])[0]["address"] == "10.22.0.2"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_bundle_on_stdout_is_the_archive_and_nothing_else(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    bundle.write("-", [Member("a.json", "{}")])
+    with tarfile.open(fileobj=io.BytesIO(capsysbinary.readouterr().out)) as archive:
+        assert [Path(each).name for each in archive.getnames()] == ["a.json"]
 
 
 def test_bundle_holds_the_node_list_of_a_cluster_without_its_secrets(node: Node, tool: Tool, tmp_path: Path) -> None:
