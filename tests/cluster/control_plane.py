@@ -215,6 +215,7 @@ class ControlPlane:
             f"--client-ca-file={keys}/ca.crt --service-account-key-file={keys}/accounts.pub "
             f"--service-account-signing-key-file={keys}/accounts.key "
             "--service-account-issuer=https://kubernetes.default.svc --authorization-mode=Node,RBAC "
+            "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement "
             f"--service-cluster-ip-range=10.96.0.0/16 --cert-dir={self._folder}/certs"
         )
 

@@ -96,9 +96,9 @@ def test_the_server_takes_the_chart_with_other_values(plane: ControlPlane) -> No
     ("list", {"resource": "pods"}, False),
     ("create", {"resource": "events", "namespace": "kube-tulle"}, False),
     *((verb, {"group": "coordination.k8s.io", "resource": "leases", "namespace": "kube-tulle", "name": "n1"}, True)
-      for verb in ("list", "watch", "create", "patch")),
+      for verb in ("list", "watch", "create", "patch", "delete")),
     *((verb, {"group": "coordination.k8s.io", "resource": "leases", "namespace": "kube-tulle", "name": "n1"}, False)
-      for verb in ("update", "delete", "deletecollection")),
+      for verb in ("update", "deletecollection")),
     *((verb, {"group": "coordination.k8s.io", "resource": "leases", "namespace": "kube-node-lease"}, False)
       for verb in ("list", "create", "patch")),
 ])

@@ -351,7 +351,6 @@ EVIL_OWNER = {"apiVersion": "v1", "kind": "Namespace", "name": "gone", "uid": "1
     ("POST", "/api/v1/nodes", {"metadata": {"name": "n9"}}),
     ("GET", CONFIG_MAPS, None),
     ("PATCH", f"{CONFIG_MAPS}/tulle-config", {"data": {"net-conf.json": "{}"}}),
-    ("DELETE", f"{LEASES}/n1", None),
     ("DELETE", LEASES, None),
     ("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {"metadata": {"name": "n1"}}),
     ("POST", "/api/v1/namespaces/kube-tulle/serviceaccounts/tulle/token", {"spec": {}}),

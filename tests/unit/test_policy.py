@@ -41,7 +41,7 @@ def request(resource: Object, token_of: str | None = ME, *, user: str = ACCOUNT,
     return {"resource": resource, "subResource": sub, "operation": "UPDATE", "userInfo": {"username": user, **extra}}
 
 
-def refusals(asked: Object, new: Object, old: Object | None = None) -> list[str]:
+def refusals(asked: Object, new: Object | None, old: Object | None = None) -> list[str]:
     """The messages of what is not fulfilled, [] when the request is let through or is none of the policy's business."""
     names = ("request", "object", "oldObject", "variables")
     env = cel.NewEnv(variables=dict.fromkeys(names, cel.Type.DYN))
@@ -55,8 +55,7 @@ def refusals(asked: Object, new: Object, old: Object | None = None) -> list[str]
     if not all(value(each["expression"]) is True for each in policy()["matchConditions"]):
         return []
     for each in policy()["variables"]:
-        uses_old = "oldObject" in each["expression"]
-        data["variables"][each["name"]] = None if uses_old and old is None else value(each["expression"])
+        data["variables"][each["name"]] = value(each["expression"])
     return [each["message"] for each in policy()["validations"] if value(each["expression"]) is not True]
 
 
@@ -115,6 +114,12 @@ def test_it_denies_and_is_bound_to_all_that_agents_may_write() -> None:
 def test_an_agent_writes_the_lease_of_its_node() -> None:
     assert refusals(request(LEASES) | {"operation": "CREATE"}, lease()) == []
     assert refusals(request(LEASES), lease(), lease()) == []
+
+
+def test_an_agent_may_delete_the_lease_of_its_node_and_no_other() -> None:
+    deleting = request(LEASES) | {"operation": "DELETE"}
+    assert refusals(deleting, None, lease()) == []
+    assert refusals(deleting, None, lease(name=OTHER))
 
 
 @pytest.mark.parametrize("user", ["admin", "system:serviceaccount:kube-system:node-controller"])
