@@ -2,6 +2,7 @@
 
     tulled                  the agent: serves all clients of this node, and keeps the node as it should be
     tulled --once NAME      the fallback: serves the one request in its environment and on its stdin, and ends
+    tulled --check          says what is wrong with the agent's settings, and ends
 
 The client execs the second with the runtime's environment when there is no agent. Promises: stdout gets the
 reply, whole and nothing else, whatever a library may print; the exit code is the reply's.
@@ -21,6 +22,8 @@ USAGE = """usage: tulled [--run-dir DIR] [--conf FILE]     the node agent, on DI
                                                  settings (/etc/tulle/agent.json)
        tulled --once NAME                        serve the one CNI request in the environment and on stdin, as the
                                                  plugin NAME
+       tulled --check [--conf FILE]              say what is wrong with the settings, and with what Kubernetes has
+                                                 beside them; exit code 1 if anything is
        tulled --install ROOT                     put this bundle on the node whose folders are below ROOT
        tulled --version
 """
@@ -42,6 +45,10 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         case ["--install", root]:
             return install(root)
+        case ["--check"]:
+            return check("")
+        case ["--check", "--conf", path]:
+            return check(path)
     options = dict(zip(arguments[::2], arguments[1::2], strict=False))
     if len(arguments) % 2 or options.keys() - {"--run-dir", "--conf"}:
         sys.stderr.write(USAGE)
@@ -91,6 +98,17 @@ def install(root: str) -> int:
         print(f"tulled: {as_cni_error(error).msg}", file=sys.stderr)
         return 1
     return 0
+
+
+def check(path: str) -> int:
+    """Say on stderr what is wrong with the agent's settings. Returns 1 if anything is."""
+    from cni_plugin.agent.checking import mistakes
+    from cni_plugin.agent.settings import DEFAULT_PATH
+
+    found = mistakes(path or DEFAULT_PATH)
+    for each in found:
+        print(f"tulled: {each}", file=sys.stderr)
+    return 1 if found else 0
 
 
 def take_stdout() -> int:

@@ -121,8 +121,11 @@ class Module(Protocol):
 
     Config: type[msgspec.Struct]
 
+    def check(self, conf: msgspec.Struct) -> None:
+        """Raises CniError 7 for a setting that cannot be used. Asks nobody."""
+
     def open_source(self, conf: msgspec.Struct, node: str, mailbox: Mailbox) -> Source:
-        """Begin. `node` is this node's name. Raises CniError 7 for a setting that cannot be used."""
+        """Begin, with settings that were checked. `node` is this node's name."""
 
 
 def names() -> list[str]:
@@ -132,6 +135,16 @@ def names() -> list[str]:
 
 def open_source(options: Mapping[str, object], node: str, mailbox: Mailbox) -> Source:
     """The source that the agent's settings describe. Raises CniError 7."""
+    module, conf = _configured(options)
+    return module.open_source(conf, node, mailbox)
+
+
+def check(options: Mapping[str, object]) -> None:
+    """Raises CniError 7 for settings that no source could be opened with."""
+    _configured(options)
+
+
+def _configured(options: Mapping[str, object]) -> tuple[Module, msgspec.Struct]:
     kind = options.get("type")
     if kind not in names():
         raise CniError(INVALID_CONFIG, f"invalid source.type {kind!r}: use one of {', '.join(names())}")
@@ -140,7 +153,8 @@ def open_source(options: Mapping[str, object], node: str, mailbox: Mailbox) -> S
     keys = {key: each for key, each in options.items() if key != "type"}
     conf = typed(keys, module.Config, "source")
     refuse_strangers(keys, conf, "source")
-    return module.open_source(conf, node, mailbox)
+    module.check(conf)
+    return module, conf
 
 
 def _reach_libraries() -> None:

@@ -79,6 +79,17 @@ def whereabouts(
     return Whereabouts(local, tuple(told), why, firm)
 
 
+def check(settings: AddressSettings) -> None:
+    """Raises CniError 7 for a setting that cannot be used, whatever the machine has."""
+    if settings.pattern:
+        _matcher(settings.pattern)
+    for key, text, family in (
+        ("canReach", settings.can_reach, 0), ("public", settings.public, 4), ("publicIPv6", settings.public_ipv6, 6)
+    ):
+        if text:
+            _address(key, text, family)
+
+
 def _rules(
     settings: AddressSettings, machine: Machine, known: Sequence[Address], peers: Sequence[Address]
 ) -> Iterator[tuple[tuple[Address, ...], str, bool]]:

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -92,9 +92,25 @@ def test_a_node_is_not_ready_before_the_agent_has_put_the_configuration_in_place
     kube.ready(*NODES)
     for node in NODES:
         assert conflists(bare, node) == ["10-tulle.conflist"]
-        assert kube.conditions(node).get("NetworkUnavailable", "False") == "False"
-    kube.wait(lambda: [kube.conditions(node).get("NetworkUnavailable") for node in NODES] == ["False"] * 2,
-              "the agents say that the network is available")
+        log = (kube.folder / "log" / f"{node}-containerd").read_text()
+        assert not [line for line in log.splitlines() if "failed to reload cni" in line and "10-tulle" in line]
+
+
+def test_each_agent_tells_of_its_node_by_a_lease_and_writes_to_no_node(cluster: Cluster) -> None:
+    leases = cluster.items("leases", "-n", _kube_tulle.NAMESPACE)
+    assert sorted((at(each, "metadata.name"), at(each, "spec.holderIdentity")) for each in leases) == [
+        (node, node) for node in NODES
+    ]
+    for node in NODES:
+        assert "tulle.network/" not in json.dumps(cluster.kube.get("node", node))
+        assert "NetworkUnavailable" not in cluster.kube.conditions(node), "nobody said it, so nobody says the contrary"
+
+
+def test_what_the_tool_writes_can_be_had_from_the_agents_container(cluster: Cluster) -> None:
+    tool = ("-n", _kube_tulle.NAMESPACE, "exec", "daemonset/tulle", "-c", "tulled", "--", "tullectl")
+    assert "wrote cluster.svg" in cluster.kube.kubectl(*tool, "map")
+    assert "wrote tulle-bundle-" in cluster.kube.kubectl(*tool, "bundle")
+    assert cluster.kube.kubectl(*tool, "map", "-o", "-").startswith("<svg")
 
 
 def test_pods_get_addresses_of_their_nodes_subnet_and_the_right_mtu(cluster: Cluster) -> None:
@@ -175,6 +191,40 @@ def test_an_update_of_the_agent_loses_no_packet_and_pods_start_meanwhile(cluster
             cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "rollout", "status", "daemonset/tulle", timeout=120)
             assert not before & agents(cluster), "both agents are new ones"
             assert all(cluster.ping(first, each.address) for each in pods)
+
+
+def test_a_mistake_in_the_settings_stops_the_update_at_the_first_node(cluster: Cluster) -> None:
+    """And pods of that node keep their network, and others start there: the plugin serves itself."""
+    kube, here = cluster.kube, ("-n", _kube_tulle.NAMESPACE)
+    first, second = one_on_each(cluster)
+    before = agents(cluster)
+    right = cast(dict[str, str], kube.get("configmap", "tulle-config", *here)["data"])["agent.json"]
+    with cluster.pinging(first, second.address):
+        settings(cluster, right.replace('"mesh"', '"mehs"'))
+        kube.kubectl(*here, "rollout", "restart", "daemonset/tulle")
+        try:
+            (held,) = kept(cluster, lambda: agents(cluster) - before)
+            kube.wait(lambda: "mehs" in (kube.try_kubectl(*here, "logs", held, "-c", "check") or ""), "it is said why")
+            with cluster.running("meanwhile", 4) as pods:
+                assert {each.node for each in pods} == set(NODES)
+                assert all(cluster.ping(first, each.address) for each in pods)
+            assert len(before & agents(cluster)) == 1, "the other node's agent is the one from before"
+        finally:
+            settings(cluster, right)
+            kube.kubectl(*here, "rollout", "restart", "daemonset/tulle")
+            kube.kubectl(*here, "rollout", "status", "daemonset/tulle", timeout=180)
+
+
+def settings(cluster: Cluster, text: str) -> None:
+    """The agents' settings in the ConfigMap."""
+    patch = json.dumps({"data": {"agent.json": text}})
+    cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "patch", "configmap", "tulle-config", "--patch", patch)
+
+
+def kept(cluster: Cluster, look: Callable[[], set[str]]) -> set[str]:
+    """What is found once anything is."""
+    cluster.kube.wait(lambda: bool(look()), "an agent is new")
+    return look()
 
 
 def agents(cluster: Cluster) -> set[str]:

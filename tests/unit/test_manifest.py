@@ -123,7 +123,10 @@ def test_the_right_to_write_nodes_status_is_one_by_itself() -> None:
 def test_the_agent_may_read_its_own_configuration_and_write_leases_in_its_own_namespace() -> None:
     assert one("Role")["rules"] == [
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["tulle-config"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list", "watch", "create", "patch"]},
+        {
+            "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+            "verbs": ["list", "watch", "create", "patch", "delete"],
+        },
     ]
     assert one("Role")["metadata"]["namespace"] == NAMESPACE
 

@@ -47,8 +47,8 @@ class Config(_Conf, frozen=True):
     state: str = ""
 
 
-def open_source(conf: Config, node: str, mailbox: Mailbox) -> EtcdSource:
-    """Begin to listen. Raises CniError 7."""
+def check(conf: Config) -> None:
+    """Raises CniError 7."""
     if not conf.endpoints:
         raise _invalid("endpoints", [], "give at least one, such as https://192.0.2.9:2379")
     if not conf.prefix.startswith("/") or not conf.prefix.strip("/"):
@@ -58,6 +58,10 @@ def open_source(conf: Config, node: str, mailbox: Mailbox) -> EtcdSource:
     for key, value in (("ttl", conf.ttl), ("renewMargin", conf.renew_margin)):
         if value < 1:
             raise _invalid(key, value, "give seconds, at least 1")
+
+
+def open_source(conf: Config, node: str, mailbox: Mailbox) -> EtcdSource:
+    """Begin to listen."""
     return EtcdSource(conf, node, mailbox)
 
 

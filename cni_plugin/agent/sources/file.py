@@ -52,11 +52,15 @@ class Config(_Conf, frozen=True):
     path: str = "/etc/tulle/cluster.json"
 
 
-def open_source(conf: Config, node: str, mailbox: Mailbox) -> FileSource:
-    """Begin to watch. Raises CniError 7 for a path that cannot be one."""
+def check(conf: Config) -> None:
+    """Raises CniError 7 for a path that cannot be one."""
     if not conf.path.startswith("/") or "\0" in conf.path:
         remedy = "write the whole path of a file or a folder, from / on"
         raise CniError(INVALID_CONFIG, f"invalid source.path {conf.path!r}: {remedy}")
+
+
+def open_source(conf: Config, node: str, mailbox: Mailbox) -> FileSource:
+    """Begin to watch."""
     return FileSource(conf.path, node, mailbox)
 
 

@@ -185,11 +185,14 @@ class _ConfigMap:
         self._view.configure(Configured(before.conf, before.cni, (f"there is no ConfigMap {self._name}: {remains}",)))
 
 
-def open_source(conf: msgspec.Struct, node: str, mailbox: Mailbox) -> KubernetesSource:
-    """Begin. The API need not be there yet. Raises CniError 7 for a ConfigMap that is not namespace/name."""
-    settings = msgspec.convert(conf, Config, from_attributes=True)
-    namespace, _, name = settings.config_map.partition("/")
+def check(conf: Config) -> None:
+    """Raises CniError 7 for a ConfigMap that is not namespace/name."""
+    namespace, _, name = conf.config_map.partition("/")
     if not namespace or not name or "/" in name:
         remedy = "write namespace/name, such as kube-tulle/tulle-config"
-        raise CniError(INVALID_CONFIG, f"invalid source.configMap {settings.config_map!r}: {remedy}")
-    return KubernetesSource(settings, node.lower(), mailbox, Pace())  # a name there has no capitals (RFC 1123)
+        raise CniError(INVALID_CONFIG, f"invalid source.configMap {conf.config_map!r}: {remedy}")
+
+
+def open_source(conf: Config, node: str, mailbox: Mailbox) -> KubernetesSource:
+    """Begin. The API need not be there yet."""
+    return KubernetesSource(conf, node.lower(), mailbox, Pace())  # a name there has no capitals (RFC 1123)

@@ -1,0 +1,91 @@
+"""`tulled --check`: whether an agent could start with these settings, said before the one that runs is ended for it.
+
+    tulled --check --conf /etc/tulle/agent.json      exit code 0; or 1, and a line for each mistake on stderr
+
+Nothing is opened, asked or changed. Looked at are the settings, and what lies beside them where the source is
+Kubernetes: the three keys of its ConfigMap are files of one folder in a pod. An init container of the DaemonSet runs
+it: a pod that it fails in never becomes Ready, and so a rolling update stops at the first node, where nothing of the
+new release was put in place yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from cni_plugin import backend, flannel
+from cni_plugin.agent import conflist, settings, source, whereabouts
+from cni_plugin.agent.settings import Settings
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.kernel import files
+from cni_plugin.netconf import decode, parse
+from cni_plugin.verbs.peers import CLUSTER_FILE
+
+_SUFFIXES = (".conf", ".conflist", ".json")
+"""What libcni, and so every runtime, takes for a network configuration (libcni/api.go: ConfFiles)."""
+
+
+def mistakes(path: str) -> list[str]:
+    """What is wrong with the settings in a file, [] for nothing."""
+    try:
+        found = settings.load(path)
+    except (CniError, OSError) as error:
+        return [_words(path, error)]
+    told = []
+    for where, look in _looks(path, found):
+        try:
+            look()
+        except (CniError, OSError) as error:
+            told.append(_words(where, error))
+    return told
+
+
+def _looks(path: str, found: Settings) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield path, lambda: whereabouts.check(found.address)
+    if found.metrics:
+        from cni_plugin.agent.metrics import place  # 20 ms, for those who want it
+
+        yield path, lambda: place(found.metrics)
+    if found.cni.path:
+        yield path, lambda: _destination(found.cni.path)
+        yield found.cni.template, lambda: _template(conflist.template(found.cni.template))
+    if found.source:
+        yield path, lambda: source.check(found.source)
+    if found.source.get("type") == "kubernetes":
+        folder = os.path.dirname(path)
+        for name, look in (("net-conf.json", _network), ("cni-conf.json", _template)):
+            beside = os.path.join(folder, name)
+            if os.path.exists(beside) and beside != found.cni.template:
+                yield beside, partial(_of_file, look, beside)
+
+
+def _of_file(look: Callable[[Mapping[str, object]], None], path: str) -> None:
+    look(decode(files.follow(path), f"in {path}"))
+
+
+def _network(raw: Mapping[str, object]) -> None:
+    conf = flannel.parse(raw)
+    backend.find(conf.backend).configure(conf.options)
+
+
+def _template(raw: Mapping[str, object] | None) -> None:
+    """What will be made of it must be a configuration that the plugin takes."""
+    if raw is None:
+        return
+    whole = conflist.completed(conflist.ours(raw), f"/run/tulle/{CLUSTER_FILE}")
+    name = conflist.name_of(whole)
+    for plugin in whole["plugins"]:  # type: ignore[attr-defined]
+        if plugin.get("type") == "tulle":
+            parse({**plugin, "name": name, "cniVersion": whole.get("cniVersion", "1.0.0")})
+
+
+def _destination(path: str) -> None:
+    if not path.startswith("/") or not path.endswith(_SUFFIXES):
+        remedy = "write a whole path that runtimes look for, such as /etc/cni/net.d/10-tulle.conflist"
+        raise CniError(INVALID_CONFIG, f"invalid cni.path {path!r}: {remedy}")
+
+
+def _words(where: str, error: CniError | OSError) -> str:
+    text = error.msg if isinstance(error, CniError) else error.strerror or str(error)
+    return text if where in text else f"{where}: {text}"
