@@ -122,7 +122,7 @@ def test_a_folder_with_a_file_a_node_is_followed(lab: MakeLab, plugin: Path) -> 
     folder = made.state / "nodes.d"
     with members(made, plugin, source={"type": "file", "path": str(folder)}) as them:
         folder.mkdir()
-        _lab.write_json(folder / "net-conf.json", them.conf)
+        _lab.write_json(folder / "net-conf.json", {**them.conf, "enableIPv6": True})
         for name in ("n1", "n2"):
             _lab.write_json(folder / f"{name}.json", them.list[name])
         them.join("n1", "n2")
@@ -146,7 +146,7 @@ def test_a_folder_with_a_file_a_node_is_followed(lab: MakeLab, plugin: Path) -> 
             _lab.write_json(folder / f"{name}.json", them.list[name])
         time.sleep(0.3)
         assert them.holds("n1", "n3"), "a folder without the network's configuration is being filled"
-        _lab.write_json(folder / "net-conf.json", them.conf)
+        _lab.write_json(folder / "net-conf.json", {**them.conf, "enableIPv6": True})
         them.until(lambda: not them.holds("n1", "n3"), "n3 is in no table")
 
 
