@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from _topology import cluster
 
 from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
+from tests.pace import until
 
 DEVICE = "tulle.1"
 ServerInN2 = Callable[[_lab.Lab], None]
@@ -78,12 +78,12 @@ def device(made: _lab.Lab, node: str) -> dict[str, object]:
 def transfer(made: _lab.Lab, source: str, target: str, port: int, size: int) -> int:
     """Send `size` bytes by TCP to the server in n2/p1: how many arrived there."""
     netns, _ = made.place(source)
-    for _ in range(50):
-        done = _netns.attempt(["python3", "-c", CLIENT, target, str(port), str(size)], netns=netns)
-        if done.returncode == 0:
-            return int(done.stdout)
-        time.sleep(0.1)
-    pytest.fail(done.stderr)
+    words = ["python3", "-c", CLIENT, target, str(port), str(size)]
+    done = until(
+        lambda: done if (done := _netns.attempt(words, netns=netns)).returncode == 0 else None, f"{target} listens"
+    )
+    assert done is not None
+    return int(done.stdout)
 
 
 def knocks(made: _lab.Lab, source: str) -> int:

@@ -6,16 +6,16 @@ The numbers are those of the list of forty failures that the design names; issue
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import soak
-from tests.conformance.nodes import Node, ping_all, run
+from tests.conformance.nodes import Json, Node, ping_all, run
 from tests.conformance.observe import snapshot
 from tests.netns.failure_nodes import address, collect, conf, invoke, node_with, ranges, status
+from tests.pace import until
 
 AN_EARLIER_BOOT = "00000000-0000-4000-8000-000000000000"
 
@@ -65,12 +65,11 @@ def test_failure_01_an_address_that_is_still_in_use_is_not_given_out_again(node:
 
 def _wait_for_the_kernel(node: Node, pods: int) -> None:
     """A namespace is taken down by a worker of the kernel, some moments after its last user went."""
-    for _ in range(100):
-        ports = [each for each in node.json("ip", "-j", "link") if str(each["ifname"]).startswith("tl")]
-        if len(ports) <= pods:
-            return
-        time.sleep(0.05)
-    pytest.fail("the veths of dead pods still stand")
+
+    def ports() -> list[Json]:
+        return [each for each in node.json("ip", "-j", "link") if str(each["ifname"]).startswith("tl")]
+
+    until(lambda: len(ports()) <= pods, "the veths of dead pods are gone", why=ports)
 
 
 @pytest.mark.parametrize("family", ["4", "6", "dual"])

@@ -16,7 +16,7 @@ from _runtime import Attachment, Network, PluginError, Runtime
 from tests.conformance.nodes import NODE4, UPLINK, WORLD4, Json, Namespace, Node, ping_all
 from tests.conformance.observe import port_of, port_view, tentative
 from tests.netns.failure_nodes import REFERENCE, address, conf, node_with, ranges
-from tests.pace import cheaper
+from tests.pace import cheaper, until
 
 GATEWAYS = {"4": "10.60.0.1", "6": "2001:db8:60::1"}
 SERVER = "import socket; s = socket.create_server(('', 8080)); s.accept()[0].sendall(b'mine')"
@@ -131,12 +131,17 @@ def test_failure_16_a_pod_reaches_itself_through_its_own_host_port(node: Node, h
 
 def _call_until_up(client: Namespace, target: str, port: int) -> str:
     code = f"import socket; print(socket.create_connection(('{target}', {port}), 2).recv(99).decode())"
-    for _ in range(30):
-        said = client.run("python3", "-c", code, check=False)
-        if said.returncode == 0:
-            return said.stdout.strip()
-        time.sleep(0.1)
-    return said.stderr
+    return said_at_last(client, code)
+
+
+def said_at_last(client: Namespace, code: str) -> str:
+    """What Python code prints there that fails as long as a server is not up."""
+    said = until(
+        lambda: done if (done := client.run("python3", "-c", code, check=False)).returncode == 0 else None,
+        f"an answer to {code}",
+    )
+    assert said is not None
+    return said.stdout.strip()
 
 
 @pytest.mark.parametrize("hairpin", [True, False], ids=["hairpin", "plain"])
@@ -159,14 +164,14 @@ def test_failure_17_one_datagram_arrives_once(node: Node, hairpin: bool) -> None
 
 def _counted(ns: Namespace, expected: int) -> int:
     """The datagrams counted: after as many as are expected came, a moment is left for one too many."""
-    for _ in range(20):
+
+    def now() -> int:
         match = re.search(r"packets (\d+)", ns.run("nft", "list", "ruleset").stdout)
-        if match and int(match[1]) >= expected:
-            break
-        time.sleep(0.05)
+        return int(match[1]) if match else 0
+
+    until(lambda: now() >= expected, f"{expected} datagrams", why=now)
     time.sleep(0.1)
-    match = re.search(r"packets (\d+)", ns.run("nft", "list", "ruleset").stdout)
-    return int(match[1]) if match else 0
+    return now()
 
 
 @pytest.mark.parametrize("state", ["stale", "reachable", "permanent"])
@@ -217,12 +222,7 @@ def test_failure_19_strict_reverse_path_filters_of_the_node_do_not_drop_pods_pac
     try:
         get = "import urllib.request; print(urllib.request.urlopen('http://{}:18080/', timeout=3).status)"
         for client, target in ((node.world, NODE4), (second, "203.0.113.1")):
-            for _ in range(30):
-                said = client.run("python3", "-c", get.format(target), check=False)
-                if said.returncode == 0:
-                    break
-                time.sleep(0.1)
-            assert said.stdout.strip() == "200", said.stderr[-300:]
+            assert said_at_last(client, get.format(target)) == "200"
     finally:
         server.kill()
         server.communicate()

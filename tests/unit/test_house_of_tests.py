@@ -19,6 +19,8 @@ CLOCKS = {
     "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time", "process_time_ns", "thread_time",
     "thread_time_ns", "time.time", "time.time_ns", "getrusage",
 }
+MEASURED = {"cpu", "ms", "seconds", "wall"}
+"""What the attributes of values are called that stand for a time."""
 WAITS = {"communicate", "create_connection", "join", "run", "settimeout", "until", "urlopen", "wait"}
 SHORTEST = 60.0
 """Seconds: who waits for less asserts that it comes so soon."""
@@ -44,6 +46,7 @@ def test_what_must_come_has_minutes() -> None:
     "times = {}\ntimes.setdefault(1, []).append(thread_time())\nassert sorted(times[1])[3] < LIMIT",
     "def took():\n    return monotonic() - begun\ndef test():\n    assert took() < 1",
     "def test():\n    a = monotonic()\n    assert all(each < 3 for each in [monotonic() - a])",
+    "assert 50 > run(words).cost.cpu",
 ])
 def test_a_promise_in_seconds_is_seen(text: str) -> None:
     assert len(list(promises(text))) == 1
@@ -65,6 +68,8 @@ def test_a_limit_and_a_hurry_are_seen() -> None:
     loop = "while monotonic() < end:\n    look()"
     for text in ("p.wait(timeout=10)", "t.join(5)", "until(look, 'it', patience=3)", f"end = monotonic() + 4\n{loop}"):
         assert list(hurries(text)) == [1], text
+    counted = "for _ in range(9):\n    if look():\n        break\n    time.sleep(0.1)"
+    assert list(hurries(counted)) == [1] and list(hurries(counted.replace("break", "note()"))) == []
     at_last = f"end = monotonic() + LONG\n{loop}"
     for text in ("p.wait(timeout=PATIENCE)", "event.wait(0.01)", "later = monotonic() + 2", at_last):
         assert list(hurries(text)) == [], text
@@ -73,7 +78,7 @@ def test_a_limit_and_a_hurry_are_seen() -> None:
 
 def promises(text: str) -> Iterator[int]:
     """The lines of assertions by which something that a clock said has an upper limit."""
-    if not any(each.rpartition(".")[2] in text for each in CLOCKS):
+    if not any(each.rpartition(".")[2] in text for each in CLOCKS | MEASURED):
         return
     tree = ast.parse(text)
     timed = {each.name for each in ast.walk(tree) if isinstance(each, Function) and returns_time(each, set())}
@@ -106,6 +111,8 @@ def hurries(text: str) -> Iterator[int]:
             yield each.lineno
         if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) in ends and is_soon(each.value):
             yield each.lineno
+        if isinstance(each, ast.For) and is_counted_wait(each):
+            yield each.lineno
 
 
 def is_of_what_never_comes(node: ast.AST) -> bool:
@@ -124,6 +131,15 @@ def given(call: ast.Call) -> Iterator[ast.expr]:
 def is_short(node: ast.expr) -> bool:
     """Whether it is a number of seconds in which something is to come; fractions of one are pauses between looks."""
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and 1 <= node.value < SHORTEST
+
+
+def is_counted_wait(node: ast.For) -> bool:
+    """Whether it looks so and so often, and sleeps between two looks."""
+    if not ast.unparse(node.iter).startswith("range("):
+        return False
+    inner = list(ast.walk(node))
+    sleeps = any(isinstance(each, ast.Call) and name(each.func).rpartition(".")[2] == "sleep" for each in inner)
+    return sleeps and any(isinstance(each, ast.Break | ast.Return) for each in inner)
 
 
 def is_soon(node: ast.expr) -> bool:
@@ -180,9 +196,12 @@ def is_limit(node: ast.AST, known: set[str], timed: set[str]) -> bool:
 
 
 def tells_time(node: ast.AST, known: set[str], timed: set[str]) -> bool:
-    """Whether a clock, a name or a function that stands for a time is in it."""
+    """Whether a clock, or a name or a function that stands for a time, is in it."""
     return any(
-        is_clock(each, timed) or (isinstance(each, ast.Name) and each.id in known) for each in ast.walk(node)
+        is_clock(each, timed)
+        or (isinstance(each, ast.Name) and each.id in known)
+        or (isinstance(each, ast.Attribute) and each.attr in MEASURED)
+        for each in ast.walk(node)
     )
 
 
