@@ -32,7 +32,7 @@ class Me(NamedTuple):
 
     `mtu` in bytes is the smallest over the interfaces that lead to peers. `local`: its address on the underlay where
     peers know it by another one. `ways` lead to peers' addresses, as far as there is a way now; `uplinks` are the
-    interfaces by which they do.
+    interfaces by which they do. `offload`: checksums may be left to the NIC.
     """
 
     node: Node
@@ -42,6 +42,7 @@ class Me(NamedTuple):
     local: Address | None = None
     ways: Mapping[str, Way] = {}
     uplinks: tuple[str, ...] = ()
+    offload: bool = False
 
     @property
     def leading(self) -> tuple[str, ...]:

@@ -165,6 +165,10 @@ class Reconciler:
         """Make a pass at once: the source said something."""
         self._awake = True
 
+    def anew(self) -> None:
+        """Look at everything as soon as may be."""
+        self._next = monotonic()
+
     def due(self) -> float | None:
         """The time.monotonic() of the next pass."""
         if self._awake:

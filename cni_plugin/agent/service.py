@@ -27,6 +27,7 @@ from cni_plugin.agent.gauges import Gauges
 from cni_plugin.agent.guard import Late, Part, Watcher
 from cni_plugin.agent.journal import Journal
 from cni_plugin.agent.loop import Reconciler
+from cni_plugin.agent.offload import Offload
 from cni_plugin.agent.server import BACKLOG, Server
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.worker import Worker
@@ -109,6 +110,9 @@ class _Agent:
         if self._membership:
             self._membership.wake = self._reconciler.wake
             watchers.append(self._membership)
+        offload = Offload(Records(self._run_dir), self._reconciler.anew)
+        stack.callback(offload.close)
+        watchers.append(offload)
         if self._settings.mesh:
             from cni_plugin.agent.mesh import Mesh
 

@@ -9,9 +9,9 @@ long as it is nobody else's. For each peer there are a route, a neighbour and an
     ip neigh replace 10.244.2.0 lladdr 0a:54:0a:f4:02:00 dev tulle.1 nud permanent
     bridge fdb replace 0a:54:0a:f4:02:00 dev tulle.1 dst 192.0.2.2 self permanent
 
-With `directRouting` peers on the same link get a plain route instead. Transmit checksum offload is off unless
-`txChecksum` asks for it: kernels and NICs get the inner checksum wrong after NAT (failure 12: flannel#1282,
-kubernetes#88986), which looks like a connection that takes 63 s.
+With `directRouting` peers on the same link get a plain route instead. Checksums are left to the NIC where the kernel
+and the NIC are known to get them right (`plan.offload`), or `txChecksum` says so; failure 12: flannel#1282,
+kubernetes#88986, which looks like a connection that takes 63 s.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Config(_Conf, frozen=True):
     vni: int = 1
     port: int = DEFAULT_PORT
     direct_routing: bool = False
-    tx_checksum: bool = False
+    tx_checksum: bool | None = None
     mtu: int = 0
     wire_mtu: int = 0
     gbp: bool = False
@@ -122,7 +122,7 @@ def local(me: Me, conf: Config) -> State:
         Sysctl(f"net/ipv4/conf/{name}/rp_filter", "2", dev=name),
         Sysctl(f"net/ipv6/conf/{name}/accept_ra", "0", dev=name),
         Sysctl(f"net/ipv6/conf/{name}/accept_dad", "0", dev=name),
-        Feature(name, tx_checksum=conf.tx_checksum),
+        Feature(name, tx_checksum=me.offload if conf.tx_checksum is None else conf.tx_checksum),
         Up(name),
     ]
     for family in (4, 6):

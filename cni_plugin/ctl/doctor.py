@@ -57,6 +57,7 @@ FINDINGS: tuple[Find, ...] = (
     find_cluster.silent_peers,
     find_cluster.black_holes,
     find_cluster.not_guarded,
+    find_cluster.slow_tunnel,
     find_cluster.flannel,
     find_node.other_boot,
     find_node.clock,

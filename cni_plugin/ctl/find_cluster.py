@@ -190,6 +190,18 @@ def not_guarded(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def slow_tunnel(facts: Facts) -> Iterator[Finding]:
+    """Checksums that the tunnel's device computes."""
+    for each in facts.clusters:
+        if each.slow:
+            yield Finding(
+                "slow-tunnel", HINT, f"checksums of {each.device}", f"not left to the NIC: {each.slow}",
+                "the kernel cuts each stream into packets above the tunnel: about a fifth of the speed between nodes",
+                'another driver or firmware of the NIC, or a newer kernel; who knows better sets "txChecksum": true in '
+                "the backend",
+            )
+
+
 def flannel(facts: Facts) -> Iterator[Finding]:
     """What flannel left behind, and a device of somebody else's with our VNI on our port, of which one alone works."""
     ours = {each.device: each for each in facts.clusters if each.device}

@@ -24,9 +24,10 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.model import Route, State, Vxlan
-from cni_plugin.plan.cluster import Part
+from cni_plugin.plan.cluster import Part, Plan
 from cni_plugin.records import Records
 from cni_plugin.verbs import guard
+from cni_plugin.verbs.offload import broken
 from cni_plugin.verbs.peers import CLUSTER_FILE, Facts, all_facts, planned
 from cni_plugin.verbs.run import as_cni_error
 
@@ -42,7 +43,7 @@ class _Listed(NamedTuple):
 
 def memberships(kernel: Kernel, records: Records, conf_dir: str) -> list[Membership]:
     """All clusters of this node. Raises OSError when the folders cannot be looked at; bad lists are in `trouble`."""
-    return [_membership(each, kernel) for each in _listed(records, conf_dir)]
+    return [_membership(each, kernel, records) for each in _listed(records, conf_dir)]
 
 
 def _listed(records: Records, conf_dir: str) -> Iterator[_Listed]:
@@ -63,7 +64,7 @@ def _listed(records: Records, conf_dir: str) -> Iterator[_Listed]:
         yield _Listed(CLUSTER_FILE.partition(".")[0], path, None)
 
 
-def _membership(listed: _Listed, kernel: Kernel) -> Membership:
+def _membership(listed: _Listed, kernel: Kernel, records: Records) -> Membership:
     where = listed.source if isinstance(listed.source, str) else "the configuration itself"
     facts = listed.facts
     empty = Membership(network=listed.network, source=where, programmed=facts is not None)
@@ -72,18 +73,25 @@ def _membership(listed: _Listed, kernel: Kernel) -> Membership:
         found = _replace(
             empty, backend=cluster.backend, networks=tuple(map(str, cluster.networks)), mtu=facts.mtu if facts else 0,
             unguarded=facts.unguarded if facts else "",
+            slow=_slow(cluster, facts, kernel, records) if facts else "",
         )
     except Exception as error:
         return _replace(empty, trouble=as_cni_error(error).msg)
     try:
-        return _filled(found, cluster, kernel)
+        return _filled(found, planned(cluster, kernel, records), cluster, kernel)
     except Exception as error:
         members = tuple(_plain(each, tunnel=True) for each in cluster.nodes)
         return _replace(found, trouble=as_cni_error(error).msg, members=members)
 
 
-def _filled(found: Membership, cluster: Cluster, kernel: Kernel) -> Membership:
-    made = planned(cluster, kernel)
+def _slow(cluster: Cluster, facts: Facts, kernel: Kernel, records: Records) -> str:
+    said = any(key.lower() == "txchecksum" for key in cluster.options)
+    if not facts.device or facts.offload or said:
+        return ""
+    return broken(records) or f"Linux {kernel.release()} is older than 5.8, and may get them wrong after NAT"
+
+
+def _filled(found: Membership, made: Plan, cluster: Cluster, kernel: Kernel) -> Membership:
     me, backend, conf = made.terms
     device = backend.device(conf)
     have = {**kernel.owned(device), **guard.standing(kernel, made.want, {})}

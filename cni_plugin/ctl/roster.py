@@ -36,7 +36,8 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster. `trouble`: why its list cannot be used; `programmed`: whether the kernel was told of it in this boot.
 
     `mtu`: of its pods, in bytes, 0 when not known; `device`: the backend's own, "" when it has none, and if that is one
-    of VXLAN its `vni` and UDP `port`; `unguarded`: why not only peers may speak through it.
+    of VXLAN its `vni` and UDP `port`; `unguarded`: why not only peers may speak through it; `slow`:
+    why checksums are not left to the NIC, where nobody said that they are not to be.
     """
 
     network: str
@@ -52,6 +53,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     programmed: bool = False
     trouble: str = ""
     unguarded: str = ""
+    slow: str = ""
 
     @property
     def me(self) -> Member | None:

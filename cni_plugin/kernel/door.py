@@ -119,6 +119,9 @@ class Kernel(Protocol):
     def vni_holder(self, vni: int) -> str:
         """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""
 
+    def release(self) -> str:
+        """The kernel's release, as `uname -r` tells it."""
+
     def port(self) -> int:
         """The netlink port from which the node is changed: events bear the port of who caused them."""
 

@@ -77,6 +77,7 @@ class FakeKernel:
         self.found_ways: dict[str, Way | None] = {}
         self.asked: Counter[str] = Counter()
         self.uplink_there = uplink
+        self.running = "6.1.0"
         self.taught_links: tuple[str, ...] = ()
         self.read_only: frozenset[str] = frozenset()
         self._held = frozenset(held)
@@ -202,6 +203,10 @@ class FakeKernel:
     def vni_holder(self, vni: int) -> str:
         """The VXLAN device of this VNI."""
         return next((each.name for each in self._all(Vxlan) if each.vni == vni), "")
+
+    def release(self) -> str:
+        """Of a kernel that is new enough for everything."""
+        return self.running
 
     def port(self) -> int:
         """There is no netlink here."""

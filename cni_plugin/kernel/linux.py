@@ -8,6 +8,7 @@ call to the next but the sockets: links come and go between two of them. It may 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -264,6 +265,10 @@ class LinuxKernel:
         kind = ("IFLA_LINKINFO", "IFLA_INFO_KIND")
         found = (each for each in self._host.links() if each.text(*kind) == "vxlan" and each.number(*path) == vni)
         return next((each.text("IFLA_IFNAME") for each in found), "")
+
+    def release(self) -> str:
+        """The kernel's release."""
+        return os.uname().release
 
     def port(self) -> int:
         """The netlink port from which the node is changed."""

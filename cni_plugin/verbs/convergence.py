@@ -173,7 +173,7 @@ class Convergence:
     def _planned(self, cluster: Cluster, *, anew: bool) -> tuple[Me, Plan]:
         backend = backends.find(cluster.backend)
         conf = backend.configure(cluster.options)
-        here = peers.locate(cluster, self._kernel) if anew or self._here is None else self._here
+        here = peers.locate(cluster, self._kernel, self._records) if anew or self._here is None else self._here
         others = [each for each in cluster.nodes if each.name != here.node.name]
         ways = self._ways_to(self._addresses(Terms(here, backend, conf), others), anew=anew)
         terms = Terms(peers.with_ways(here, ways, backend), backend, conf)

@@ -24,12 +24,13 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.model import Addr, AnyObject, Fdb, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
+from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
 from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import LEAST, too_narrow
 from cni_plugin.records import Records, stem
 from cni_plugin.verbs import guard
+from cni_plugin.verbs import offload as offloading
 from cni_plugin.verbs.ensure import naming_rivals, settle, settle_most
 
 VXLAN_ALIAS = "tulle:vxlan"
@@ -45,7 +46,8 @@ class Facts(msgspec.Struct, frozen=True):
     """What was programmed, and what wiring a pod needs to know of it. `mtu` in bytes.
 
     `digest` is that of the list, `stamp` what its file looked like, () where that does not tell it from another;
-    `unguarded`: why not only peers may speak through the tunnel.
+    `unguarded`: why not only peers may speak through the tunnel; `offload`: checksums are left to the NIC; `addresses`:
+    the node's own.
     """
 
     network: str
@@ -63,6 +65,8 @@ class Facts(msgspec.Struct, frozen=True):
     uplinks: tuple[str, ...] = ()
     stamp: Stamp = ()
     unguarded: str = ""
+    offload: bool = False
+    addresses: tuple[str, ...] = ()
 
 
 def ensure(conf: NetConf, kernel: Kernel, records: Records) -> Facts | None:
@@ -135,7 +139,7 @@ def survey(network: str, source: str | Mapping[str, object], kernel: Kernel, rec
     stamp = stamp_of(source)
     data = _data(source, records)
     cluster = clusters.parse(_decoded(source, data))
-    made = planned(cluster, kernel)
+    made = planned(cluster, kernel, records)
     if made.refused and source != cluster_file(records):
         raise made.refused[0]
     facts = facts_of(network, cluster, made, source)
@@ -170,20 +174,20 @@ def as_programmed(facts: Facts, kernel: Kernel, unguarded: str) -> Facts:
     return msgspec.structs.replace(facts, index=index, unguarded=unguarded)
 
 
-def planned(cluster: clusters.Cluster, kernel: Kernel) -> Plan:
+def planned(cluster: clusters.Cluster, kernel: Kernel, records: Records) -> Plan:
     """What a cluster asks of this node. The kernel is asked for its address and for the ways to all peers.
 
     Raises CniError 7.
     """
     backend = backends.find(cluster.backend)
     conf = backend.configure(cluster.options)
-    me = locate(cluster, kernel)
+    me = locate(cluster, kernel, records)
     peers = [each for each in cluster.nodes if each.name != me.node.name]
     ways = kernel.ways({each for peer in peers for each in ends(me, backend, conf, peer)})
     return plan(Terms(with_ways(me, ways, backend), backend, conf), peers)
 
 
-def locate(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
+def locate(cluster: clusters.Cluster, kernel: Kernel, records: Records) -> backends.Me:
     """Which node of the cluster this is, and by which interface. Raises CniError 7."""
     held = frozenset() if cluster.node else kernel.locally_held()
     node = cluster.me(held, os.uname().nodename)
@@ -197,7 +201,8 @@ def locate(cluster: clusters.Cluster, kernel: Kernel) -> backends.Me:
         )
     # loopback's, where a machine that routes has its address, says nothing of the links that lead away
     mtu = uplink.mtu if uplink.mtu <= MAX_MTU else kernel.default_mtu() or MAX_MTU
-    return backends.Me(node, uplink.name, mtu, uplink.prefixes, cluster.local)
+    offload = offloading.wanted(kernel, records)
+    return backends.Me(node, uplink.name, mtu, uplink.prefixes, cluster.local, offload=offload)
 
 
 def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backend) -> backends.Me:
@@ -239,6 +244,8 @@ def facts_of(
         peers=len(cluster.nodes) - 1,
         source=msgspec.Raw(msgspec.json.encode(source)),
         uplinks=me.leading,
+        offload=Feature(device, tx_checksum=True) in made.local.values(),
+        addresses=tuple(dict.fromkeys(map(str, (me.underlay, *(me.node.addresses if me.local is None else ()))))),
     )
 
 

@@ -43,8 +43,8 @@ def node_state(me: Me, peers: Iterable[ClusterNode], backend: Backend, conf: obj
 
 
 def me(addresses: str, pod_cidrs: str, mtu: int = 1500) -> Me:
-    """This node, on a link with 192.0.2.0/24 and 2001:db8::/64."""
-    return Me(cluster_node("me", addresses, pod_cidrs), UPLINK.name, mtu, UPLINK.prefixes)
+    """This node, on a link with 192.0.2.0/24 and 2001:db8::/64, which may leave checksums to its NIC."""
+    return Me(cluster_node("me", addresses, pod_cidrs), UPLINK.name, mtu, UPLINK.prefixes, offload=True)
 
 
 def net_conf(**keys: object) -> NetConf:

@@ -61,7 +61,7 @@ class World:
 
 def fresh(cluster: Cluster, kernel: FakeKernel) -> State:
     """What a node that never knew another list makes of this one; peers that cannot be reached are left out."""
-    plan = peers.planned(cluster, kernel)
+    plan = peers.planned(cluster, kernel, Records("/nowhere"))
     lost = {each.node.name for each in plan.parts.values() if each.refused is not None}
     me, backend, conf = plan.terms
     return node_state(me, (each for each in cluster.nodes if each.name not in {*lost, me.node.name}), backend, conf)

@@ -175,6 +175,7 @@ CASES: dict[str, tuple[Facts, str, str]] = {
     "node-conflict by an address": (
         in_cluster(problems=["n3 has the same address 192.0.2.2 as n2"]), "warning", "delete the node that is no more",
     ),
+    "slow-tunnel": (with_cluster(slow="Linux 5.4.0 is older than 5.8"), "hint", '"txChecksum": true'),
     "not-guarded": (with_cluster(unguarded="no guard: Operation not supported"), "warning", "modprobe nf_tables"),
     "node-list-problem": (in_cluster(problems=["n3.json is not valid JSON"]), "warning", "n3.json is not valid JSON"),
     "wrong-cluster-cidr": (
