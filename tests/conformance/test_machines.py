@@ -7,6 +7,7 @@ one of both families come to there: "" for a pod that works, else words of the r
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +25,17 @@ FORWARDS = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
 IPV6_OFF = "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
 
 
+FULL = "mkdir -p {0} && mount -t tmpfs -o size=64k,nr_inodes=9 none {0} && (head -c 99k /dev/zero >{0}/ballast || true)"
+
+
 class Row(NamedTuple):
-    """A machine: what is done to the node, what to each pod's sandbox, and what becomes of pods."""
+    """A machine: what is done to the node, what to each pod's sandbox, and what becomes of pods; `code` is ADD's."""
 
     node: str
     sandbox: str = "true"
     four: str = ""
     both: str = ""
+    code: int = 100
 
 
 MACHINES = {
@@ -49,6 +54,9 @@ MACHINES = {
     "/proc/sys read-only, nothing forwards": Row(
         READ_ONLY, four="sysctl -w net/ipv4/ip_forward=1", both="sysctl -w net/ipv4/ip_forward=1"
     ),
+    "no room for leases": Row(FULL.format("$STATE"), four="$STATE", both="$STATE", code=5),
+    "no room for records": Row(FULL.format("/run/tulle"), four="/run/tulle", both="/run/tulle", code=5),
+    "leases read-only": Row("mount -t tmpfs -o ro none $STATE", four="$STATE", both="$STATE", code=5),
     "/proc/sys read-only, IPv6 off": Row(f"{FORWARDS} && {IPV6_OFF} && {READ_ONLY}", both="disable_ipv6=0"),
 }
 
@@ -78,7 +86,9 @@ class Machine:
 
     def sh(self, script: str) -> str:
         """Run a script of the test's own on the node."""
-        done = subprocess.run([*self._inside, "sh", "-ec", script], capture_output=True, text=True, timeout=60)
+        environ = {**os.environ, "STATE": str(self.state)}
+        words = [*self._inside, "sh", "-ec", script]
+        done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -133,10 +143,11 @@ def works(machine: Machine, conf: Json, *gateways: str) -> None:
     machine.cni("DEL", later).ok()
 
 
-def refused(machine: Machine, conf: Json, words: str) -> None:
+def refused(machine: Machine, conf: Json, words: str, code: int) -> None:
     """Foretold, with the same words, and without a trace; what takes away works all the same."""
     status, add = machine.cni("STATUS", conf), machine.cni("ADD", conf)
-    assert (status.code, add.code) == (50, 100)
+    assert (status.code, add.code) == (50, code)
+    words = words.replace("$STATE", str(machine.state))
     assert words in status.message
     assert words in add.message
     machine.cni("DEL", conf).ok()
@@ -146,7 +157,7 @@ def refused(machine: Machine, conf: Json, words: str) -> None:
 def left(machine: Machine) -> str:
     """Leases, records and wires."""
     leases = [each.name for each in machine.state.glob("net/*") if each.name[0].isdigit()]
-    wires = machine.sh("ip -o link show type veth; find /run/tulle/attachments -type f")
+    wires = machine.sh("ip -o link show type veth; [ ! -d /run/tulle/attachments ] || find /run/tulle/attachments -type f")
     return "".join(leases) + wires
 
 
@@ -154,7 +165,7 @@ def left(machine: Machine) -> str:
 def test_a_pod_with_ipv4(machine: Machine, row: Row) -> None:
     conf = network(machine, "10.9.0.0/24")
     if row.four:
-        refused(machine, conf, row.four)
+        refused(machine, conf, row.four, row.code)
     else:
         works(machine, conf, "10.9.0.1")
     assert left(machine) == ""
@@ -164,7 +175,7 @@ def test_a_pod_with_ipv4(machine: Machine, row: Row) -> None:
 def test_a_pod_of_both_families(machine: Machine, row: Row) -> None:
     conf = network(machine, "10.9.0.0/24", "fd00:9::/64")
     if row.both:
-        refused(machine, conf, row.both)
+        refused(machine, conf, row.both, row.code)
     else:
         works(machine, conf, "10.9.0.1", "fd00:9::1")
     assert left(machine) == ""
