@@ -18,6 +18,7 @@ the index or shows in the directory's time (`ipam.hints`).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 import msgspec
@@ -157,10 +158,8 @@ class Allocator:
                     gone.add(lease.owner)
                 except OSError as error:
                     errors.append(StoreError(f"{self._path}/{lease.ip}", error))
-            try:
+            with suppress(OSError):  # a full disk: the leases are gone, and hints are made when they are next needed
                 session.rebuild()
-            except OSError as error:
-                errors.append(StoreError(self._path, error))
         if errors:
             raise CollectError(errors)
         return tuple(sorted(gone))

@@ -163,7 +163,9 @@ def _put(path: str, data: bytes, temporary: str, mode: int = 0) -> None:
         except IsADirectoryError:
             set_aside(path)
             os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path  # write(2) knows descriptors only
         _discard(temporary)
         raise
 

@@ -157,8 +157,8 @@ def refused(machine: Machine, conf: Json, words: str, code: int) -> None:
 def left(machine: Machine) -> str:
     """Leases, records and wires."""
     leases = [each.name for each in machine.state.glob("net/*") if each.name[0].isdigit()]
-    wires = machine.sh("ip -o link show type veth; [ ! -d /run/tulle/attachments ] || find /run/tulle/attachments -type f")
-    return "".join(leases) + wires
+    records = "[ ! -d /run/tulle/attachments ] || find /run/tulle/attachments -type f"
+    return "".join(leases) + machine.sh(f"ip -o link show type veth; {records}")
 
 
 @pytest.mark.parametrize("row", MACHINES.values(), ids=MACHINES)
