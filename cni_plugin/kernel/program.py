@@ -15,8 +15,11 @@ from contextlib import ExitStack, suppress
 from signal import SIGKILL
 from typing import NamedTuple
 
+from cni_plugin.kernel import files
+
 MOST_BYTES = 64 << 20
 """Of what it may say on stdout or stderr."""
+_MOST_ANCESTORS = 64
 _AFTER_KILL = 2.0
 """Seconds until a killed program is gone; one that hangs in a system call may stay."""
 _CLONE_FS = 0x200
@@ -62,6 +65,20 @@ def stand_in(folder: str) -> None:
     if folder and ctypes.CDLL(None).unshare(_CLONE_FS) == 0:
         with suppress(OSError):
             os.chdir(folder)
+
+
+def is_ancestor(executable: str) -> bool:
+    """Whether one of those that started us, near or far, runs this executable (proc_pid_exe(5), proc_pid_stat(5))."""
+    pid = os.getppid()
+    for _ in range(_MOST_ANCESTORS):
+        try:
+            if os.path.samefile(f"/proc/{pid}/exe", executable):
+                return True
+            stat = files.read(f"/proc/{pid}/stat") or b""
+            pid = int(stat.rpartition(b")")[2].split()[1])
+        except (OSError, ValueError, IndexError):  # the first of all, or one that is gone
+            return False
+    return True
 
 
 def _await(pid: int, seconds: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,13 @@ def test_who_was_called_by_us_cannot_have_us_call_others(tmp_path: Path) -> None
 def test_one_that_says_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "MOST_BYTES", 1 << 16)
     assert "EFBIG" in refusal(tmp_path, "head -c 100000 /dev/zero").msg
+
+
+def test_who_started_us_is_known_by_its_executable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program.is_ancestor(f"/proc/{os.getppid()}/exe")
+    assert not program.is_ancestor("/usr/bin/true")
+    it = plugin(tmp_path, "echo '{}'")
+    monkeypatch.setattr(sys, "_MEIPASS", "", raising=False)
+    monkeypatch.setattr(delegate, "is_ancestor", lambda executable: executable == "/proc/self/exe")
+    with pytest.raises(CniError, match="round for ever"):
+        delegate.call(it, "ADD", ENV, b"{}")
