@@ -93,7 +93,11 @@ class Index:
             self._fd, self._refusal = _open_file(self._store.private_fd)
         except FileNotFoundError:
             return
-        size = os.fstat(self._fd).st_size
+        try:
+            size = os.fstat(self._fd).st_size
+        except OSError:
+            self.close()
+            raise
         buckets = size // BUCKET
         self._buckets = buckets if size == buckets * BUCKET and buckets & (buckets - 1) == 0 else 0
 

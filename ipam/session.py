@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from errno import ENOENT
 from types import TracebackType
 
@@ -54,12 +55,7 @@ class Session:
                     raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
                 return self
             self.store = store
-            try:
-                self.hints = Hints(store)
-                self.trusted = self.hints.clean and self.hints.boot == self._boot.id
-            except BaseException:
-                store.close()
-                raise
+            self._look(store)
         except OSError as error:
             raise StoreError(self.path, error) from error
         self.present = True
@@ -71,6 +67,15 @@ class Session:
             self.store.close()
         if isinstance(error, OSError):
             raise StoreError(self.path, error) from error
+
+    def _look(self, store: Store) -> None:
+        """Open the hints, and see whether they are right; nothing is left open where that fails."""
+        with ExitStack() as undo:
+            undo.callback(store.close)
+            self.hints = Hints(store)
+            undo.callback(self.hints.close)
+            self.trusted = self.hints.clean and self.hints.boot == self._boot.id
+            undo.pop_all()
 
     def settle(self) -> None:
         """Makes the hints trusted: voids what an earlier boot left, and reads all leases if it must."""

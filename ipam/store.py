@@ -324,7 +324,7 @@ def open_own(name: str, flags: int, dir_fd: int) -> int:
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # to open a FIFO must not wait for who reads or writes it
     try:
         fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
-        if stat.S_ISREG(os.fstat(fd).st_mode):
+        if _is_file(fd):
             return fd
         os.close(fd)
     except OSError as error:
@@ -332,6 +332,15 @@ def open_own(name: str, flags: int, dir_fd: int) -> int:
             raise
     clear(name, dir_fd)
     return os.open(name, flags, 0o600, dir_fd=dir_fd)
+
+
+def _is_file(fd: int) -> bool:
+    """Closes it when it cannot tell."""
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        os.close(fd)
+        raise
 
 
 def clear(name: str, dir_fd: int) -> None:

@@ -73,7 +73,10 @@ class Server:
     def run(self, each_turn: Callable[[], None]) -> None:
         """Turn until stopped. `each_turn` is called once a turn, at least once a second."""
         while not self._is_done():
-            self.turn(self._pause() if self._stuck or not self._waiting else 0.0)
+            try:
+                self.turn(self._pause() if self._stuck or not self._waiting else 0.0)
+            except Exception as error:
+                tell("a turn", error)
             each_turn()
 
     def close(self) -> None:
@@ -85,7 +88,7 @@ class Server:
     def turn(self, seconds: float) -> None:
         """Wait so long for something to happen, and do what is to be done."""
         self._watch()
-        happened = self._poll.poll(seconds)
+        happened = self._wait(seconds)
         for fd, events in happened:
             try:
                 self._happened(fd, events)
@@ -100,6 +103,13 @@ class Server:
             if due is not None and due <= now:
                 each.run()
         self._serve()
+
+    def _wait(self, seconds: float) -> list[tuple[int, int]]:
+        try:
+            return self._poll.poll(seconds)
+        except OSError as error:
+            tell("waiting", error)
+            return []
 
     def _is_done(self) -> bool:
         if self._stop_at is None:
@@ -122,9 +132,16 @@ class Server:
                     self._poll.unregister(fd)
                 except OSError:  # closed by its owner, which takes it out of the set
                     continue
-            for fd in wanted.keys() - self._watched.keys():
-                self._poll.register(fd, select.EPOLLIN)
-            self._watched = wanted
+            self._watched = {fd: each for fd, each in wanted.items() if fd in self._watched or self._begins(fd)}
+
+    def _begins(self, fd: int) -> bool:
+        """Whether this is watched from now on; where there is no room for it, the next turn tries again."""
+        try:
+            self._poll.register(fd, select.EPOLLIN)
+        except OSError as error:
+            tell("watching", error)
+            return False
+        return True
 
     def _happened(self, fd: int, events: int) -> None:
         if fd == self._listener.fileno():
@@ -145,11 +162,19 @@ class Server:
         if fd in self._connections:
             self._drop(self._connections[fd])
 
+    def _expect(self, fd: int, events: int) -> bool:
+        """Wait for these events there; whether that can be done."""
+        try:
+            self._poll.modify(fd, events)
+        except OSError as error:
+            tell("waiting", error)
+            return False
+        return True
+
     def _hear(self, on: bool) -> None:
         """Whether new clients are let in; who is not waits in the backlog until somebody else has gone."""
-        if on != self._hears and self._stop_at is None:
+        if on != self._hears and self._stop_at is None and self._expect(self._listener.fileno(), on * select.EPOLLIN):
             self._hears = on
-            self._poll.modify(self._listener.fileno(), select.EPOLLIN if on else 0)
 
     def _accept(self) -> None:
         while True:
@@ -228,7 +253,7 @@ class Server:
         count = len(self._paused) if self._held() <= MOST_BYTES else at_least
         for each in [self._paused.pop(0) for _ in self._paused[:count]]:
             if self._connections.get(each.fd) is each:  # not another one's, who got the number after it
-                self._poll.modify(each.fd, select.EPOLLIN | select.EPOLLRDHUP)
+                each.gone |= not self._expect(each.fd, select.EPOLLIN | select.EPOLLRDHUP)
 
     def _next(self) -> list[Job]:
         """Takes out of the queue, in order, what is to be done now."""
@@ -275,7 +300,7 @@ class Server:
             if not each.gone:
                 self._drop(each)
         else:
-            self._poll.modify(each.fd, select.EPOLLOUT)
+            each.gone |= not self._expect(each.fd, select.EPOLLOUT)
 
     def _drop(self, each: Connection) -> None:
         if self._connections.get(each.fd) is each:  # not another one's, who got the number after it

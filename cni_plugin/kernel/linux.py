@@ -186,8 +186,10 @@ class LinuxKernel:
         """Make the announcements that were put off: a bridge floods them to all its pods, which takes its time."""
         while self._unannounced:
             pod, dev = self._unannounced.popleft()
-            announce(pod, dev)
-            pod.close()
+            try:
+                announce(pod, dev)
+            finally:
+                pod.close()
 
     def await_dad(self, dev: str) -> tuple[str, ...]:
         """Wait until no address of the pod's link is tentative; those that somebody else has."""

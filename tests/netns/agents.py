@@ -117,11 +117,7 @@ class Agent:
 
     def descriptors(self) -> list[str]:
         """What it holds open, by kind and path; numbers of sockets left out."""
-        found = []
-        for each in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append(re.sub(r"\d+", "N", os.readlink(each)))
-        return sorted(found)
+        return opened(self.pid)
 
     def memory(self, what: str = "VmRSS") -> float:
         """MiB resident now; of `VmHWM`, at most so far."""
@@ -134,6 +130,15 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def opened(pid: int) -> list[str]:
+    """What a process holds open, by kind and path; numbers of sockets left out."""
+    found = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(re.sub(r"\d+", "N", os.readlink(each)))
+    return sorted(found)
 
 
 class _Telling(Injector):
