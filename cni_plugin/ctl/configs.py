@@ -18,8 +18,6 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
 from cni_plugin.netconf import NetConf
 
-ENDINGS = (".conf", ".conflist", ".json")
-
 
 class Read(NamedTuple):
     """A file: what the doctor looks at, and where it is ours and good the typed and the plain configuration."""
@@ -34,7 +32,7 @@ def read(place: str, networks: Collection[str]) -> tuple[Read, ...]:
 
     Raises OSError when the folder cannot be listed.
     """
-    names = [each for each in files.names(place) if each.endswith(ENDINGS)]
+    names = [each for each in files.listed(place) if each.endswith(netconf.ENDINGS)]
     return tuple(_read(f"{place}/{each}", networks) for each in names)
 
 

@@ -174,7 +174,7 @@ def remove(path: str) -> bool:
     """Remove a file; whether there was one. Raises OSError."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
@@ -233,6 +233,8 @@ def remove_folder(path: str) -> bool:
         os.rmdir(path)
     except FileNotFoundError:
         return True
+    except NotADirectoryError:  # somebody's file or link has its place, and stays
+        return not names(path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -254,10 +256,18 @@ def sweep(path: str) -> None:
 
 
 def names(path: str) -> list[str]:
-    """The entries of a folder in order, temporary ones left out; [] when there is none."""
+    """The entries of a folder of ours in order, temporary ones left out; what is no folder has none. Raises OSError."""
+    try:
+        return listed(path)
+    except NotADirectoryError:
+        return []
+
+
+def listed(path: str) -> list[str]:
+    """The same of somebody else's: [] when nothing is there. Raises OSError, ENOTDIR for what is no folder."""
     try:
         return sorted(name for name in os.listdir(path) if not name.startswith(_TEMPORARY))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
 
 
@@ -322,7 +332,8 @@ def locked(path: str, *, wait: bool = True) -> Iterator[None]:
 
 def held() -> list[int]:
     """The locks that this thread holds for a while: who does its work in another process hands them over to that."""
-    return [fd for fd, thread in _held.items() if thread == get_ident()]
+    known = list(_held.items())  # at once: other threads take locks meanwhile
+    return [fd for fd, thread in known if thread == get_ident()]
 
 
 def _fill(path: str, data: bytes) -> None:

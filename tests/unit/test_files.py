@@ -144,6 +144,18 @@ def test_names_come_in_order(tmp_path: Path) -> None:
     assert files.names(str(tmp_path)) == ["a", "b", "c"]
 
 
+def test_somebodys_file_in_the_place_of_a_folder_of_ours_holds_nothing_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for each in (f"{tmp_path}/folder", f"{tmp_path}/link"):
+        assert files.names(each) == []
+        assert not files.remove_with_leftover(f"{each}/record")
+        assert files.remove_folder(each)
+        with pytest.raises(NotADirectoryError):
+            files.listed(each)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+
 def test_what_is_set_aside_is_kept_under_a_name_that_nobody_reads(tmp_path: Path) -> None:
     files.write(f"{tmp_path}/a", b"junk")
     files.set_aside(f"{tmp_path}/a")

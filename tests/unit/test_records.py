@@ -168,6 +168,17 @@ def test_what_is_no_folder_of_a_network_is_passed_over(records: Records, kind: s
     assert {each.network for each in records.all()} == {"pods", "other"}
 
 
+@pytest.mark.parametrize("place", ["attachments", "attachments/pods", "networks"])
+def test_the_end_of_a_pod_minds_no_stray_in_the_place_of_a_folder(records: Records, place: str) -> None:
+    stray = Path(records.run_dir) / place
+    stray.parent.mkdir(parents=True)
+    stray.write_text("x")
+    assert records.find(record().attachment) is None
+    assert records.remove(record().attachment)
+    assert not records.drop_masquerade("pods")
+    assert stray.read_text() == "x"
+
+
 @pytest.mark.parametrize("others", [1, 100])
 def test_to_know_whether_anybody_has_a_pod_is_one_look_for_each_network(
     records: Records, monkeypatch: pytest.MonkeyPatch, others: int
