@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -35,6 +36,7 @@ LARGEST = 64 << 20
 def main(arguments: Sequence[str]) -> int:
     """Do as the arguments say. Returns the exit code: that of the reply, or 2 for arguments that are not ours."""
     os.umask(0o022)  # a runtime's may be any, and what we make has the mode that is asked for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is not told how children end, and that is inherited
     match arguments:
         case ["--once", name]:
             return once(name)

@@ -191,6 +191,7 @@ def _fork(live: Callable[[], None], *keep: int) -> int:
         gc.disable()  # what is not looked at stays shared with the parent
         for number in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which may not be through
             signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where there is no library it waits for nft
         _let_go_of_all_but(keep)
         live()
     finally:

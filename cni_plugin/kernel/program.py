@@ -16,6 +16,7 @@ from signal import SIGKILL
 from typing import NamedTuple
 
 from cni_plugin.kernel import files
+from cni_plugin.kernel.libc import checked, libc
 
 MOST_BYTES = 64 << 20
 """Of what it may say on stdout or stderr."""
@@ -41,7 +42,7 @@ def run(
     """Run it; with `quiet` its stderr is kept, otherwise it is ours.
 
     After `seconds`, unless they are 0, it is killed with all that it started. Raises OSError when it cannot be started
-    or says too much, TimeoutError when it was killed.
+    or says too much, or when nobody is told how it ended (SIGCHLD is ignored), TimeoutError when it was killed.
     """
     with ExitStack() as open_files:
         source, out, err = (_memory(open_files, name) for name in ("stdin", "stdout", "stderr"))
@@ -60,10 +61,9 @@ def stand_in(folder: str) -> None:
 
     Where there is no such folder the thread stays where it is.
     """
-    import ctypes  # only where somebody else's program is run
-
-    if folder and ctypes.CDLL(None).unshare(_CLONE_FS) == 0:
-        with suppress(OSError):
+    with suppress(OSError):
+        if folder:
+            checked(libc().unshare(_CLONE_FS), "unshare")
             os.chdir(folder)
 
 
@@ -87,7 +87,8 @@ def _await(pid: int, seconds: float) -> int:
     over.acquire()
 
     def wait() -> None:
-        found.append(os.waitpid(pid, 0)[1])
+        with suppress(ChildProcessError):
+            found.append(os.waitpid(pid, 0)[1])
         over.release()
 
     try:
@@ -97,6 +98,8 @@ def _await(pid: int, seconds: float) -> int:
         os.waitpid(pid, 0)
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
     if over.acquire(timeout=seconds):
+        if not found:
+            raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
         return found[0]
     _kill(pid)
     over.acquire(timeout=_AFTER_KILL)

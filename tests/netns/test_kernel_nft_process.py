@@ -101,6 +101,21 @@ def test_it_is_not_ended_by_what_ends_its_parent_in_order(kernel: LinuxKernel) -
     assert children(os.getpid()) == before
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["forked", "kept"])
+def test_without_the_library_the_program_does_it(
+    netns: MakeNetns, monkeypatch: pytest.MonkeyPatch, *, kept: bool
+) -> None:
+    keeper = Keeper()
+    monkeypatch.setattr(nft_process, "keeper", keeper)
+    monkeypatch.setattr(nft_process, "_load_library", lambda: None)
+    if kept:
+        keeper.start()
+    with kernel_of(netns("node")) as kernel:
+        put(kernel, [CHAIN])
+        assert kernel.read([CHAIN]) == state([CHAIN])
+    keeper.close()
+
+
 @pytest.mark.usefixtures("kernel")
 def test_it_works_in_the_namespace_of_whoever_asks_first(netns: MakeNetns) -> None:
     other = netns("other")
