@@ -28,6 +28,8 @@ HOST_LOCAL = "host-local"
 MAIN_NAMES = ("tulle", "bridge")
 """What we are called as a main plugin."""
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
+ENDINGS = (".conf", ".conflist", ".json")
+"""What libcni, and so every runtime, takes for a network configuration (libcni/api.go: ConfFiles)."""
 MIN_MTU, MAX_MTU = 68, 65535
 _SPECIAL = {"valid_attachments": "cni.dev/valid-attachments", "attachments": "cni.dev/attachments"}
 

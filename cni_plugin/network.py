@@ -17,7 +17,8 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin import netconf
+from cni_plugin.errors import CniError
 from cni_plugin.netconf import _Conf, typed
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -113,7 +114,7 @@ def options_of(conf: NetworkKeys) -> dict[str, object]:
 
 def invalid(key: str, value: object, remedy: str) -> CniError:
     """The error for a key of the cluster's configuration."""
-    return CniError(INVALID_CONFIG, f"invalid cluster.{key} {value!r}: {remedy}")
+    return netconf.invalid(f"cluster.{key}", value, remedy)
 
 
 def network_of(key: str, text: str, family: int | None = None, *, masked: bool = False) -> Network:

@@ -132,7 +132,6 @@ class Records:
         """Forget it; whether there was anything."""
         return files.remove_with_leftover(f"{self._networks}/{stem(network)}")
 
-
     def _load(self, path: str) -> Record | None:
         """What is no record, whatever it is, stands in nobody's way: it is set aside, and `tullectl doctor` tells."""
         try:

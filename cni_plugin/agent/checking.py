@@ -17,13 +17,10 @@ from functools import partial
 from cni_plugin import backend, flannel
 from cni_plugin.agent import conflist, settings, source, whereabouts
 from cni_plugin.agent.settings import Settings
-from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
-from cni_plugin.netconf import decode, parse
+from cni_plugin.netconf import ENDINGS, decode, invalid, parse
 from cni_plugin.verbs.peers import CLUSTER_FILE
-
-_SUFFIXES = (".conf", ".conflist", ".json")
-"""What libcni, and so every runtime, takes for a network configuration (libcni/api.go: ConfFiles)."""
 
 
 def mistakes(path: str) -> list[str]:
@@ -81,9 +78,9 @@ def _template(raw: Mapping[str, object] | None) -> None:
 
 
 def _destination(path: str) -> None:
-    if not path.startswith("/") or not path.endswith(_SUFFIXES):
+    if not path.startswith("/") or not path.endswith(ENDINGS):
         remedy = "write a whole path that runtimes look for, such as /etc/cni/net.d/10-tulle.conflist"
-        raise CniError(INVALID_CONFIG, f"invalid cni.path {path!r}: {remedy}")
+        raise invalid("cni.path", path, remedy)
 
 
 def _words(where: str, error: CniError | OSError) -> str:

@@ -12,7 +12,7 @@ from cni_plugin.ctl.roster import Membership
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel import files
-from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.look import Link
 from cni_plugin.meter import Meter
@@ -32,15 +32,13 @@ from cni_plugin.verbs.usage import usage
 CONF_DIR = "/etc/cni/net.d"
 FORMER = "former subnet"
 """The state of an attachment whose addresses are of a subnet that is not this node's any more."""
-MOST_PORTS = 1023
-"""BR_MAX_PORTS is 1024, and number 0 is none (net/bridge/br_private.h)."""
 Row = dict[str, object]
 
 
 def first_config() -> str:
     """The configuration that a runtime would use: the first in the folder. Raises CniError 7 without one."""
     folder = os.environ.get("NETCONFPATH") or CONF_DIR
-    found = [name for name in files.names(folder) if name.endswith((".conf", ".conflist", ".json"))]
+    found = [name for name in files.names(folder) if name.endswith(netconf.ENDINGS)]
     if not found:
         raise CniError(INVALID_CONFIG, f"there is no network configuration in {folder}: name one, or install one there")
     return f"{folder}/{found[0]}"

@@ -27,8 +27,7 @@ def open_namespace(path: str, *, allow_own: bool = False, lent: int = -1) -> int
     """A descriptor of the network namespace at this path; of the one that somebody opened there and lent, if so.
 
     Raises NetnsError: "gone" when nothing is there, "not-a-namespace" when something else is, "own" when it is
-    the caller's and that is not allowed. Raises OSError when that cannot be found
-    out, now or by us.
+    the caller's and that is not allowed. Raises OSError when that cannot be found out, now or by us.
     """
     try:
         # O_NONBLOCK: a FIFO put there by mistake must not hold us up
@@ -97,4 +96,5 @@ def _return(home: int) -> None:
     for _ in range(_TRIES_TO_RETURN):
         with suppress(OSError):
             return enter_namespace(home)
+    os.write(2, b"cannot leave the pod's network namespace: giving up\n")
     os.abort()

@@ -138,7 +138,3 @@ def _link(answer: bytes) -> _Link:
     mtu6 = number(inet6[4 * _DEVCONF_MTU6 : 4 * _DEVCONF_MTU6 + 4])
     own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS_MARK.encode())
     return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6, own)
-
-
-def _nested(value: bytes, kind: int) -> bytes:
-    return next((each for key, each in attributes(value, 0, len(value)) if key == kind), b"")

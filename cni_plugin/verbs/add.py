@@ -21,6 +21,7 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model import State, Veth
 from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.plan import lease as plan
+from cni_plugin.plan.identity import LEAST
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
 from cni_plugin.records import Record
@@ -31,9 +32,6 @@ from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_brid
 from cni_plugin.verbs.leases import Leases, leases
 from cni_plugin.verbs.peers import Facts, ensure
 from cni_plugin.wish import wish
-
-MIN_IPV6_MTU = 1280
-"""RFC 8200, section 5: a link with less cannot carry IPv6."""
 
 
 class Step(NamedTuple):
@@ -104,9 +102,9 @@ def _take_back(step: Callable[..., object], *arguments: object) -> None:
 def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
     attachment = context.attachment
     mtu = context.conf.mtu or (facts.mtu if facts else context.kernel.default_mtu())
-    if mtu and mtu < MIN_IPV6_MTU and any(":" in each.address for each in lease.ips):
+    if mtu and mtu < LEAST[6] and any(":" in each.address for each in lease.ips):
         raise CniError(
-            INVALID_CONFIG, f"invalid mtu {mtu}: IPv6 needs at least {MIN_IPV6_MTU} bytes (RFC 8200); raise it"
+            INVALID_CONFIG, f"invalid mtu {mtu}: IPv6 needs at least {LEAST[6]} bytes (RFC 8200); raise it"
         )
     mac = wish(context.conf, context.request.args).mac
     mac = mac or derived_mac(attachment, [each.address for each in lease.ips])

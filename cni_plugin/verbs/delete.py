@@ -23,7 +23,6 @@ from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown
-from cni_plugin.verbs.whose import is_anothers
 
 
 def delete(context: Context) -> Takedown[bytes]:
@@ -98,6 +97,8 @@ def _delete_unrecorded(context: Context) -> None:
         context.kernel.enter(context.request.netns)
     except NetnsError:
         return  # gone, or never one: its links went with it
+    from cni_plugin.verbs.whose import is_anothers  # for what is on record it is nothing
+
     wire = context.kernel.pod_wire(context.request.ifname)
     if wire is not None and not is_anothers(context, wire):
         context.kernel.delete_pod_link(context.request.ifname)

@@ -24,7 +24,7 @@ from cni_plugin import decoding
 from cni_plugin.agent.lease.schema import Stored
 from cni_plugin.errors import CniError
 from cni_plugin.harmless import Censor
-from cni_plugin.network import invalid
+from cni_plugin.netconf import invalid
 
 PATIENCE = 3.0
 """Seconds to wait for a connection, and for the answer to a call."""

@@ -22,8 +22,7 @@ from cni_plugin.agent.lease.memory import Memory, default_path
 from cni_plugin.agent.lease.view import View, peers
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, settled
-from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.netconf import _Conf
+from cni_plugin.netconf import _Conf, invalid
 from cni_plugin.network import Address
 
 GATHERING = 0.01
@@ -50,23 +49,19 @@ class Config(_Conf, frozen=True):
 def check(conf: Config) -> None:
     """Raises CniError 7."""
     if not conf.endpoints:
-        raise _invalid("endpoints", [], "give at least one, such as https://192.0.2.9:2379")
+        raise invalid("source.endpoints", [], "give at least one, such as https://192.0.2.9:2379")
     if not conf.prefix.startswith("/") or not conf.prefix.strip("/"):
-        raise _invalid("prefix", conf.prefix, "write it as /coreos.com/network")
+        raise invalid("source.prefix", conf.prefix, "write it as /coreos.com/network")
     if bool(conf.cert_file) != bool(conf.key_file):
-        raise _invalid("certFile", conf.cert_file, "a client's certificate has both certFile and keyFile")
+        raise invalid("source.certFile", conf.cert_file, "a client's certificate has both certFile and keyFile")
     for key, value in (("ttl", conf.ttl), ("renewMargin", conf.renew_margin)):
         if value < 1:
-            raise _invalid(key, value, "give seconds, at least 1")
+            raise invalid(f"source.{key}", value, "give seconds, at least 1")
 
 
 def open_source(conf: Config, node: str, mailbox: Mailbox) -> EtcdSource:
     """Begin to listen."""
     return EtcdSource(conf, node, mailbox)
-
-
-def _invalid(key: str, value: object, remedy: str) -> CniError:
-    return CniError(INVALID_CONFIG, f"invalid source.{key} {value!r}: {remedy}")
 
 
 class EtcdSource:
