@@ -162,7 +162,12 @@ def _libraries(path: Path, bundle: Path) -> set[str]:
     missing = re.findall(r"^\s*(\S+) => not found", answer.stdout, re.MULTILINE)
     if missing:
         raise ImageError(f"{path} needs {', '.join(missing)}, which this machine does not have")
-    return set(re.findall(r"(/\S+) \(0x[0-9a-f]+\)$", answer.stdout, re.MULTILINE))
+    return loaded(answer.stdout)
+
+
+def loaded(answer: str) -> set[str]:
+    """The files that ldd names: libraries, wherever they lie, and the dynamic linker."""
+    return set(re.findall(r"^\s*(?:\S+ => )?(/.+) \(0x[0-9a-f]+\)$", answer, re.MULTILINE))
 
 
 def _merged(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -200,7 +201,7 @@ def test_every_library_comes_with_the_bundle_but_those_of_libc(bundle: Path) -> 
         ["ldd", str(internal / "libnftables.so.1"), *map(str, internal.rglob("*.cpython-*.so"))],
         env={"LD_LIBRARY_PATH": str(internal)}, capture_output=True, text=True, check=True,
     ).stdout
-    needed = {line.split()[0]: line.split()[2] for line in listed.splitlines() if "=>" in line}
+    needed = dict(re.findall(r"^\s*(\S+) => (.+) \(0x", listed, re.MULTILINE))
     assert "libnftnl.so.11" in needed
     foreign = {name for name, path in needed.items() if not path.startswith(str(internal))}
     assert {Path(name).name.split(".so")[0] for name in foreign} <= OF_THE_SYSTEM

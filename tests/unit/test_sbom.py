@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import _image
 import _sbom
 import pytest
 
@@ -22,6 +23,16 @@ FORM = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.
 ])
 def test_debians_licences_are_told_by_their_spdx_names(text: str, licence: str) -> None:
     assert _sbom.debian_licence("p", text) == licence
+
+
+def test_libraries_are_found_wherever_the_bundle_lies() -> None:
+    answer = (
+        "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibbz2.so.1.0 => /srv/a b/_internal/libbz2.so.1.0 (0x00007f01)\n"
+        "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f02)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f03)\n"
+    )
+    assert _image.loaded(answer) == {
+        "/srv/a b/_internal/libbz2.so.1.0", "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2",
+    }
 
 
 def test_each_file_has_its_owner() -> None:
