@@ -16,6 +16,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from cni_plugin import wire
 from cni_plugin.agent.connection import Connection, is_welcome
@@ -32,6 +33,8 @@ PATIENCE = 10.0
 """Seconds for a client to send its request, or to take its reply."""
 GOODBYE = 2.0
 """Seconds that greeted clients have for their request when the agent is told to end."""
+BREATH = 0.1
+"""Seconds until the next turn after one that failed: what goes wrong in each must not keep a processor busy."""
 
 
 class Server:
@@ -71,13 +74,18 @@ class Server:
             self._poll.unregister(self._listener.fileno())
 
     def run(self, each_turn: Callable[[], None]) -> None:
-        """Turn until stopped. `each_turn` is called once a turn, at least once a second."""
+        """Turn until stopped. `each_turn` is called after each whole turn, at least once a second.
+
+        Not after one that failed: where each does, whoever watches over us is to begin anew.
+        """
         while not self._is_done():
             try:
                 self.turn(self._pause() if self._stuck or not self._waiting else 0.0)
             except Exception as error:
                 tell("a turn", error)
-            each_turn()
+                self._rest()
+            else:
+                each_turn()
 
     def close(self) -> None:
         """Let go of all sockets. Who was not answered serves itself, or is told that its reply is lost."""
@@ -109,7 +117,13 @@ class Server:
             return self._poll.poll(seconds)
         except OSError as error:
             tell("waiting", error)
+            self._rest()
             return []
+
+    def _rest(self) -> None:
+        """A moment in which only the word to end is heard."""
+        with suppress(OSError):
+            select.select([self._bell] if self._bell else [], [], [], BREATH)
 
     def _is_done(self) -> bool:
         if self._stop_at is None:

@@ -537,6 +537,26 @@ def test_told_to_stop_it_waits_for_a_silent_client_no_longer_than_it_must(
     assert not silent.read()
 
 
+def test_after_a_turn_that_failed_there_is_another_one_and_nobody_is_told_that_all_is_well(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "BREATH", 0.0)
+    turn, failing, whole = loop.server.turn, [True, True], list[int]()
+    client = loop.send(("ADD", "a"))[0]
+    loop.server.stop()
+
+    def failing_at_first(seconds: float) -> None:
+        if failing and failing.pop():
+            raise MemoryError("none left")
+        turn(seconds)
+
+    monkeypatch.setattr(loop.server, "turn", failing_at_first)
+    loop.server.run(lambda: whole.append(len(failing)))
+    assert client.reply == b"ADD a"
+    assert set(whole) == {0}
+    assert capsys.readouterr().err.count("a turn: unforeseen MemoryError: none left") == 2
+
+
 class Guest:
     """Something else that lives in the loop."""
 
