@@ -119,6 +119,7 @@ def test_a_delegated_plugin_gets_the_callers_environment_and_nothing_of_the_bund
     done = call(bundle / "tulle", json.dumps(conf), environ={**hostile, **environ})
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     seen = dict(entry.split("=", 1) for entry in (tmp_path / "witness.env").read_text().split("\0") if entry)
+    environ["TULLE_DELEGATED"] = "1"  # so that one of ours who is called sees that one of ours calls
     shells_own = {"PWD", "OLDPWD", "SHLVL", "_", *({"PATH"} - set(environ))}
     assert {key: value for key, value in seen.items() if key not in shells_own} == environ
 

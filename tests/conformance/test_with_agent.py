@@ -90,7 +90,8 @@ def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nodes]:
         made = NodesWithAgent(stack, tmp_path, restarting=restarting)
         yield made
         for agent in made.agents:
-            assert restarting or not agent.alive() or verbs(agent), "everything went past the agent"
+            skipped = not agent.node.pods
+            assert skipped or restarting or not agent.alive() or verbs(agent), "everything went past the agent"
 
 
 def verbs(agent: Agent) -> list[str]:
