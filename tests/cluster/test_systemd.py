@@ -229,7 +229,7 @@ def test_an_agent_that_cannot_start_is_in_nobodys_way(machine: Machine) -> None:
     machine.sh("""mkdir -p /etc/tulle; echo '{"log": "loud"}' >/etc/tulle/agent.json""")
     machine.sh("systemctl restart tulled.service || true")
     add(machine, "p1")
-    assert "invalid /etc/tulle/agent.json" in machine.log()
+    assert "/etc/tulle/agent.json: invalid log" in machine.log()
     machine.sh("rm /etc/tulle/agent.json")
     until(lambda: machine.show("tulled.service", "ActiveState") == ["active"], "it is put right, and starts")
     machine.sh(cni("DEL", "p1"))

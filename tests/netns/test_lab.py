@@ -25,7 +25,8 @@ LAB = str(REPO / "scripts" / "lab")
 
 
 def lab_command(*words: str, user: int = 0) -> subprocess.CompletedProcess[str]:
-    become = ["setpriv", f"--reuid={user}", "--clear-groups"] if user else []
+    reads = [f"--{each}-caps=+dac_read_search" for each in ("inh", "ambient")]  # the clone may lie in root's own folder
+    become = ["setpriv", f"--reuid={user}", "--clear-groups", *reads] if user else []
     argv = [*become, sys.executable, LAB, *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
