@@ -135,7 +135,8 @@ def local(me: Me, conf: Config) -> State:
 
 def derived(peer: Node) -> bool:
     """Whether its MAC follows from its subnet."""
-    return not peer.pod_cidrs or peer.data.get("vtepmac", "").lower() in ("", derived_mac(peer.pod_cidrs[0]))
+    mac = peer.data.get("vtepmac", "").lower()
+    return not mac or not peer.pod_cidrs or mac == derived_mac(peer.pod_cidrs[0])
 
 
 def doubt(peer: Node, conf: Config) -> str:
@@ -160,7 +161,7 @@ def peer(me: Me, peer: Node, conf: Config) -> State:
             f"cluster.nodes: {peer.name} has no IPv{me.underlay.version} address, which {me.node.name}'s "
             "VXLAN device uses: give all nodes an address of one family",
         )
-    if peer.pod_cidrs and vtep_mac(peer) == derived_mac(me.node.pod_cidrs[0]):
+    if not derived(peer) and vtep_mac(peer) == derived_mac(me.node.pod_cidrs[0]):
         raise CniError(
             INVALID_CONFIG,
             f"cluster.nodes: {peer.name} is left out: it says that its VTEP has the MAC {vtep_mac(peer)}, which is "

@@ -10,6 +10,7 @@ who cannot be told from others is left out (`plan.identity`); only what differs 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from cni_plugin.backend import Backend, Me
@@ -96,12 +97,13 @@ def plan(terms: Terms, peers: Iterable[Node], before: Plan | None = None) -> Pla
     local.update(watched(me, gate) if gate else {})
     local.update(_own(local, backend.device(conf)))
     parts = {each.name: _part(terms, lengths, each, known.get(each.name)) for each in peers}
-    ways = _joined(parts)
-    losers = contested(parts.values(), ways, backend.derived)
+    want = _joined(parts)
+    losers = contested(parts.values(), want, backend.derived)
     if losers:
         parts.update(_left_out(parts, losers))
-        ways = _joined(parts)
-    return Plan(terms, local, parts, {**local, **ways}, lengths)
+        want = _joined(parts)
+    want.update(local)
+    return Plan(terms, local, parts, want, lengths)
 
 
 def delta(after: Plan, before: Plan) -> tuple[State, State]:
@@ -122,8 +124,9 @@ def _part(terms: Terms, lengths: Lengths, peer: Node, known: Part | None) -> Par
     ways = tuple(map(me.ways.get, to))
     if known is not None and same and known.ways == ways and not known.contested:
         return known
-    found = Part(peer, to, ways, {}, covers=covers(to, lengths))
-    why = misplaced(me, peer, dict(zip(to, ways, strict=True)), backend.OVERHEAD[me.underlay.version])
+    addresses = tuple(map(ip_address, to))
+    found = Part(peer, to, ways, {}, covers=covers(addresses, lengths))
+    why = misplaced(me, peer, dict(zip(addresses, ways, strict=True)), backend.OVERHEAD[me.underlay.version])
     if why:
         return found._replace(refused=_refusal(peer, why))
     try:

@@ -11,13 +11,14 @@ need for themselves alone, who has it by its subnet goes before who only says so
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Protocol, TypeAlias
 
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
 from cni_plugin.model import Element, Key, Route, State, Way
-from cni_plugin.network import Address
+from cni_plugin.network import Address, Network
 
 LEAST = {4: 576, 6: 1280}
 """Bytes that a link must carry: what every IPv4 host takes (RFC 1122, 3.3.3), and every IPv6 link (RFC 8200, 5)."""
@@ -42,15 +43,15 @@ class Peer(Protocol):
         """The keys of the routes that would lead its own ends into the pods' network."""
 
 
-def misplaced(me: Me, peer: Node, ways: Mapping[str, Way | None], overhead: int) -> str:
+def misplaced(me: Me, peer: Node, ways: Mapping[Address, Way | None], overhead: int) -> str:
     """Why this peer cannot be reached at these ends, as far as this node can tell; "" when it may be."""
-    mine = {me.underlay, *me.node.addresses}
+    mine = (me.underlay, *me.node.addresses)
     for cidr in peer.pod_cidrs:
         for each in mine:
             if each in cidr:
                 return f"its subnet {cidr} has this node's own address {each} in it"
     for end, way in ways.items():
-        why = _no_end(me, peer, ip_address(end), mine) or _no_underlay(me, way, overhead)
+        why = _no_end(me, peer, end, mine) or _no_underlay(me, way, overhead)
         if why:
             return f"its address {end} {why}"
     return ""
@@ -61,19 +62,20 @@ def too_narrow(me: Me, way: Way, overhead: int) -> bool:
     return way.mtu - overhead < max((LEAST[each.version] for each in me.node.pod_cidrs), default=LEAST[4])
 
 
-def covers(ends: Sequence[str], lengths: Lengths) -> tuple[Key, ...]:
+def covers(ends: Sequence[Address], lengths: Lengths) -> tuple[Key, ...]:
     """The keys of routes to subnets of these lengths in which the ends would lie."""
     return tuple(
-        Route(dst=str(ip_network((end, length), strict=False)), dev="").key
+        Route(dst=str(_around(end, length)), dev="").key
         for end in ends
         for family, length in sorted(lengths)
-        if family == (6 if ":" in end else 4)
+        if family == end.version
     )
 
 
 def contested(peers: Collection[Peer], want: State, derived: Callable[[Node], bool]) -> dict[str, str]:
     """Those that cannot stand beside the others, by name, and why; `want` is what all of them need."""
-    found = {each.node.name: why for each in peers if (why := _in_a_subnet(each, peers, want))}
+    inside = [each for each in peers if not want.keys().isdisjoint(each.covers)]
+    found = {each.node.name: _in_a_subnet(each, peers, want) for each in inside}
     if len(want) < sum(len(each.state) for each in peers):
         standing = [each for each in peers if each.node.name not in found]
         standing.sort(key=lambda each: (not derived(each.node), each.node.since, each.node.name))
@@ -88,10 +90,23 @@ def _no_end(me: Me, peer: Node, end: Address, mine: Collection[Address]) -> str:
         for cidr in cidrs:
             if end in cidr:
                 return f"is a pod's: it lies in {owner} subnet {cidr}"
-    for network in map(ip_network, me.prefixes):
-        if network.version == 4 and network.prefixlen < 31 and end in (network[0], network[-1]):
-            return f"is no station's: it is the first or last of {network}, which {me.uplink} is connected to"
+    network = _edges(me.prefixes).get(end)
+    if network is not None:
+        return f"is no station's: it is the first or last of {network}, which {me.uplink} is connected to"
     return ""
+
+
+@lru_cache(maxsize=4)
+def _edges(prefixes: tuple[str, ...]) -> Mapping[Address, Network]:
+    """The first and last addresses of networks that keep those for themselves. Remembered, for each peer is asked."""
+    networks = [each for each in map(ip_network, prefixes) if each.version == 4 and each.prefixlen < 31]
+    return {edge: each for each in networks for edge in (each[0], each[-1])}
+
+
+def _around(address: Address, length: int) -> Network:
+    """By its number, which is quicker than by its text."""
+    kind = IPv4Network if address.version == 4 else IPv6Network
+    return kind((int(address), length), strict=False)
 
 
 def _no_underlay(me: Me, way: Way | None, overhead: int) -> str:
@@ -109,9 +124,7 @@ def _no_underlay(me: Me, way: Way | None, overhead: int) -> str:
 
 
 def _in_a_subnet(peer: Peer, peers: Collection[Peer], want: State) -> str:
-    key = next((each for each in peer.covers if each in want), None)
-    if key is None:
-        return ""
+    key = next(each for each in peer.covers if each in want)
     owner = next(each.node.name for each in peers if key in each.state)
     return f"its address is a pod's: it lies in {key[3]}, the subnet of {owner}"
 
