@@ -71,7 +71,7 @@ def test_a_request_that_is_no_utf8_can_be_told_to_the_curious(worker: Worker, jo
     worker.serve([question])
     (told,) = msgspec.json.decode(question.result.stdout)
     assert question.result.code == 0
-    assert {told["verb"], told["container"], told["name"], told["environ"]["CNI_ARGS"]} == {"a\ufffd"}
+    assert {told["verb"], told["container"], told["name"], told["environ"]["CNI_IFNAME"]} == {"a\ufffd"}
 
 
 def test_a_request_that_cannot_be_served_at_all_is_answered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_no_runtime_takes_a_half_written_one(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: str) -> None:
         names = [each.name for each in tmp_path.iterdir()]
         assert names and not any(each.endswith((".conf", ".conflist", ".json")) for each in names)
-        raise OSError("power cut")
+        raise OSError(errno.EIO, "power cut")
 
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(OSError, match="power cut"):

@@ -198,7 +198,7 @@ BROKEN = {
     "no nodes": ("{}", "invalid cluster.nodes []: list every node with name, address and podCIDRs"),
     "bad address": (whole(1).replace("192.0.2.1", "192.0.2.999"), "invalid cluster.nodes[0].address '192.0.2.999': "),
     "bad network": (whole(1).replace("10.244.0.0/16", "10.244.0.1/16"), "invalid cluster.network '10.244.0.1/16': "),
-    "no name": ('{"nodes": [{"address": "192.0.2.1"}]}', "`name`"),
+    "no name": ('{"nodes": [{"address": "192.0.2.1"}]}', "it has no name"),
     "too deep": ("[" * 100_000, ""),
     "not text": ("\udcff", "not valid JSON"),
 }
@@ -246,10 +246,11 @@ def test_the_words_for_a_bad_key_of_a_nodes_file_name_the_key_as_it_stands_there
     put(tmp_path / "nodes.d" / "n4.json", '{"name": "n4"}')
     put(tmp_path / "nodes.d" / "n5.json", json.dumps(node(5, podCIDRs=["10.244.5.1/24"])))
     snapshot, _ = Reader(str(tmp_path / "nodes.d"), "n1").read()
-    assert snapshot is not None and names(snapshot) == ["n1", "n3"]
-    two, four, five = snapshot.problems
+    assert snapshot is not None and names(snapshot) == ["n1"]
+    two, three, four, five = snapshot.problems
     assert two.endswith("n2.json: invalid address 'nowhere': write an IPv4 or IPv6 address without a prefix")
-    assert "n4.json: invalid node {'name': 'n4'}: object missing required field" in four
+    assert "n3.json: invalid podCIDRs[0] '10.244.3.0': write a network as address/prefix" in three
+    assert "n4.json: invalid node {'name': 'n4'}: it has no address" in four
     assert "n5.json: invalid podCIDRs[0] '10.244.5.1/24': write a network as address/prefix" in five
 
 
@@ -261,7 +262,7 @@ def test_a_broken_network_configuration_of_a_folder_stays_while_nodes_are_follow
     put(tmp_path / "nodes.d" / "net-conf.json", '{"Network": "10.0.0.0/33"}')
     after, _ = reader.read()
     assert before is not None and after is not None and after.conf == before.conf and names(after) == ["n1", "n2"]
-    assert "net-conf.json: invalid cluster.network '10.0.0.0/33'" in after.problems[0]
+    assert "net-conf.json: invalid Network '10.0.0.0/33'" in after.problems[0]
 
 
 @pytest.mark.parametrize("gone", [("net-conf.json",), ("n1.json", "n2.json"), ("net-conf.json", "n1.json", "n2.json")])
