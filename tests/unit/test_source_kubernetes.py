@@ -721,6 +721,7 @@ def test_a_node_without_an_internal_ip_is_reached_where_its_lease_says(world: Wo
 @pytest.mark.parametrize("status", [403, 404, 405])
 def test_a_server_without_leases_is_lived_with_and_told(begin: Begin, server: KubeServer, status: int) -> None:
     server.refuse_leases = status
+    server.refuse_statuses = 403
     server.put(peer(2, tulle__network="x"))
     server.put(peer(3, **{"tulle.network__address": "198.51.100.3"}))
     world = begin()
@@ -736,6 +737,22 @@ def test_a_server_without_leases_is_lived_with_and_told(begin: Begin, server: Ku
     server.refuse_leases = 0
     world.told.until(lambda found: found.problems == ())
     assert "tulle.network/address" in notes(world)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_where_no_lease_can_be_written_the_nodes_annotations_tell_the_peers_if_they_may(
+    begin: Begin, server: KubeServer, status: int
+) -> None:
+    """As with the rules of a release before, under which peers understand nothing else."""
+    server.refuse_leases = status
+    world = begin()
+    world.source.publish(said())
+    wait(lambda: bool(server.patches))
+    assert server.node("n1")["metadata"]["annotations"]["tulle.network/address"] == "192.0.2.1"
+    world.told.until(lambda found: any("not told of this node by its Lease" in each for each in found.problems))
+    assert len(server.patches) == 1, "what the API shows is not written again"
+    server.refuse_leases = 0
+    wait(lambda: "tulle.network/address" in notes(world))
 
 
 # Beside agents of a release before, which announce by annotations of their Nodes

@@ -4,11 +4,15 @@ Level-triggered: with each view of the node's own objects, what they should say 
 only what differs is written. Refusals and silence are answered by waiting, longer each time; that the one object is
 refused keeps nobody from the other. Somebody who undoes our word again and again, a second agent with this node's name,
 is answered like that too (`agent.patience`).
+
+Where the API takes no Leases, as one does that has the rules of a release before, the Node's annotations say the same:
+peers understand them of a node without a Lease.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from threading import Event as Flag
 from threading import Lock
 from time import monotonic
@@ -16,7 +20,7 @@ from time import monotonic
 from cni_plugin.agent.kube import announce, lease
 from cni_plugin.agent.kube.api import Api, worded
 from cni_plugin.agent.kube.follow import Backoff, Pace
-from cni_plugin.agent.kube.objects import MANAGED, Own
+from cni_plugin.agent.kube.objects import ANNOUNCED, MANAGED, Own
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.source import Announcement
 
@@ -41,6 +45,7 @@ class Publisher:
         self._flannel = False
         self._said: Announcement | None = None
         self._up = False
+        self._refusals = 0
         self._api: Api | None = None
 
     def shown(self, own: Own | None, *, flannel: bool) -> None:
@@ -91,7 +96,8 @@ class Publisher:
         """
         troubles: list[str] = []
         struck: list[float | None] = []
-        for what, write in (("peers are not told of this node", self._lease), ("this node's status", self._status)):
+        for what, write in (("peers are not told of this node by its Lease", self._announce),
+                            ("this node's status", self._status)):
             try:
                 struck.append(write())
             except Exception as error:  # the next try may do better, and nothing else depends on this one
@@ -107,6 +113,29 @@ class Publisher:
         written = [each for each in struck if each is not None]
         self._ended.wait(max(written, default=0.0))
         return self._again if written else None
+
+    def _announce(self) -> float | None:
+        """As `_lease`, whose second failure in a row has the Node's annotations say it, as far as that is allowed."""
+        try:
+            struck = self._lease()
+        except Exception:
+            self._refusals += 1
+            if self._refusals > 1:
+                self._disconnect()
+                with suppress(Exception):  # what is told is why there is no Lease, which is what there should be
+                    self._annotate()
+            raise
+        self._refusals = 0
+        return struck
+
+    def _annotate(self) -> None:
+        own, _, said, _ = self._now()
+        if own is None or said is None:
+            return
+        wanted = announce.notes(own, said)
+        notes = announce.differing(own, {key: wanted[key] for key in ANNOUNCED if key in wanted})
+        if notes:
+            self._connected().patch(own.node.name, announce.patch(notes, up=False))
 
     def _lease(self) -> float | None:
         """Seconds for which nothing more is to be written, None if nothing was. A node without subnets says nothing."""
