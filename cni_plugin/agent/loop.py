@@ -21,6 +21,7 @@ from typing import Protocol
 from cni_plugin import decoding
 from cni_plugin.agent.attached import Attached, Attachments
 from cni_plugin.agent.guard import worded
+from cni_plugin.agent.outlived import Outlived
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.problems import Problems
 from cni_plugin.agent.settings import Settings
@@ -45,7 +46,6 @@ from cni_plugin.model import Bridge, Up
 from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.plan.node import BRIDGE_ALIAS
 from cni_plugin.records import Record, Records
-from cni_plugin.verbs import former
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead
 from cni_plugin.verbs.peers import Facts, all_facts
@@ -129,8 +129,7 @@ class Reconciler:
         self._lists = _inotify()
         self._awake = False
         self._numbers: dict[str, int] = {}
-        self._subnets: object = None
-        self._former: dict[str, str] = {}
+        self._outlived = Outlived(self._attachments, partial(journal.say, "warn"))
         self._own: dict[str, OwnLink] = {}
         self._changed: Changed = 0
         self._first = self._last = 0.0
@@ -141,7 +140,7 @@ class Reconciler:
     @property
     def problem(self) -> str:
         """What of the node is wrong and could not be put right, "" when all is well."""
-        found = dict(self._problems) | {f"pods of {network}": words for network, words in self._former.items()}
+        found = dict(self._problems) | {f"pods of {network}": words for network, words in self._outlived.words.items()}
         return "; ".join(f"{what}: {why}" for what, why in found.items())
 
     def filenos(self) -> tuple[int, ...]:
@@ -248,23 +247,11 @@ class Reconciler:
     def _look_at_former_subnets(self, *, thorough: bool) -> None:
         """When the node's subnets or the gateways that pods need are others than at the last look, or it is time."""
         known = all_facts(self._records)
-        basis = (self._attachments.gateways, [(each.network, each.pod_cidrs) for each in known])
-        new = bool(known) and (basis != self._subnets or thorough)
-        if new:
+        due = self._outlived.is_due(known) or (thorough and bool(known))
+        if due:
             self._step("gateways of former subnets", partial(gateways, self._kernel, self._records))
-        self._subnets = basis
-        if new or self._former:
-            found = {each.network: words for each in known if (words := self._outlived(each))}
-            for network, words in found.items():
-                if words != self._former.get(network):
-                    self._journal.say("warn", f"pods of {network}: {words}")
-            self._former = found
-
-    def _outlived(self, facts: Facts) -> str:
-        """What to say of pods whose subnet is not the node's any more; nothing can be put right, so who can is told."""
-        mine = (one for network, one in self._attachments.gateways if network == facts.network)
-        left = former.outside(mine, facts.pod_cidrs)
-        return former.worded(self._attachments.through(facts.network, left), left) if left else ""
+        if due or self._outlived.words:
+            self._outlived.look(known)
 
     def _follow_mtu(self) -> None:
         """Pods that live get the MTU that the underlay leaves now, and their bridges after them."""
@@ -356,7 +343,7 @@ class Reconciler:
         kept = self._clusters.networks() if self._clusters is not None else ()
         sources = (decoding.decode(each.source) for each in facts if each.network not in kept)
         paths = {each for each in sources if isinstance(each, str)}
-        paths |= {self._records.folder(network) for network in self._former}
+        paths |= {self._records.folder(network) for network in self._outlived.words}
         if self._lists is not None:
             self._guarded("node lists", partial(self._lists.watch, paths))
 
