@@ -1,7 +1,8 @@
 """What a run of tests says meanwhile, instead of dots: how many are over, what failed, how long it will still take.
 
 A plugin of pytest, for people who wait (`-p tests.progress`; scripts/test does). A line at most every so many seconds,
-and one for each failure at once. `$TULLE_MINUTES_AFTER`: what is to come after this run, in minutes.
+and one for each failure at once. `$TULLE_MINUTES`: how many minutes this run usually takes, and `$TULLE_MINUTES_AFTER`
+what is to come after it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ FIRST = 15
 class Progress:
     """What is over and what is not."""
 
-    def __init__(self, out: pytest.TerminalReporter, after: float) -> None:
+    def __init__(self, out: pytest.TerminalReporter, usual: float, after: float) -> None:
         self._out = out
-        self._after = after
+        self._usual = usual * 60
+        self._after = after * 60
         self._begun = self._told = monotonic()
         self._all = 0
         self._over: set[str] = set()
@@ -56,9 +58,15 @@ class Progress:
         said = f"{done} of {self._all} tests, {self._failed} failed, after {minutes(seconds)}"
         if done < FIRST or done >= self._all:
             return said
-        left = seconds / done * (self._all - done)
-        whole = f", {minutes(left + 60 * self._after)} in all" if self._after else ""
+        left = self.left(done / self._all, seconds)
+        whole = f", {minutes(left + self._after)} in all" if self._after else ""
         return f"{said}; about {minutes(left)} left{whole}"
+
+    def left(self, part: float, seconds: float) -> float:
+        """The seconds still to come: as usual at first, more and more by how it went: tests differ in length."""
+        so_far = seconds / part * (1 - part)
+        usual = max(self._usual - seconds, self._usual * (1 - part)) if self._usual else so_far
+        return part * so_far + (1 - part) * usual
 
 
 def minutes(seconds: float) -> str:
@@ -70,8 +78,8 @@ def minutes(seconds: float) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     out = config.pluginmanager.get_plugin("terminalreporter")
     if out is not None and not hasattr(config, "workerinput"):
-        after = float(os.environ.get("TULLE_MINUTES_AFTER") or 0)
-        config.pluginmanager.register(Progress(out, after), "tulle-progress")
+        usual, after = (float(os.environ.get(f"TULLE_MINUTES{each}") or 0) for each in ("", "_AFTER"))
+        config.pluginmanager.register(Progress(out, usual, after), "tulle-progress")
 
 
 @pytest.hookimpl(wrapper=True)
