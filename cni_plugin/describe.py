@@ -77,7 +77,7 @@ def _veth(verb: str, each: Veth) -> str:
     common = _words(("master", each.master), ("address", each.mac), ("mtu", each.mtu))
     if verb == "change":
         return f"ip link set {each.name}{common}" + (f" alias '{each.alias}'" if each.alias else "")
-    peer = _words(("address", each.peer_mac), ("mtu", each.mtu))
+    peer = _words(("address", each.peer_mac), ("mtu", each.peer_mtu or each.mtu))
     alias = f" && ip link set {each.name} alias '{each.alias}'" if each.alias else ""
     return f"ip link add {each.name} up{common} type veth peer {each.peer} netns POD{peer}{alias}"
 

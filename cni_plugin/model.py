@@ -92,7 +92,7 @@ class Bridge(Object, frozen=True, tag="bridge"):
 
 
 class Veth(Object, frozen=True, tag="veth"):
-    """A pair made by one message: `name` on the host, up and in `master`; `peer` in the pod, down until its `Up`."""
+    """A pair made at once: `name` on the host, up in `master`; `peer` in the pod, down; `peer_mtu` where it differs."""
 
     FIXED: ClassVar[tuple[str, ...]] = ("peer",)
     name: str
@@ -102,6 +102,7 @@ class Veth(Object, frozen=True, tag="veth"):
     alias: str = ""
     peer: str = ""
     peer_mac: str = ""
+    peer_mtu: int = 0
 
     @property
     def key(self) -> Key:

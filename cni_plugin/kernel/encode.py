@@ -226,7 +226,8 @@ def _veth(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
         yield _set(each.name, [*attrs, *_attrs(("IFLA_ADDRESS", each.mac), ("IFLA_IFALIAS", each.alias))], _IFF_UP)
         return
     peer = [*_ONE_QUEUE, *_attrs(
-        ("IFLA_IFNAME", each.peer), ("IFLA_ADDRESS", each.peer_mac or random_mac()), ("IFLA_MTU", each.mtu)
+        ("IFLA_IFNAME", each.peer), ("IFLA_ADDRESS", each.peer_mac or random_mac()),
+        ("IFLA_MTU", each.peer_mtu or each.mtu),
     )]
     if place.pod is not None:
         peer.append(("IFLA_NET_NS_FD", place.pod))

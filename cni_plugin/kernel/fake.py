@@ -298,7 +298,7 @@ class FakeKernel:
             self._note(each.key)
             self.state[each.key] = each
             if isinstance(each, Veth) and op.verb == "create" and each.peer:
-                peer = PodLink(each.peer, mac=each.peer_mac, mtu=each.mtu)
+                peer = PodLink(each.peer, mac=each.peer_mac, mtu=each.peer_mtu or each.mtu)
                 self.state[peer.key] = peer
 
     def _note(self, key: Key) -> None:

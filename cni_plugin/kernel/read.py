@@ -112,7 +112,7 @@ class Reader:
         link = self._link_of_kind(want, "veth")
         if link is None:
             return None
-        peer, peer_mac = self._peer(want, link)
+        peer, peer_mac, peer_mtu = self._peer(want, link)
         return Veth(
             want.name,
             master=self._name(link.number("IFLA_MASTER")),
@@ -121,19 +121,22 @@ class Reader:
             alias=link.text("IFLA_IFALIAS"),
             peer=peer,
             peer_mac=peer_mac,
+            peer_mtu=peer_mtu,
         )
 
-    def _peer(self, want: Veth, link: Message) -> tuple[str, str]:
+    def _peer(self, want: Veth, link: Message) -> tuple[str, str, int]:
         """The other end, when the pod that we are in has it; without a pod it is taken to be as wanted."""
         pod = self._spaces.get(POD)
         if pod is None:
-            return want.peer, want.peer_mac
+            return want.peer, want.peer_mac, want.peer_mtu
         peer = self._link(POD, want.peer) if want.peer else None
         if peer is None or peer.link != link.number("IFLA_LINK"):
             peer = pod.link_at(link.number("IFLA_LINK"))
         if peer is None or peer.number("IFLA_LINK") != link.link:
-            return "", ""
-        return peer.text("IFLA_IFNAME"), peer.text("IFLA_ADDRESS")
+            return "", "", 0
+        mtu = peer.number("IFLA_MTU")
+        other = mtu if mtu != link.number("IFLA_MTU") else 0
+        return peer.text("IFLA_IFNAME"), peer.text("IFLA_ADDRESS"), other
 
     def _vxlan(self, want: Vxlan) -> Vxlan | None:
         link = self._link_of_kind(want, "vxlan")

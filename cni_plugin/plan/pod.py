@@ -87,12 +87,16 @@ class Attachment(NamedTuple):
 
 
 class Wire(NamedTuple):
-    """How an attachment is to be wired. `mtu` in bytes, 0 for the kernel's choice."""
+    """How an attachment is to be wired.
+
+    `mtu` in bytes, 0 for the kernel's choice. `port_mtu`: that of the node's end where it has another, else 0.
+    """
 
     attachment: Attachment
     bridge: str
     mtu: int
     mac: str
+    port_mtu: int = 0
 
 
 def owner(alias: str) -> Attachment | None:
@@ -175,7 +179,7 @@ def lasting(objects: Iterable[AnyObject]) -> Iterator[AnyObject]:
             case Sysctl() | Neigh() | Fdb():
                 continue
             case Veth():
-                yield msgspec.structs.replace(each, mac="", mtu=0, peer_mac="")
+                yield msgspec.structs.replace(each, mac="", mtu=0, peer_mac="", peer_mtu=0)
             case PodLink():
                 yield PodLink(each.name)
             case Route() if each.ns == POD:
@@ -189,11 +193,12 @@ def _link_objects(conf: NetConf, wire: Wire) -> Iterator[AnyObject]:
     yield Veth(
         name,
         master=wire.bridge,
-        mtu=wire.mtu,
+        mtu=wire.port_mtu or wire.mtu,
         mac=host_mac(wire.attachment),
         alias=wire.attachment.alias,
         peer=pod,
         peer_mac=wire.mac,
+        peer_mtu=wire.mtu if wire.port_mtu else 0,
     )
     yield PodLink(pod, mac=wire.mac, mtu=wire.mtu)
     yield Sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", NO_LINK_LOCAL, dev=name)  # a port speaks for nobody

@@ -30,6 +30,7 @@ from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
 from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
 from cni_plugin.verbs.leases import Leases, leases
+from cni_plugin.verbs.mtu import fitting, wanted
 from cni_plugin.verbs.peers import Facts, ensure
 from cni_plugin.wish import wish
 
@@ -101,14 +102,23 @@ def _take_back(step: Callable[..., object], *arguments: object) -> None:
 
 def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
     attachment = context.attachment
-    mtu = context.conf.mtu or (facts.mtu if facts else context.kernel.default_mtu())
-    if mtu and mtu < LEAST[6] and any(":" in each.address for each in lease.ips):
+    mtu = wanted(context.conf, facts, context.kernel)
+    width = fitting(mtu, context.bridge, context.kernel)
+    where = f" of the bridge {context.bridge}" if width.pod < mtu else ""
+    if width.pod and width.pod < LEAST[6] and any(":" in each.address for each in lease.ips):
         raise CniError(
-            INVALID_CONFIG, f"invalid mtu {mtu}: IPv6 needs at least {LEAST[6]} bytes (RFC 8200); raise it"
+            INVALID_CONFIG,
+            f"invalid mtu {width.pod}{where}: IPv6 needs at least {LEAST[6]} bytes (RFC 8200); raise it",
+        )
+    if where and context.conf.mtu:
+        print(
+            f"tulle: {context.conf.name}: the pod gets an MTU of {width.pod} and not {mtu}: the bridge "
+            f"{context.bridge} carries no more, and it is not Tulle's to widen: ip link set {context.bridge} mtu {mtu}",
+            file=sys.stderr,
         )
     mac = wish(context.conf, context.request.args).mac
     mac = mac or derived_mac(attachment, [each.address for each in lease.ips])
-    return Wire(attachment, context.bridge, mtu, mac)
+    return Wire(attachment, context.bridge, width.pod, mac, width.port)
 
 
 def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
@@ -184,7 +194,7 @@ def _result(context: Context, wire: Wire, lease: Result) -> Result:
     beside = [gateway_dev] if gateway_dev != wire.bridge and plan.gateways(context.conf, lease.ips) else []
     interfaces = (
         Interface(wire.bridge, context.kernel.link_mac(wire.bridge)),
-        Interface(attachment.host_dev, host_mac(attachment), mtu=wire.mtu),
+        Interface(attachment.host_dev, host_mac(attachment), mtu=wire.port_mtu or wire.mtu),
         Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=readable(context.environ["CNI_NETNS"])),
         *(Interface(name, context.kernel.link_mac(name)) for name in beside),  # a VLAN's gateway, as the reference has
     )

@@ -1,4 +1,8 @@
-"""The MTU of pods that live, made what the underlay leaves now (failure 14): both ends of the pair, and the record.
+"""The MTU of pods: what one gets, and that of those that live made what the underlay leaves now (failure 14).
+
+A pod gets no more than what it is plugged into carries. A bridge follows the narrowest of its ports until somebody
+gives it an MTU (br_mtu_auto_adjust in net/bridge/br_if.c): so at one that is not ours the port has what the bridge has,
+which then stays as it is, and only the pod's own end may have less.
 
 A pod keeps the MTU that its ADD gave it until the way to some peer gets narrower or wider; then packets that are too
 large vanish somewhere in between, or room is wasted. Whoever fixed an MTU in the configuration keeps it, and so does
@@ -9,17 +13,41 @@ who changed the pod's link since. The record comes last, so that what a kill lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.model import AnyObject, PodLink, Veth
+from cni_plugin.model import AnyObject, Bridge, PodLink, Veth
 from cni_plugin.netconf import NetConf
+from cni_plugin.plan.node import BRIDGE_ALIAS
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
+from cni_plugin.verbs.peers import Facts
+
+
+class Width(NamedTuple):
+    """MTUs in bytes: of a pod's own end, and of the node's where that has another one, else 0."""
+
+    pod: int
+    port: int = 0
+
+
+def wanted(conf: NetConf, facts: Facts | None, kernel: Kernel) -> int:
+    """What a configuration asks for: its own MTU, else what the cluster leaves, else what leads away from the node."""
+    return conf.mtu or (facts.mtu if facts else kernel.default_mtu())
+
+
+def fitting(mtu: int, bridge: str, kernel: Kernel) -> Width:
+    """As much of an MTU as a bridge carries, 0 for the kernel's choice. Costs a question about the bridge."""
+    want = Bridge(bridge, alias=BRIDGE_ALIAS)
+    there = kernel.read([want]).get(want.key)
+    if not isinstance(there, Bridge) or there.alias == BRIDGE_ALIAS:
+        return Width(mtu)
+    least = min(mtu or there.mtu, there.mtu)
+    return Width(least, there.mtu if there.mtu != least else 0)
 
 
 def follows(conf: NetConf) -> bool:
@@ -30,17 +58,20 @@ def follows(conf: NetConf) -> bool:
 def follow(
     kernel: Kernel, records: Records, attachment: Attachment, mtu: int, *, dry_run: bool = False
 ) -> list[Op]:
-    """Give an attachment this MTU, in bytes; the operations that it took, none if it is gone.
+    """Give an attachment this MTU, in bytes, or what its bridge carries of it; the operations that it took.
 
-    One whose namespace cannot be entered is let be as long as its wire is there: the end that sends comes first or not
-    at all. Raises KernelError, OSError.
+    It takes none if it is gone. One whose namespace cannot be entered is let be as long as its wire is there: the end
+    that sends comes first or not at all. Raises KernelError, OSError.
     """
     record = records.find(attachment)
     if record is None or record.mtu == mtu:
         return []
+    width = fitting(mtu, record.bridge, kernel)
+    if record.mtu == width.pod:
+        return []
     try:
         kernel.enter(record.netns, allow_own=True)
-        ops = _changes(kernel, record, mtu)
+        ops = _changes(kernel, record, width)
         if not dry_run:
             kernel.apply(ops)
     except NetnsError:
@@ -54,28 +85,31 @@ def follow(
     with records.lock():
         now = records.find(attachment)
         if now is not None and now.created == record.created:
-            records.put(msgspec.structs.replace(now, mtu=mtu, objects=tuple(_resized(now, mtu))))
+            objects = tuple(_resized(each, width) for each in now.objects)
+            records.put(msgspec.structs.replace(now, mtu=width.pod, objects=objects))
     return ops
 
 
-def _changes(kernel: Kernel, record: Record, mtu: int) -> list[Op]:
+def _changes(kernel: Kernel, record: Record, width: Width) -> list[Op]:
     """The end that sends gets less before the other, and more after it.
 
     Where the node's end is gone, so is the pod's, and what bears its name in that namespace is another's.
     """
-    ends = [each for each in record.objects if isinstance(each, Veth | PodLink) and each.mtu == record.mtu]
-    stood = kernel.read(ends)
+    made = {each.key: each.mtu for each in record.objects if isinstance(each, Veth | PodLink)}
+    stood = kernel.read(each for each in record.objects if each.key in made)
     if Veth(record.attachment.host_dev).key not in stood:
         return []
-    have = {key: each for key, each in stood.items() if getattr(each, "mtu", 0) == record.mtu}
-    want = {key: msgspec.structs.replace(each, mtu=mtu) for key, each in have.items()}
+    have = {key: each for key, each in stood.items() if getattr(each, "mtu", 0) == made[key]}
+    want = {key: _resized(each, width) for key, each in have.items()}
     ops = diff(want, have)
-    return sorted(ops, key=lambda op: isinstance(op.object, PodLink), reverse=mtu < record.mtu)
+    return sorted(ops, key=lambda op: isinstance(op.object, PodLink), reverse=width.pod < record.mtu)
 
 
-def _resized(record: Record, mtu: int) -> Iterator[AnyObject]:
-    for each in record.objects:
-        if isinstance(each, Veth | PodLink) and each.mtu == record.mtu:
-            yield msgspec.structs.replace(each, mtu=mtu)
-        else:
-            yield each
+def _resized(each: AnyObject, width: Width) -> AnyObject:
+    match each:
+        case Veth():
+            return msgspec.structs.replace(each, mtu=width.port or width.pod, peer_mtu=width.pod if width.port else 0)
+        case PodLink():
+            return msgspec.structs.replace(each, mtu=width.pod)
+        case _:
+            return each

@@ -16,6 +16,7 @@ from cni_plugin.spec import IPConfig, Result
 from cni_plugin.verbs import ensure
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases_local import LocalLeases
+from cni_plugin.verbs.mtu import fitting, wanted
 from cni_plugin.verbs.peers import Facts, survey
 from cni_plugin.wish import wish
 
@@ -36,13 +37,13 @@ def plan_add(context: Context) -> list[Step]:
         title = f"this node's part of the cluster: {facts.peers} peers by {facts.backend}"
         steps.append(Step(title, ensure.steps(context.kernel, want, have)))
     lease = expected(context, facts)
-    mtu = context.conf.mtu or (facts.mtu if facts else context.kernel.default_mtu())
-    steps.append(_bridge(context, lease, mtu))
+    width = fitting(wanted(context.conf, facts, context.kernel), context.bridge, context.kernel)
+    steps.append(_bridge(context, lease, width.pod))
     if context.conf.ip_masq and lease.ips:
         steps.append(_masquerade(context, lease, facts))
     mac = wish(context.conf, context.request.args).mac
     mac = mac or derived_mac(context.attachment, [each.address for each in lease.ips])
-    wire = Wire(context.attachment, context.bridge, mtu, mac)
+    wire = Wire(context.attachment, context.bridge, width.pod, mac, width.port)
     steps.append(Step("the pod", diff(pod_state(context.conf, wire, lease.ips, lease.routes), {})))
     return steps
 

@@ -235,7 +235,7 @@ def _port(record: Record, link: OwnLink) -> Iterator[AnyObject]:
         yield Up(link.name)
     for each in record.objects:
         if isinstance(each, Veth):
-            yield msgspec.structs.replace(each, mac="", mtu=0, peer="", peer_mac="")
+            yield msgspec.structs.replace(each, mac="", mtu=0, peer="", peer_mac="", peer_mtu=0)
         elif isinstance(each, Port | PortVlan | Fdb):
             yield each
 

@@ -27,7 +27,10 @@ from cni_plugin.model import (
     Vlan,
     state,
 )
+from cni_plugin.plan.pod import Attachment, Wire, pod_state
+from cni_plugin.verbs.mtu import fitting
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, enter_new, kernel_of, put, run, wire, wrong
+from tests.unit.support import net_conf
 
 
 @pytest.fixture
@@ -173,6 +176,26 @@ def test_the_bridge_keeps_its_mac_as_ports_come_and_go(kernel: LinuxKernel) -> N
     assert kernel.link_mac(BRIDGE) == "02:00:00:00:00:01"
     kernel.apply([Op("delete", Veth("tl9"))])
     assert kernel.link_mac(BRIDGE) == "02:00:00:00:00:01"
+
+
+@pytest.mark.parametrize("others", [[], [9000], [1400, 9000]])
+@pytest.mark.parametrize("asked", [1300, 1500, 9000])
+def test_a_bridge_of_somebody_else_keeps_the_mtu_that_follows_its_ports_whatever_a_pod_asks_for(
+    kernel: LinuxKernel, netns: MakeNetns, others: list[int], asked: int
+) -> None:
+    run("ip link add cni0 type bridge")
+    for mtu in others:
+        run(f"ip link add o{mtu} mtu {mtu} master cni0 type veth peer name p{mtu}")
+    before = min(others, default=1500)
+    enter_new(kernel, netns)
+
+    width = fitting(asked, "cni0", kernel)
+    pod = Wire(Attachment("net", "c1", "eth0"), "cni0", width.pod, "0a:58:0a:16:00:02", width.port)
+    put(kernel, pod_state(net_conf(bridge="cni0", hairpinMode=False), pod, (), ()).values())
+
+    stands = kernel.read([Bridge("cni0"), PodLink("eth0")])
+    mtus = [each.mtu for each in stands.values() if isinstance(each, Bridge | PodLink)]
+    assert mtus == [before, min(asked, before)]
 
 
 def test_a_foreign_bridge_is_pinned_to_the_mac_it_has(kernel: LinuxKernel) -> None:

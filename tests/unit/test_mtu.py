@@ -110,6 +110,18 @@ def test_who_is_gone_is_let_be(node: Node) -> None:
     assert list(node.records.all()) == []
 
 
+@pytest.mark.parametrize(("left", "pod"), [(1400, 1400), (1450, 1450), (8950, 1500)])
+def test_at_a_bridge_of_somebody_else_the_pods_own_end_follows_as_far_as_that_carries(
+    tmp_path: Path, left: int, pod: int
+) -> None:
+    made = in_cluster(tmp_path, bridge="br7")
+    made.kernel.state["link", "", "br7"] = Bridge("br7", mtu=1500)
+    assert made.call("ADD").exit == 0
+    for _ in range(2):
+        follow(made.kernel, made.records, POD, left)
+        assert (ends(made), recorded(made)) == ([1500, pod], [pod, 1500, pod])
+
+
 def test_whose_configuration_fixes_an_mtu_is_not_behind(tmp_path: Path) -> None:
     fixed = in_cluster(tmp_path, mtu=1300)
     assert fixed.call("ADD").exit == 0

@@ -145,6 +145,34 @@ def test_a_bridge_of_somebody_else_keeps_its_mtu_and_bears_no_mark(node: Node) -
     assert (bridge.mtu, bridge.alias) == (9000, "")
 
 
+@pytest.mark.parametrize(
+    ("bridge", "conf", "pod"),
+    [
+        (1400, {}, 1400),
+        (9000, {}, 1500),
+        (1400, {"mtu": 9000}, 1400),
+        (1500, {"mtu": 1300}, 1300),
+        (1500, {"mtu": 1500}, 1500),
+    ],
+)
+def test_a_pod_gets_what_a_bridge_of_somebody_else_carries_and_its_port_what_the_bridge_has(
+    node: Node, bridge: int, conf: dict[str, int], pod: int
+) -> None:
+    """The bridge would follow a narrower port, and a wider one that is its only one."""
+    node.kernel.state["link", "", "br7"] = Bridge("br7", mtu=bridge)
+    assert node.configured(bridge="br7", **conf).call("ADD").exit == 0
+    ends = [each.mtu for each in node.kernel.state.values() if isinstance(each, Veth | PodLink)]
+    assert ends == [bridge, pod]
+
+
+def test_who_asks_for_more_than_a_bridge_of_somebody_else_carries_is_told(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node.kernel.state["link", "", "br7"] = Bridge("br7", mtu=1500)
+    assert node.configured(bridge="br7", mtu=9000).call("ADD").exit == 0
+    assert "an MTU of 1500 and not 9000: the bridge br7 carries no more" in capsys.readouterr().err
+
+
 # Rollback
 
 
