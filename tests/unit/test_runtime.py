@@ -35,7 +35,8 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         for name in ("first", "second"):
-            (directory / name).write_text(RECORDER.format(python=sys.executable))
+            python = Path(sys.executable).resolve()  # a script's first line ends at a space
+            (directory / name).write_text(RECORDER.format(python=python))
             (directory / name).chmod(stat.S_IRWXU)
         self.runtime = Runtime(path=(directory / "empty", directory), cache=directory / "cache")
 
