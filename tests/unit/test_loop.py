@@ -398,10 +398,10 @@ if [ $CNI_COMMAND = ADD ]; then echo '{{"cniVersion": "1.0.0", "ips": [{{"addres
     assert there.call("ADD").exit == 0
     world = World(there, clock, Settings(interval=60, grace=0))
     dies(world)
+    before = set(threading.enumerate())
     world.goes_on(60)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(PATIENCE)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)
     assert log.read_text().split("\n") == ["ADD a", "DEL a", ""]
     assert list(there.records.all()) == []
     world.goes_on(60)
