@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
 from cni_plugin.keys import strangers
-from cni_plugin.netconf import HOST_LOCAL, NetConf, typed
+from cni_plugin.netconf import HOST_LOCAL, NetConf, _Conf, typed
 from cni_plugin.network import NetworkKeys
 
 _LISTS, _RUNTIMES = ("cniversions", "disablecheck", "disablegc", "capabilities", "plugins"), (
@@ -23,6 +23,10 @@ _FLANNELS = ("networks", "ipv6networks", "enablenftables", "type", "learning", "
 _OTHERS = frozenset((*_LISTS, *_RUNTIMES, *_FLANNELS))
 """Keys that the specification, runtimes and flannel know, and that are close to one of ours or may come to be."""
 _OPAQUE = ("cluster", "prevresult")
+
+
+class _Type(_Conf, frozen=True):
+    type: str = ""
 
 
 def of_plugin(raw: Mapping[str, object], conf: NetConf) -> list[str]:
@@ -43,10 +47,10 @@ def of_network(raw: Mapping[str, object], conf: NetworkKeys) -> list[str]:
 
 
 def _of_backend(raw: object, at: str) -> list[str]:
-    """A key of any backend is one, so that `type` alone switches a cluster."""
+    """A key of any backend is one, so that `type`, which is no backend's own, alone switches a cluster."""
     found = raw if isinstance(raw, dict) else {}
     given = next((each for key, each in found.items() if key.lower() == "backend"), None)
-    known = [backends.find(name).configure({}) for name in backends.names()]
+    known = [_Type(), *(backends.find(name).configure({}) for name in backends.names())]
     return _worded(given, *known, at=at)
 
 

@@ -40,8 +40,9 @@ Key: TypeAlias = tuple[str, ...]
 class Way(NamedTuple):
     """How this node's kernel sends to an address: by `dev`, from `source`, to the router `via`, "" without one.
 
-    `mtu` in bytes: that of the interface, or of the route where it is less. `own`: the interface bears our mark. Not to
-    be made, but what plans are made of.
+    `mtu` in bytes: that of the interface, or of the route where it is less. `own`: the interface bears our mark;
+    `guests`: it is a bridge without a wire, on which are but containers and virtual machines of this node. Not to be
+    made, but what plans are made of.
     """
 
     dev: str
@@ -49,6 +50,7 @@ class Way(NamedTuple):
     source: str = ""
     via: str = ""
     own: bool = False
+    guests: bool = False
 
 
 class Object(msgspec.Struct, frozen=True, tag_field="object"):
@@ -387,8 +389,7 @@ class Element(Object, frozen=True, tag="element"):
 
 LinkObject: TypeAlias = Bridge | Veth | Vxlan | Vlan | PodLink
 AnyObject: TypeAlias = (
-    Bridge | Veth | Vxlan | Vlan | PodLink | Up | Port | PortVlan | Sysctl | Feature
-    | Addr | Route | Neigh | Fdb | Chain | Set | Element
+    LinkObject | Up | Port | PortVlan | Sysctl | Feature | Addr | Route | Neigh | Fdb | Chain | Set | Element
 )
 NftObject: TypeAlias = Chain | Set | Element
 State: TypeAlias = dict[Key, AnyObject]

@@ -25,7 +25,7 @@ from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, ipv6_settings, state
-from cni_plugin.netconf import MAX_MTU, _Conf, typed
+from cni_plugin.netconf import MAX_MTU, MIN_MTU, _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
@@ -57,10 +57,16 @@ class Config(_Conf, frozen=True):
 def configure(options: Mapping[str, object]) -> Config:
     """Raises CniError 7."""
     conf = typed(options, Config, "cluster.backend")
-    sizes = (("mtu", conf.mtu, MAX_MTU), ("wireMTU", conf.wire_mtu, MAX_MTU))
-    for key, value, last in (("vni", conf.vni, 2**24 - 1), ("port", conf.port, 65535), *sizes):
+    for key, value, last in (("vni", conf.vni, 2**24 - 1), ("port", conf.port, 65535)):
         if not 0 <= value <= last:
             raise CniError(INVALID_CONFIG, f"invalid cluster.backend.{key} {value}: it must be between 0 and {last}")
+    for key, value, least in (("mtu", conf.mtu, MIN_MTU), ("wireMTU", conf.wire_mtu, MIN_MTU + max(OVERHEAD.values()))):
+        if value and not least <= value <= MAX_MTU:
+            raise CniError(
+                INVALID_CONFIG,
+                f"invalid cluster.backend.{key} {value}: it must be between {least} and {MAX_MTU} bytes; leave it out "
+                "to derive it",
+            )
     return conf if conf.port else msgspec.structs.replace(conf, port=DEFAULT_PORT)
 
 

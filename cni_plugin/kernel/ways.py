@@ -1,9 +1,9 @@
 """How the node would send to each of many addresses, as its own routing decides: the interface, the router, the MTU.
 
 One question an address (RTM_GETROUTE: inet_rtm_getroute in net/ipv4/route.c, inet6_rtm_getroute in net/ipv6/route.c), a
-hundred in one write, and one more a link. An answer has what a host learned from "packet too big" messages in place of
-the route's own MTU, with the time when that expires; anybody can send such messages, so of those the route itself is
-asked for (RTM_F_FIB_MATCH, Linux 4.13).
+hundred in one write, and one more a link, two where that is a bridge. An answer has what a host learned from "packet
+too big" messages in place of the route's own MTU, with the time when that expires; anybody can send such messages, so
+of those the route itself is asked for (RTM_F_FIB_MATCH, Linux 4.13).
 
     ways(space, ["192.0.2.2", "198.51.100.3"])
     ->  {"192.0.2.2": Way("eth0", 1500, "192.0.2.1"), "198.51.100.3": Way("eth0", 1500, "192.0.2.1", "192.0.2.254")}
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import NamedTuple
 
+from cni_plugin.kernel import codec
 from cni_plugin.kernel.addresses import family_of, packed
 from cni_plugin.kernel.codec import HEADER, NLM_F_REQUEST, RTM_GETLINK, RTM_GETROUTE
 from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
@@ -24,6 +25,8 @@ from cni_plugin.kernel.raw import (
     IFLA_EXT_MASK,
     IFLA_IFALIAS,
     IFLA_IFNAME,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
     IFLA_MTU,
     attributes,
     nested,
@@ -39,6 +42,8 @@ _CACHEINFO = Struct("=IIi")
 """The beginning of struct rta_cacheinfo: references, last use, time until it expires (0: never)."""
 _IFLA_INET6_CONF, _DEVCONF_MTU6 = 2, 2
 _VIA_FAMILY = Struct("=H")
+_GUESTS = ("veth", "tun")
+"""The kinds of links by which containers and virtual machines are on a bridge; a tap is a `tun`."""
 
 
 class _Answer(NamedTuple):
@@ -50,12 +55,14 @@ class _Answer(NamedTuple):
 
 
 class _Link(NamedTuple):
-    """MTUs in bytes; `mtu6` is what IPv6 makes of it, 0 where it is off. `own`: it bears our mark."""
+    """MTUs in bytes; `mtu6` is what IPv6 makes of it, 0 where it is off. `own`: it bears our mark; `guests`: as Way."""
 
     name: str
     mtu: int
     mtu6: int
     own: bool
+    kind: str
+    guests: bool = False
 
 
 def ways(space: Namespace, addresses: Iterable[str]) -> dict[str, Way]:
@@ -68,7 +75,7 @@ def ways(space: Namespace, addresses: Iterable[str]) -> dict[str, Way]:
         found[address] = found[address]._replace(mtu=lasting[address].mtu if address in lasting else 0)
     links = _links(space, sorted({each.link for each in found.values()}))
     return {
-        address: Way(link.name, _mtu(link, address, each.mtu), each.source, each.via, link.own)
+        address: Way(link.name, _mtu(link, address, each.mtu), each.source, each.via, link.own, link.guests)
         for address, each in found.items()
         if (link := links.get(each.link)) is not None
     }
@@ -129,7 +136,18 @@ def _links(space: Namespace, indexes: Sequence[int]) -> dict[int, _Link]:
     mask = _attribute(IFLA_EXT_MASK, _NUMBER.pack(RTEXT_FILTER_SKIP_STATS))
     questions = [_request(RTM_GETLINK, _IFINFO.pack(0, 0, index, 0, 0) + mask) for index in indexes]
     answers = space.netlink.ask_all(questions)
-    return {index: _link(answer) for index, answer in zip(indexes, answers, strict=True) if answer}
+    found = {index: _link(answer) for index, answer in zip(indexes, answers, strict=True) if answer}
+    bridges = {index for index, each in found.items() if each.kind == "bridge" and not each.own}
+    return {
+        index: each._replace(guests=index in bridges and _has_no_wire(space, index)) for index, each in found.items()
+    }
+
+
+def _has_no_wire(space: Namespace, bridge: int) -> bool:
+    """By a dump of the bridge's ports (IFLA_MASTER filters it since Linux 4.6; older kernels list all links)."""
+    request = codec.encode(RTM_GETLINK, 0, {"family": 0}, [("IFLA_MASTER", bridge)])
+    ports = (each for each in space.netlink.dump(request) if each.number("IFLA_MASTER") == bridge)
+    return all(each.text("IFLA_LINKINFO", "IFLA_INFO_KIND") in _GUESTS for each in ports)
 
 
 def _link(answer: bytes) -> _Link:
@@ -137,4 +155,5 @@ def _link(answer: bytes) -> _Link:
     inet6 = nested(nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), _IFLA_INET6_CONF)
     mtu6 = number(inet6[4 * _DEVCONF_MTU6 : 4 * _DEVCONF_MTU6 + 4])
     own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS_MARK.encode())
-    return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6, own)
+    kind = nested(found.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND).rstrip(b"\0").decode()
+    return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6, own, kind)

@@ -2,8 +2,9 @@
 
 A node announces its addresses, and of a flannel node also the MAC of its VTEP. What is announced concerns its own pods
 alone: an address that is a pod's, that is reached through our own devices, or that only a link leads to which is too
-narrow for everybody's pods, leaves out just the peer that says so. Of one MAC, or anything else that two peers would
-need for themselves alone, who has it by its subnet goes before who only says so, and the elder before the younger.
+narrow for everybody's pods, or is a narrower bridge of containers, leaves out just the peer that says so. Of one MAC,
+or anything else that two peers would need for themselves alone, who has it by its subnet goes before who only says so,
+and the elder before the younger.
 
     virtual-kubelet  10.244.2.7  10.244.9.0/24    left out: its address is a pod's of n2, which has 10.244.2.0/24
 """
@@ -62,6 +63,11 @@ def too_narrow(me: Me, way: Way, overhead: int) -> bool:
     return way.mtu - overhead < max((LEAST[each.version] for each in me.node.pod_cidrs), default=LEAST[4])
 
 
+def aside(me: Me, way: Way) -> bool:
+    """Whether a way leads to guests of this node, by a bridge that is not its underlay and carries less than that."""
+    return way.guests and not way.via and way.dev != me.uplink and way.mtu < me.mtu
+
+
 def covers(ends: Sequence[Address], lengths: Lengths) -> tuple[Key, ...]:
     """The keys of routes to subnets of these lengths in which the ends would lie."""
     return tuple(
@@ -114,6 +120,11 @@ def _no_underlay(me: Me, way: Way | None, overhead: int) -> str:
         return ""
     if way.own:
         return f"is reached through {way.dev}, which is Tulle's own: a tunnel in a tunnel"
+    if aside(me, way):
+        return (
+            f"is reached by the bridge {way.dev}, on which are but guests of this node, and whose {way.mtu} bytes are "
+            f"fewer than the {me.mtu} of {me.uplink}: raise that bridge's MTU, if a node is there"
+        )
     if way.mtu < me.mtu and too_narrow(me, way, overhead):
         least = max(LEAST[each.version] for each in me.node.pod_cidrs)
         return (

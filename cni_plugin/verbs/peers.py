@@ -27,7 +27,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
 from cni_plugin.netconf import MAX_MTU, NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
-from cni_plugin.plan.identity import LEAST, too_narrow
+from cni_plugin.plan.identity import LEAST, aside, too_narrow
 from cni_plugin.records import Records, stem
 from cni_plugin.verbs import guard
 from cni_plugin.verbs import offload as offloading
@@ -219,7 +219,9 @@ def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backen
             f"the MTU of {me.mtu} bytes on the way to peers by {me.uplink} leaves {left} for pods, and IPv6 needs "
             f"{LEAST[6]} (RFC 8200): raise it to at least {LEAST[6] + overhead}",
         )
-    counted = [each for each in ways.values() if not each.own and not too_narrow(me, each, overhead)]
+    counted = [
+        each for each in ways.values() if not (each.own or too_narrow(me, each, overhead) or aside(me, each))
+    ]
     uplinks = tuple(sorted({each.dev for each in counted}))
     return me._replace(mtu=min([me.mtu, *(each.mtu for each in counted)]), ways=ways, uplinks=uplinks)
 

@@ -308,6 +308,18 @@ def test_a_way_is_what_the_kernel_would_do(world: World) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("ports", "guests"), [([], True), (["veth"], True), (["veth", "vxlan id 7 dstport 4799"], False)]
+)
+def test_a_bridge_without_a_wire_has_but_guests(world: World, ports: list[str], guests: bool) -> None:
+    run("ip link add docker0 type bridge")
+    run("ip addr add 172.17.0.1/16 dev docker0")
+    for number, kind in enumerate(ports):
+        run(f"ip link add port{number} master docker0 type {kind}")
+    run("ip link set docker0 up mtu 1400")
+    assert world.kernel.ways(["172.17.0.5"]) == {"172.17.0.5": Way("docker0", 1400, "172.17.0.1", guests=guests)}
+
+
 def test_what_icmp_said_of_a_path_is_not_the_way(world: World, netns: MakeNetns) -> None:
     """Anybody can send such messages; and what they say is forgotten after ten minutes."""
     router = netns("router")

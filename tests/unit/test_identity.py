@@ -187,6 +187,18 @@ def test_a_way_that_is_too_narrow_for_pods_leaves_out_who_is_behind_it(
     assert f"raise it to at least {least}" in problems[0]
 
 
+def test_a_bridge_of_guests_that_carries_less_than_the_underlay_takes_nothing_of_the_mtu(tmp_path: Path) -> None:
+    """A container's address, docker's or podman's: nobody beyond this node is there."""
+    left, problems = mtu_with(tmp_path, Way("docker0", 1400, guests=True))
+    assert left == 1450
+    assert "198.51.100.3 is reached by the bridge docker0, on which are but guests of this node" in problems[0]
+
+
+@pytest.mark.parametrize("way", [Way("virbr0", 1500, guests=True), Way("br1", 1400, via="203.0.113.1", guests=True)])
+def test_a_node_may_be_a_guest_of_another_or_beyond_one(tmp_path: Path, way: Way) -> None:
+    assert mtu_with(tmp_path, way) == (way.mtu - 50, ())
+
+
 def test_when_the_way_becomes_another_the_peer_is_back(tmp_path: Path) -> None:
     kernel = kernel_with()
     kernel.found_ways["198.51.100.3"] = Way("tulle.1", 1450, own=True)

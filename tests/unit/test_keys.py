@@ -140,6 +140,8 @@ def test_flannels_file_is_looked_at_too_and_its_own_keys_are_known() -> None:
     assert flannel.parse(known).doubts == ()
     wrong = flannel.parse({"Netwrok": "10.244.0.0/16", "Backend": {"Type": "vxlan", "DirectRoutin": True}}).doubts
     assert [each.split(":")[0] for each in wrong] == ["Netwrok", "Backend.DirectRoutin"]
+    (typo,) = flannel.parse({"Network": "10.244.0.0/16", "Backend": {"Tpye": "host-gw"}}).doubts
+    assert typo == "Backend.Tpye: there is no such key; did you mean type?"
 
 
 # Told where it is asked
