@@ -41,6 +41,12 @@ def of_cluster(raw: object) -> list[str]:
     return [*_worded(raw, *shapes, at="cluster"), *_of_backend(raw, "cluster.backend")]
 
 
+def of_node(raw: object) -> list[str]:
+    """Of one node of a list, which stands in a file of its own. Raises CniError 7."""
+    alone = {"nodes": [raw]}
+    return [each.removeprefix("nodes[0].") for each in _worded(alone, *clusters.shapes(alone))]
+
+
 def of_network(raw: Mapping[str, object], conf: NetworkKeys) -> list[str]:
     """Of flannel's net-conf.json."""
     return [*_worded(raw, conf), *_of_backend(raw, "Backend")]

@@ -64,7 +64,7 @@ ROOMS: dict[str, set[str]] = {
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "netconf", "network", "cluster", "flannel",
         "backend", "model", "plan", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam",
-        "mesh",
+        "mesh", "doubts",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "netconf", "model", "diff", "describe",

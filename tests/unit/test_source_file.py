@@ -254,6 +254,29 @@ def test_the_words_for_a_bad_key_of_a_nodes_file_name_the_key_as_it_stands_there
     assert "n5.json: invalid podCIDRs[0] '10.244.5.1/24': write a network as address/prefix" in five
 
 
+def test_keys_that_nobody_reads_are_told_with_what_was_meant_and_stop_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.json"
+    path.write_text(whole(1, nodes=[node(1, ipv6Adress="fd00::1")], Backend={"Type": "vxlan", "prot": 8472}))
+    snapshot, trouble = Reader(str(path), "n1").read()
+    assert (names(snapshot), trouble) == (["n1"], "")
+    assert snapshot is not None and snapshot.problems == (
+        f"{path}: cluster.nodes[0].ipv6Adress: there is no such key; did you mean ipv6Address?",
+        f"{path}: cluster.backend.prot: there is no such key; did you mean port?",
+    )
+
+    folder = tmp_path / "nodes.d"
+    folder.mkdir()
+    (folder / "net-conf.json").write_text(json.dumps(NET))
+    (folder / "n1.json").write_text(json.dumps(node(1, podCIDR="10.244.1.0/24")))
+    reader = Reader(str(folder), "n1")
+    for _ in range(2):
+        snapshot, trouble = reader.read()
+        assert (names(snapshot), trouble) == (["n1"], "")
+        assert snapshot is not None and snapshot.problems == (
+            f"{folder}/n1.json: podCIDR: there is no such key; did you mean podCIDRs?",
+        )
+
+
 def test_a_broken_network_configuration_of_a_folder_stays_while_nodes_are_followed(tmp_path: Path) -> None:
     fill(tmp_path / "nodes.d", 1)
     reader = Reader(str(tmp_path / "nodes.d"), "n1")

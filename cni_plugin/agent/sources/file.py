@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import flannel
+from cni_plugin import doubts, flannel
 from cni_plugin.agent import conflist
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, parse, same_name, settled, used
@@ -138,7 +138,7 @@ class FileSource:
 
 
 class _Entry(NamedTuple):
-    """What a file held when it was last good, and what is wrong with it now."""
+    """What a file held when it was last good, and what is wrong with it now, or probably is."""
 
     stamp: tuple[int, ...]
     good: object = None
@@ -175,6 +175,7 @@ class Reader:
             conf=parse_network(raw),
             nodes=cluster.nodes if me is None or same_name(me.name, self._node) else others,
             me=me,
+            problems=tuple(f"{self._path}: {each}" for each in doubts.of_cluster(raw)),
         )
 
     def _of_folder(self) -> Snapshot:
@@ -211,7 +212,10 @@ class Reader:
             stamp = _stamp(path)
             if stamp and stamp == known.stamp:
                 return known
-            return _Entry(stamp, _meaning(name, decode(files.follow(path, MOST_BYTES), "in the file")))
+            raw = decode(files.follow(path, MOST_BYTES), "in the file")
+            meaning = _meaning(name, raw)
+            doubtful = doubts.of_node(raw) if isinstance(meaning, Node) else ()
+            return _Entry(stamp, meaning, "; ".join(f"{path}: {each}" for each in doubtful))
         except _BROKEN as error:
             return _Entry((), known.good, _words(path, error, known=known.good is not None))
 
