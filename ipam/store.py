@@ -22,6 +22,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 
 import msgspec
@@ -83,7 +84,7 @@ class Store:
     def open(cls, path: str, *, create: bool) -> Store | None:
         """Waits for the lock. None if the directory is not there and `create` is not asked for."""
         if create:
-            os.makedirs(path, 0o755, exist_ok=True)
+            _make_network(path)
         store = cls(path)
         store.fd = _open_network(path)
         if store.fd < 0:
@@ -275,6 +276,15 @@ def holder(path: str, ip: IP) -> Owner | None:
     finally:
         store.close()
     return lease.owner if lease else None
+
+
+def _make_network(path: str) -> None:
+    """As os.makedirs, which calls itself for each directory: a path may have more of them than Python goes deep."""
+    if not os.path.isdir(path):
+        for end, letter in enumerate(f"{path}/"):
+            if end and letter == "/":
+                with suppress(FileExistsError):
+                    os.mkdir(path[:end], 0o755)
 
 
 def _open_network(path: str) -> int:

@@ -213,18 +213,24 @@ def make_root(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and those above it, all that are missing with mode 0700. Raises OSError, ENOTDIR for a link."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileNotFoundError:
-        above = os.path.dirname(path.rstrip("/"))  # os.makedirs gives its mode to the last one only
-        if not above:
-            raise
-        make_folder(above)
-        make_folder(path)
-    except FileExistsError:
-        if os.path.islink(path) or not os.path.isdir(path):
-            raise OSError(errno.ENOTDIR, "not a folder", path) from None
+    """Make a folder and those above it, all that are missing with mode 0700. Raises OSError, ENOTDIR for a link.
+
+    os.makedirs gives its mode to the last one only, and calls itself for each, of which a path may have thousands.
+    """
+    missing = [path]
+    while missing:
+        try:
+            os.mkdir(missing[-1], 0o700)
+        except FileNotFoundError:
+            above = os.path.dirname(missing[-1].rstrip("/"))
+            if not above:
+                raise
+            missing.append(above)
+            continue
+        except FileExistsError:
+            if os.path.islink(missing[-1]) or not os.path.isdir(missing[-1]):
+                raise OSError(errno.ENOTDIR, "not a folder", missing[-1]) from None
+        missing.pop()
 
 
 def remove_folder(path: str) -> bool:

@@ -199,6 +199,15 @@ def test_every_folder_that_is_made_on_the_way_is_for_its_owner_alone(tmp_path: P
     assert [each.stat().st_mode & 0o777 for each in made] == [0o700] * 3
 
 
+def test_a_folder_may_be_as_deep_as_the_kernel_has_paths(tmp_path: Path) -> None:
+    deep = f"{tmp_path}{'/a' * 1500}"
+    files.make_folder(deep)
+    files.make_folder(deep)
+    for _ in range(1500):  # what removes trees calls itself, too
+        os.rmdir(deep)
+        deep = os.path.dirname(deep)
+
+
 def test_a_folder_below_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

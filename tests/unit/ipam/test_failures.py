@@ -210,3 +210,13 @@ def put_odd(path: Path, kind: str) -> None:
             path.write_bytes(os.urandom(3000))
         case _:
             path.touch()
+
+
+def test_a_data_directory_may_be_as_deep_as_the_kernel_has_paths(tmp_path: Path) -> None:
+    deep = f"{tmp_path}{'/a' * 1500}"
+    network = Network(Path(deep))
+    assert network.add("a", "b") == ["10.1.0.2", "10.1.0.3"]
+    shutil.rmtree(network.path)
+    for _ in range(1500):  # what removes trees calls itself for each
+        os.rmdir(deep)
+        deep = os.path.dirname(deep)

@@ -143,7 +143,7 @@ class Calls:
 
     WATCHED = frozenset([
         "open", "read", "pread", "write", "pwrite", "link", "unlink", "rename", "symlink", "readlink", "mkdir",
-        "makedirs", "utime", "ftruncate", "stat", "fstat", "listdir"])
+        "utime", "ftruncate", "stat", "fstat", "listdir"])
 
     def __init__(self, before: Callable[[int, str, tuple[object, ...], dict[str, object]], None]) -> None:
         self.count = 0
