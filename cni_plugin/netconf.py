@@ -9,7 +9,6 @@ The keys are those of the reference `bridge` plugin with the same defaults, plus
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import ip_interface
 from typing import Literal, TypeVar
 
 import msgspec
@@ -22,7 +21,7 @@ from cni_plugin.errors import (
     CniError,
 )
 from cni_plugin.keys import complaint, strangers
-from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, flaw_of_ifname
+from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, check_address, check_prefix, flaw_of_ifname
 
 HOST_LOCAL = "host-local"
 MAIN_NAMES = ("tulle", "bridge")
@@ -219,12 +218,13 @@ def refuse_strangers(value: object, made: object, at: str = "", *, exact: bool =
 
 
 _OPAQUE = ("cluster", "prevresult", "ipam")
+_OWN = frozenset(NetConf.__struct_encode_fields__).difference(_OPAQUE)
 _OF_IPAM = ("cniversion", "name", "type", "args", "runtimeconfig", *_SPECIAL.values())
 
 
 def parse(raw: Mapping[str, object]) -> NetConf:
     """The typed configuration of a main plugin, checked. Raises CniError 2 or 7."""
-    conf = _with_opaque(raw, typed({key: each for key, each in raw.items() if key.lower() not in _OPAQUE}, NetConf))
+    conf = _with_opaque(raw, typed({key: each for key, each in raw.items() if key.lower() in _OWN}, NetConf))
     check_name(conf.name)
     _refuse_unserved(raw)
     for rule in _RULES:
@@ -241,20 +241,27 @@ def parse_for_ipam(raw: Mapping[str, object]) -> NetConf:
 
 
 def parse_name(raw: Mapping[str, object], folder: str = "/") -> NetConf:
-    """What names the network and its IPAM, and nothing else: what DEL needs. Raises CniError 7 without a good name.
+    """What names the network, its IPAM and the result: what DEL needs. Raises CniError 7 without a good name.
 
     A path that is relative to a folder that is gone names nothing.
     """
     known = {key: each for key, each in raw.items() if key.lower() in ("cniversion", "name", "type")}
     conf = typed(known, NetConf)
     check_name(conf.name)
-    folded = fold(next((each for key, each in raw.items() if key.lower() == "ipam"), None))
+    previous, found = (
+        next((each for key, each in raw.items() if key.lower() == wanted), None) for wanted in ("prevresult", "ipam")
+    )
+    folded = fold(found)
     ipam = folded if isinstance(folded, dict) else {}
     kind, data_dir = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
     kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
     is_path = (folder or data_dir[:1] == "/") and "\0" not in data_dir
     data_dir = absolute(data_dir, folder) if is_path else ""
-    return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=data_dir))
+    return msgspec.structs.replace(
+        conf,
+        ipam=IpamConf(type=kind, data_dir=data_dir),
+        prev_result=previous if isinstance(previous, dict) else None,
+    )
 
 
 def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
@@ -387,10 +394,10 @@ def _refuse_unserved(raw: Mapping[str, object]) -> None:
 
 def _check_routes(conf: NetConf) -> None:
     for each in conf.ipam.routes:
-        for key, text in (("dst", each.dst), ("gw", each.gw)):
+        for key, text, check in (("dst", each.dst, check_prefix), ("gw", each.gw, check_address)):
             try:
-                if text:
-                    ip_interface(text)
+                if text or key == "dst":
+                    check(text)
             except ValueError:
                 raise invalid(f"ipam.routes.{key}", text, "write dst as address/prefix and gw as address") from None
 

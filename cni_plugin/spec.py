@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_interface
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,10 @@ from cni_plugin.errors import (
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
+_PREFIX = re.compile(r"[^/%]+/[0-9]+\Z")
+_U8 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 8) - 1)]
+_U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+"""What a route message has room for (struct rtmsg, RTA_* and RTAX_* in linux/rtnetlink.h)."""
 
 
 class Verb(NamedTuple):
@@ -80,11 +84,11 @@ class RouteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
     dst: str
     gw: str = ""
-    mtu: int = 0
-    advmss: int = 0
-    priority: int = 0
-    table: int | None = None
-    scope: int | None = None
+    mtu: _U32 = 0
+    advmss: _U32 = 0
+    priority: _U32 = 0
+    table: _U32 | None = None
+    scope: _U8 | None = None
 
 
 class Dns(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -284,7 +288,7 @@ def _check_addresses(result: Result, where: str) -> None:
     prefixes = [*(each.address for each in result.ips), *(each.dst for each in result.routes)]
     addresses = [*(each.gateway for each in result.ips), *(each.gw for each in result.routes)]
     checks: list[tuple[Callable[[str], object], Iterable[str]]] = [
-        (_read_prefix, prefixes), (ip_address, filter(None, addresses)),
+        (check_prefix, prefixes), (check_address, filter(None, addresses)),
     ]
     for read, texts in checks:
         for text in texts:
@@ -294,10 +298,18 @@ def _check_addresses(result: Result, where: str) -> None:
                 raise CniError(DECODING_FAILURE, f"{where} is not a CNI result: {error}") from error
 
 
-def _read_prefix(text: str) -> None:
-    if "/" not in text:
-        raise ValueError(f"{text!r} has no prefix length")
+def check_prefix(text: str) -> None:
+    """Raises ValueError unless this is an address with the length of its prefix, and no mask or zone in it."""
+    if not _PREFIX.match(text):
+        raise ValueError(f"{text!r} is not written as address/length")
     ip_interface(text)
+
+
+def check_address(text: str) -> None:
+    """Raises ValueError unless this is an address that means the same on every link."""
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone")
+    ip_address(text)
 
 
 def _without_nulls(value: object) -> object:

@@ -81,6 +81,14 @@ def test_unknown_keys_are_somebody_elses() -> None:
     assert conf(capabilities={"portMappings": True}, somethingElse=[1]) == conf()
 
 
+def test_what_is_in_unknown_keys_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[object] = []
+    fold = netconf.fold
+    monkeypatch.setattr(netconf, "fold", lambda value: folded.append(value) or fold(value))
+    conf(others={"odd": [[], []]}, prevResult={"odd": 1})
+    assert "odd" not in str(folded)
+
+
 def test_an_absent_version_is_0_1_0() -> None:
     assert netconf.version_of({}) == "0.1.0"
     assert netconf.version_of({"CNIVersion": "0.4.0"}) == "0.4.0"
@@ -123,6 +131,10 @@ def test_what_is_not_a_json_object_does_not_decode(stdin: bytes, says: str) -> N
         ({"ipam": {"type": 5}}, "ipam.type", "5"),
         (host_local(ranges=[[{"Subnet": 5}]]), "ipam.ranges[0][0].Subnet", "5"),
         (host_local(routes=[{"gw": "10.0.0.1"}]), "ipam.routes[0]", "10.0.0.1"),
+        (host_local(routes=[{"dst": "::/0", "mtu": 1 << 32}]), "ipam.routes[0].mtu", "4294967296"),
+        (host_local(routes=[{"dst": "::/0", "priority": -1}]), "ipam.routes[0].priority", "-1"),
+        (host_local(routes=[{"dst": "::/0", "table": 10**20}]), "ipam.routes[0].table", "100000000000000000000"),
+        (host_local(routes=[{"dst": "::/0", "scope": 256}]), "ipam.routes[0].scope", "256"),
         ({"cluster": 5}, "cluster", "5"),
         ({"prevResult": "x"}, "prevResult", "'x'"),
         ({"name": 5}, "name", "5"),
@@ -168,6 +180,10 @@ def test_a_value_of_the_wrong_type_is_refused_by_key_and_value(keys: Json, named
         ({"preserveDefaultVlan": False}, "invalid preserveDefaultVlan False"),
         (host_local(routes=[{"dst": "10.0.0.0/33"}]), "invalid ipam.routes.dst '10.0.0.0/33'"),
         (host_local(routes=[{"dst": "10.0.0.0/8", "gw": "here"}]), "invalid ipam.routes.gw 'here'"),
+        (host_local(routes=[{"dst": ""}]), "invalid ipam.routes.dst ''"),
+        (host_local(routes=[{"dst": "10.0.0.1"}]), "invalid ipam.routes.dst '10.0.0.1'"),
+        (host_local(routes=[{"dst": "10.0.0.0/255.0.0.0"}]), "invalid ipam.routes.dst '10.0.0.0/255.0.0.0'"),
+        (host_local(routes=[{"dst": "fd00::/8", "gw": "fe80::1%eth0"}]), "invalid ipam.routes.gw 'fe80::1%eth0'"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_key_value_and_remedy(keys: Json, says: str) -> None:

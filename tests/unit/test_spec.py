@@ -218,6 +218,24 @@ def test_what_is_not_a_result_is_refused_by_the_name_of_where_it_stood(shape: ob
 
 
 @pytest.mark.parametrize(
+    "part",
+    [
+        {"ips": [{"address": "10.22.0.5/255.255.255.0"}]},
+        {"ips": [{"address": "fe80::5%eth0/64"}]},
+        {"ips": [{"address": "fd00::5/64", "gateway": "fe80::1%eth0"}]},
+        {"routes": [{"dst": "10.0.0.0/255.0.0.0"}]},
+        {"routes": [{"dst": "::/0", "gw": "fe80::1%2"}]},
+        *({"routes": [{"dst": "::/0", key: value}]} for key in ("mtu", "advmss", "priority", "table", "scope")
+          for value in (-1, 1 << 32, 10**30)),
+    ],
+)
+def test_a_result_that_no_kernel_could_be_told_is_none(part: object) -> None:
+    with pytest.raises(CniError, match=r"prevResult is not a CNI result") as caught:
+        spec.parse_result(part, "prevResult")
+    assert caught.value.code == 6
+
+
+@pytest.mark.parametrize(
     ("verb", "missing"),
     [
         ("ADD", "CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME"),

@@ -81,7 +81,9 @@ def test_a_wire_whose_address_the_request_holds_is_taken_away(node: Node) -> Non
 
 def test_a_wire_that_the_kept_result_tells_otherwise_of_is_left(node: Node) -> None:
     wire(node)
-    assert node.configured(prevResult=result("0a:58:0a:16:00:99", "veth00000000")).call("DEL", LATE).exit == 0
+    for broken in ({}, {"mtu": "x"}):
+        told = node.configured(prevResult=result("0a:58:0a:16:00:99", "veth00000000"), **broken)
+        assert told.call("DEL", LATE).exit == 0
     assert wired(node)
 
 
