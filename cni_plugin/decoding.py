@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,7 +25,8 @@ _MARK = b"\xef\xbb\xbf"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
 _OTHERS = bytes(set(range(256)) - set(b'"[]{}'))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
-_TOO_DEEP = b"[" * (MOST_DEPTH + 1)
+_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
+"""Signed bytes: 1 and -1."""
 _STRING = re.compile(rb'"[^"]*"')
 _PLACE = re.compile(r" \(byte (\d+)\)$")
 
@@ -69,18 +71,11 @@ def string_in(data: bytes, key: str) -> str:
 
 
 def _is_deep(data: bytes) -> bool:
-    """Whether valid JSON is too deep: pairs of brackets with nothing in between are taken away, level by level."""
+    """Whether JSON is too deep: a bracket goes down a level or comes up again, and each is looked at once."""
     if data.count(b"[") + data.count(b"{") <= MOST_DEPTH:
         return False
-    brackets = _brackets(data)
-    for _ in range(MOST_DEPTH):
-        if _TOO_DEEP in brackets:
-            return True
-        rest = brackets.replace(b"[]", b"")
-        if len(rest) == len(brackets):  # none is left, or what is left has no end
-            return False
-        brackets = rest
-    return b"[]" in brackets
+    steps = memoryview(_brackets(data).translate(_STEPS)).cast("b")
+    return any(depth > MOST_DEPTH for depth in accumulate(steps))
 
 
 def _brackets(data: bytes) -> bytes:

@@ -7,7 +7,7 @@ that for damage (failure 28). Nor does it mind other pods and networks, which co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
 import msgspec
@@ -120,12 +120,13 @@ def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[Any
 
     With it goes what the result claims instead, and what the bridge and nft must have for it.
     """
+    told = _told(claimed)
     made = {each.address for each in record.objects if isinstance(each, Addr)}
     addresses = {each.address for each in _own_ips(context, claimed)}
     for each in lasting(record.objects):
         if isinstance(each, Addr) and each.address not in addresses:
             continue
-        if not isinstance(each, Route) or each.ns != POD or _is_claimed(each, claimed):
+        if not isinstance(each, Route) or each.ns != POD or _is_claimed(each, told):
             yield each
     for address in sorted(addresses - made):
         yield Addr(record.ifname, address, POD)
@@ -143,10 +144,18 @@ def _claimed(context: Context, claimed: Result) -> Iterator[AnyObject]:
         yield Addr(context.request.ifname, each.address, POD)
 
 
-def _is_claimed(route: Route, claimed: Result) -> bool:
+def _told(claimed: Result) -> dict[str, list[str]]:
+    """The gateways of the result's routes, by where these lead to."""
+    told: dict[str, list[str]] = {}
+    for each in claimed.routes:
+        told.setdefault(str(interface(each.dst).network), []).append(each.gw)
+    return told
+
+
+def _is_claimed(route: Route, told: Mapping[str, Sequence[str]]) -> bool:
     """Whether the result tells of this route, by this gateway or by the one that its address has."""
-    told = [each for each in claimed.routes if str(interface(each.dst).network) == route.dst]
-    return any(not each.gw or not route.via or ip_address(each.gw) == ip_address(route.via) for each in told)
+    gateways = told.get(route.dst, ())
+    return any(not each or not route.via or ip_address(each) == ip_address(route.via) for each in gateways)
 
 
 def _own_ips(context: Context, claimed: Result) -> list[IPConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cni_plugin import decoding
 from cni_plugin.decoding import MOST_DEPTH, decode, decode_as, string_in
 
 
@@ -29,6 +31,15 @@ def test_as_deep_as_may_be_and_no_deeper() -> None:
     ):
         with pytest.raises(msgspec.DecodeError, match=f"more than {MOST_DEPTH} deep"):
             decode(data)
+
+
+def test_a_comb_of_brackets_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one of a few MB, each tooth of it 95 deep, would hold whoever reads it for a second a level."""
+    steps: list[int] = []
+    monkeypatch.setattr(decoding, "accumulate", lambda each: steps.append(len(each)) or accumulate(each))
+    comb = b"[" + b",".join([nested(95)] * 200) + b"]"
+    assert len(decode(comb)) == 200
+    assert steps == [2 + 2 * 95 * 200]
 
 
 def test_a_struct_is_read_without_what_it_does_not_name_however_deep_that_is() -> None:

@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 from cni_plugin.model import POD, Addr, PodLink, Sysctl
+from cni_plugin.plan.address import interface
 from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.spec import VERSIONS
+from cni_plugin.verbs import check
 from tests.unit.support import Node
 
 CHAIN_KEY = ("chain", "", CHAIN)
@@ -170,6 +172,17 @@ def test_a_route_that_the_result_claims_is_missed(node: Node, routes: list[objec
     assert checked.call("CHECK").exit == 0
     del node.kernel.state[route]
     assert checked.call("CHECK").code == 101
+
+
+def test_each_route_of_a_result_is_understood_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives a pod 2,000 routes has CHECK look at each, and not at each of them for each."""
+    routes = [{"dst": f"10.{each}.0.0/16", "gw": "10.22.0.1"} for each in range(100, 140)]
+    pods = node.configured(ipam={**node.conf["ipam"], "routes": routes})
+    checked, looks = pods.after(pods.call("ADD")), list[str]()
+    monkeypatch.setattr(check, "interface", lambda text: looks.append(text) or interface(text))
+    reply = checked.call("CHECK")
+    assert reply.exit == 0, reply.said
+    assert len(looks) < 2 * len(routes)
 
 
 def test_an_address_that_the_result_has_instead_must_be_there(node: Node) -> None:
