@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError
+from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError, NoAnswer
 from cni_plugin.kernel.program import is_ancestor, run
 
 LONGEST = {"ADD": 55.0}
 LONGEST_OTHERS = 20.0
 """Seconds for an answer, by verb. A DHCP server behind a bridge with STP takes half a minute to be reached (two forward
 delays of 15 s, IEEE 802.1D); kubelet gives up after 120 s."""
+_LARGEST_CODE = (1 << 32) - 1
+"""What libcni has room for (Error.Code in pkg/types/types.go, a uint of 32 bits at least)."""
 MARK = "TULLE_DELEGATED"
 """The variable by which we know that it was one of us who called the plugin that calls us."""
 
@@ -82,7 +84,8 @@ def call(
     try:
         status, stdout, _ = run(executable, [], told, stdin, quiet=False, seconds=seconds)
     except TimeoutError as error:
-        raise CniError(
+        raise NoAnswer(
+            executable.rpartition("/")[2],
             DELEGATE_FAILED,
             f"{executable} {verb} did not answer within {seconds:g} s and was ended: see what it waits for (its log is "
             "on stderr)",
@@ -98,7 +101,7 @@ def call(
     if status == 0 and isinstance(answer, dict):
         return answer
     code = answer.get("code") if isinstance(answer, dict) else None
-    if isinstance(answer, dict) and isinstance(code, int) and code > 0:
+    if isinstance(answer, dict) and type(code) is int and 0 < code <= _LARGEST_CODE:
         raise CniError(code, f"{executable}: {answer.get('msg') or ''}", str(answer.get("details") or ""))
     raise CniError(
         DELEGATE_FAILED,

@@ -40,3 +40,11 @@ class CniError(Exception):
         self.code = code
         self.msg = msg
         self.details = details
+
+
+class NoAnswer(CniError):
+    """Another plugin, `who`, was waited for in vain: to ask it again in the same request would take as long again."""
+
+    def __init__(self, who: str, code: int, msg: str) -> None:
+        super().__init__(code, msg)
+        self.who = who

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cni_plugin import netconf
-from cni_plugin.errors import GC_INCOMPLETE, CniError
+from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.meter import Meter
@@ -42,12 +42,14 @@ def collect(context: Context) -> bytes:
         for each in sorted({*records, *_marked(context, named)})
         if not _is_valid(context, each, records.get(each), valid, living)
     ]
-    takedowns = [take_away(context, each, records.get(each)) for each in stale]
+    silent: dict[str, NoAnswer] = {}
+    takedowns = [take_away(context, each, records.get(each), silent) for each in stale]
     outcomes = zip(stale, together(lambda: context.kernel, takedowns), strict=True)
     failures.update({each: str(error) for each, error in outcomes if error is not None})
     # what could not be unplugged keeps its address: nobody else may have it while the old wire can send from it
     stuck = {(each.container, each.ifname) for each in failures if isinstance(each, Attachment)}
-    _try(failures, "ipam", partial(leases(context).collect, None if valid is None else valid | stuck))
+    collecting = partial(leases(context).collect, None if valid is None else valid | stuck)
+    _try(failures, "ipam", partial(_unless_silent, context.conf.ipam.type, silent, collecting))
     _try(failures, "records", partial(sweep_records, context.records, context.conf.name))
     if failures:
         raise unfinished(
@@ -85,7 +87,8 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
 
     Why each could not be taken away, "" for those that are gone.
     """
-    takedowns = [take_away(_of_record(each, kernel, records), each.attachment, each) for each in dead]
+    silent: dict[str, NoAnswer] = {}
+    takedowns = [take_away(_of_record(each, kernel, records), each.attachment, each, silent) for each in dead]
     problems = ["" if each is None else str(each) for each in together(lambda: kernel, takedowns)]
     for network in {each.network for each in dead}:
         sweep_records(records, network)
@@ -124,12 +127,28 @@ def _marked(context: Context, named: Collection[Attachment]) -> list[Attachment]
     return [known.get(each.digest, each) for each in found if each is not None and each.network in here]
 
 
-def take_away(context: Context, attachment: Attachment, record: Record | None) -> Takedown[None]:
-    """Take down an attachment that the runtime forgot. Without a record its leases are the caller's to collect."""
+def take_away(
+    context: Context, attachment: Attachment, record: Record | None, silent: dict[str, NoAnswer]
+) -> Takedown[None]:
+    """Take down an attachment that the runtime forgot. Without a record its leases are the caller's to collect.
+
+    `silent`: the IPAM plugins that were waited for in vain, kept by those who are taken down together.
+    """
     yield unplugging(attachment, record)
     if record is not None:
-        release(context, record)
+        _unless_silent(record.ipam, silent, partial(release, context, record))
         forget(context, attachment)
+
+
+def _unless_silent(ipam: str, silent: dict[str, NoAnswer], step: Callable[[], None]) -> None:
+    """What asks this IPAM, as long as it answers: each time in vain would add to what the request takes."""
+    if ipam in silent:
+        raise silent[ipam]
+    try:
+        step()
+    except NoAnswer as error:
+        silent[error.who] = error
+        raise
 
 
 def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:

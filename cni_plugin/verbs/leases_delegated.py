@@ -12,6 +12,7 @@ from cni_plugin.spec import VERBS, VERSIONS, Result, at_least, parse_result, ren
 from cni_plugin.verbs.context import Context, MustWait
 from cni_plugin.wish import passed_over, wish
 
+_GIVING_BACK = ("DEL", "GC")
 _LAST_WORD = 5.0
 """Seconds for the DEL after an ADD that failed: one that is stuck has had its time."""
 
@@ -81,7 +82,7 @@ class DelegatedLeases:
     def _environ(self, verb: str) -> Mapping[str, str]:
         """What a plugin could take offence at in CNI_ARGS must not keep an address from being given back."""
         environ = self._context.environ
-        if verb not in ("DEL", "GC") or not environ.get("CNI_ARGS"):
+        if verb not in _GIVING_BACK or not environ.get("CNI_ARGS"):
             return environ
         return {**environ, "CNI_ARGS": passed_over(environ["CNI_ARGS"])}
 
@@ -99,8 +100,17 @@ class DelegatedLeases:
             return {}
         told = {key: each for key, each in netconf.decode(self._context.stdin).items()
                 if key.lower() not in ("cniversion", "prevresult")}
-        previous = self._context.conf.prev_result
-        if previous is not None:
-            told["prevResult"] = msgspec.Raw(render(parse_result(previous, "prevResult"), version))
-        stdin = msgspec.json.encode({**told, "cniVersion": version})
+        stdin = msgspec.json.encode({**told, "cniVersion": version, **self._previous(verb, version)})
         return delegate.call(executable, verb, self._environ(verb), stdin)
+
+    def _previous(self, verb: str, version: str) -> Mapping[str, object]:
+        """The result of the ADD in this version; what is none keeps no address from being given back."""
+        previous = self._context.conf.prev_result
+        if previous is None:
+            return {}
+        try:
+            return {"prevResult": msgspec.Raw(render(parse_result(previous, "prevResult"), version))}
+        except CniError:
+            if verb not in _GIVING_BACK:
+                raise
+            return {}

@@ -92,6 +92,9 @@ def test_its_error_object_is_handed_on_with_its_name(tmp_path: Path) -> None:
         ("echo '[]'", "exit code 0"),
         ("echo not json", "exit code 0"),
         ("""echo '{"code": "x"}'; exit 1""", "exit code 1"),
+        ("""echo '{"code": true}'; exit 1""", "exit code 1"),
+        ("""echo '{"code": 7.0}'; exit 1""", "exit code 1"),
+        ("""echo '{"code": 4294967296}'; exit 1""", "exit code 1"),
     ],
 )
 def test_one_that_fails_without_an_error_object_is_told_by_its_exit_code(tmp_path: Path, text: str, words: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from cni_plugin import delegate
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.meter import Meter
 from cni_plugin.verbs.run import ELSEWHERE, Agent, may_wait, run
@@ -49,7 +50,7 @@ GIVES = """echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.99.0.7/24", "ga
 REFUSES = """echo '{"code": 77, "msg": "no lease for you", "details": "none"}'; exit 1"""
 
 
-def with_foreign(node: Node, add: str, other: int = 0) -> Node:
+def with_foreign(node: Node, add: str, other: int | str = 0) -> Node:
     executable(node.home / "bin" / "lender", FOREIGN.format(add=add, other=other))
     return node.configured(ipam={"type": "lender"})
 
@@ -187,6 +188,32 @@ def test_an_older_foreign_ipam_is_asked_in_its_version_and_not_for_what_it_canno
         assert reply.exit == 0, reply.said
     assert asked(node).count("STATUS") == 1, "what it refused it was not asked again"
     assert node.left() == []
+
+
+@pytest.mark.parametrize("previous", [{"ips": 7}, {"routes": [{"dst": "::/0", "mtu": -1}]}, {"ips": []}])
+def test_a_result_that_is_none_keeps_no_older_ipam_from_giving_back(node: Node, previous: object) -> None:
+    executable(node.home / "bin" / "foreign", OLD.replace('"0.3.1", ', "").replace("1.0.0", "0.2.0"))
+    node.configured(ipam={"type": "foreign"}).call("ADD")
+    (node.home / "bin" / "told").unlink()
+    reply = node.configured(ipam={"type": "foreign"}, prevResult=previous).call("DEL")
+    assert reply.exit == 0, reply.said
+    assert "prevResult" not in json.loads((node.home / "bin" / "told").read_text())
+
+
+def test_gc_waits_for_an_ipam_that_does_not_answer_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = with_foreign(node, GIVES)
+    pods = ("a eth0", "b eth1", "c eth2")
+    for each in pods:
+        assert foreign.call("ADD", each).exit == 0
+    monkeypatch.setattr(delegate, "LONGEST_OTHERS", 0.5)
+    with_foreign(node, GIVES, other="$(exec sleep 1000)")
+    (node.home / "bin" / "log").unlink()
+    reply = foreign.configured(**{"cni.dev/valid-attachments": []}).call("GC")
+    assert reply.code == 103
+    assert asked(node) == ["DEL"]
+    for each in (*pods, "ipam"):
+        assert f"{each}: {node.home}/bin/lender DEL did not answer" in str(reply.body["details"])
+    assert {each.container for each in node.records.all()} == {"a", "b", "c"}, "the next GC tries again"
 
 
 @pytest.mark.parametrize("args", ["COLOUR=red", "IP", "=;;;", "IP=1.2.3.4;COLOUR"])
