@@ -84,7 +84,12 @@ def test_unknown_keys_are_somebody_elses() -> None:
 def test_what_is_in_unknown_keys_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     folded: list[object] = []
     fold = netconf.fold
-    monkeypatch.setattr(netconf, "fold", lambda value: folded.append(value) or fold(value))
+
+    def noted(value: object) -> object:
+        folded.append(value)
+        return fold(value)
+
+    monkeypatch.setattr(netconf, "fold", noted)
     conf(others={"odd": [[], []]}, prevResult={"odd": 1})
     assert "odd" not in str(folded)
 
