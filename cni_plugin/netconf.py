@@ -248,20 +248,15 @@ def parse_name(raw: Mapping[str, object], folder: str = "/") -> NetConf:
     known = {key: each for key, each in raw.items() if key.lower() in ("cniversion", "name", "type")}
     conf = typed(known, NetConf)
     check_name(conf.name)
-    previous, found = (
-        next((each for key, each in raw.items() if key.lower() == wanted), None) for wanted in ("prevresult", "ipam")
-    )
-    folded = fold(found)
+    found = {key.lower(): each for key, each in raw.items() if each is not None}
+    folded, previous = fold(found.get("ipam")), found.get("prevresult")
     ipam = folded if isinstance(folded, dict) else {}
     kind, data_dir = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
     kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
     is_path = (folder or data_dir[:1] == "/") and "\0" not in data_dir
     data_dir = absolute(data_dir, folder) if is_path else ""
-    return msgspec.structs.replace(
-        conf,
-        ipam=IpamConf(type=kind, data_dir=data_dir),
-        prev_result=previous if isinstance(previous, dict) else None,
-    )
+    result = previous if isinstance(previous, dict) else None
+    return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=data_dir), prev_result=result)
 
 
 def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
