@@ -32,7 +32,7 @@ def check(kernel: Kernel, data_dir: str, network: str, records: Records) -> list
     return [
         row
         for folder, name in _stores(data_dir, network, records)
-        for row in _check_store(kernel, _open(folder, name), name, records)
+        for row in _check_store(kernel, folder, name, records)
     ]
 
 
@@ -73,7 +73,9 @@ def _stores(data_dir: str, network: str, records: Records) -> list[tuple[str, st
     return sorted(each for each in found if not network or each[1] == network)
 
 
-def _check_store(kernel: Kernel, store: Allocator, network: str, records: Records) -> Iterator[Row]:
+def _check_store(kernel: Kernel, folder: str, network: str, records: Records) -> Iterator[Row]:
+    """What is missing here is so of attachments that lease here: others of the network may do elsewhere."""
+    store = _open(folder, network)
     known = {each.attachment: each for each in records.all(network)}
     held: dict[Attachment, set[str]] = {}
     for ip, owner in store.leases():
@@ -86,7 +88,7 @@ def _check_store(kernel: Kernel, store: Allocator, network: str, records: Record
         yield _row(network, str(each.address), "", "", problem=f"damaged: {each.flaw}")
     for attachment, record in known.items():
         for address in _addresses(record) - held.get(attachment, set()):
-            if record.ipam == HOST_LOCAL:
+            if record.ipam == HOST_LOCAL and record.data_dir == folder:
                 yield _row(network, address, record.container, record.ifname, problem="in use without a lease")
 
 

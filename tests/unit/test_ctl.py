@@ -212,6 +212,12 @@ def test_ipam_check_is_content_with_what_is_right(node: Node, tool: Tool) -> Non
     assert json.loads(tool("ipam", "check", "--json", *data(node)).out) == []
 
 
+def test_ipam_check_misses_no_lease_in_a_folder_that_its_attachment_does_not_lease_from(node: Node, tool: Tool) -> None:
+    node.call("ADD")
+    (node.home / "elsewhere" / "pods").mkdir(parents=True)
+    assert tool("ipam", "check", "--data-dir", f"{node.home}/elsewhere").exit == 0
+
+
 def leak(node: Node) -> None:
     for path in (node.home / "run" / "attachments" / "pods").iterdir():
         path.unlink()
