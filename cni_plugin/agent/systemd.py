@@ -82,14 +82,17 @@ class Watchdog:
 
 
 class Report:
-    """What `systemctl status` shows of us, looked at every INTERVAL seconds; a `server.Watcher` without descriptors."""
+    """What `systemctl status` shows of us after READY=1, looked at every INTERVAL seconds.
 
-    INTERVAL = 5.0
+    A `server.Watcher` without descriptors. A look reads what is in use of every pool, under its lock.
+    """
+
+    INTERVAL = 30.0
 
     def __init__(self, how: Callable[[], str]) -> None:
         self._how = how
         self._told = ""
-        self._next = 0.0 if os.environ.get("NOTIFY_SOCKET") else None
+        self._next = time.monotonic() + self.INTERVAL if os.environ.get("NOTIFY_SOCKET") else None
 
     def filenos(self) -> tuple[int, ...]:
         """None."""

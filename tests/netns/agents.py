@@ -210,6 +210,7 @@ def _live(node: Node, ready: str, injector: Injector) -> None:
                 finish(self, reply)
 
             systemd.notify = arming
+            systemd.Report.INTERVAL = 10 * PATIENCE  # its operations are not those of a request
             connection.Connection.finish = dying  # type: ignore[method-assign]
             service.serve(str(node.run_dir), str(node.state / "agent.json"))
         except BaseException:
