@@ -25,6 +25,7 @@ import msgspec
 from cni_plugin.agent import sources
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.keys import near
 from cni_plugin.netconf import refuse_strangers, typed
 from cni_plugin.network import Address, Network, NetworkConf
 
@@ -147,7 +148,9 @@ def check(options: Mapping[str, object]) -> None:
 def _configured(options: Mapping[str, object]) -> tuple[Module, msgspec.Struct]:
     kind = options.get("type")
     if kind not in names():
-        raise CniError(INVALID_CONFIG, f"invalid source.type {kind!r}: use one of {', '.join(names())}")
+        wrong = near("type", options) if kind is None else ""
+        meant = f"; write type where you wrote {wrong}" if wrong else ""
+        raise CniError(INVALID_CONFIG, f"invalid source.type {kind!r}: use one of {', '.join(names())}{meant}")
     _reach_libraries()
     module: Module = importlib.import_module(f"cni_plugin.agent.sources.{kind}")
     keys = {key: each for key, each in options.items() if key != "type"}

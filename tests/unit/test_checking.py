@@ -53,6 +53,7 @@ def test_no_settings_are_the_defaults(tmp_path: Path) -> None:
     ({"address": {"public": "2001:db8::1"}}, "public"),
     ({"address": {"interfaces": ["eth0"]}}, "interfaces"),
     ({"source": {"type": "consul"}}, "source.type"),
+    ({"source": {"typ": "etcd"}}, "write type where you wrote typ"),
     ({"source": {}, "cni": {"path": "net.d/10-tulle.conflist"}}, "cni.path"),
     ({"cni": {"path": "/etc/cni/net.d/10-tulle"}}, "cni.path"),
     ({"source": {"type": "kubernetes", "configMap": "tulle-config"}}, "namespace/name"),

@@ -22,7 +22,7 @@ from cni_plugin.agent.lease.claim import Us
 from cni_plugin.agent.lease.gateway import Change
 from cni_plugin.agent.lease.schema import Entry, Stored
 from cni_plugin.agent.lease.view import MOST_COMPLAINTS, View, peers
-from cni_plugin.agent.source import Announcement, Mailbox, open_source
+from cni_plugin.agent.source import Announcement, Mailbox, check, open_source
 from cni_plugin.errors import CniError
 from cni_plugin.flannel import parse
 from cni_plugin.network import Address, Network, NetworkConf
@@ -481,6 +481,9 @@ def test_what_a_flannel_on_this_node_had_is_remembered_until_we_have_had_somethi
         ({"endpoints": ["ftp://192.0.2.1"]}, "source.endpoints 'ftp"),
         ({"endpoints": ["http://192.0.2.1:x"]}, "source.endpoints"),
         ({"endpoints": ["http://"]}, "source.endpoints"),
+        ({"endpoints": ["https://[::1"]}, "source.endpoints"),
+        ({"endpoints": ["https://192.0.2.9:99999"]}, "source.endpoints"),
+        ({"endpoints": ["http://root:word@192.0.2.9:2379"]}, "who asks as username and password"),
         ({"prefix": "network"}, "source.prefix"),
         ({"prefix": "/"}, "source.prefix"),
         ({"certFile": "/c"}, "certFile and keyFile"),
@@ -490,9 +493,11 @@ def test_what_a_flannel_on_this_node_had_is_remembered_until_we_have_had_somethi
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_by_name(options: dict[str, object], complaint: str) -> None:
+    """Also before a release is put on a node, which opens nothing."""
     with pytest.raises(CniError, match=complaint) as caught:
-        open_source({"type": "etcd", **options}, "n1", Mailbox())
+        check({"type": "etcd", **options})
     assert caught.value.code == 7
+    assert "root:word" not in caught.value.msg
 
 
 def test_an_answer_that_nobody_foresaw_is_told_and_ends_no_thread(

@@ -204,17 +204,22 @@ def _changes(line: Json, since: int, where: str) -> tuple[Change, ...]:
     return tuple(Change(_stored(each["kv"]), each.get("type") == "DELETE") for each in result.get("events", ()))
 
 
-def _client(endpoint: str, access: Access) -> Etcd3Client:
+def server_at(endpoint: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an endpoint. Raises CniError 7."""
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         host, port = parts.hostname, parts.port
     except ValueError:  # its text has what could be a part of a password
         raise _no_endpoint(endpoint) from None
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
         raise _no_endpoint(endpoint)
+    return parts.scheme, host, port or PORT
+
+
+def _client(endpoint: str, access: Access) -> Etcd3Client:
+    scheme, host, port = server_at(endpoint)
     client = Etcd3Client(
-        host, port or PORT, parts.scheme, access.ca_file or None, access.key_file or None, access.cert_file or None,
-        timeout=PATIENCE,
+        host, port, scheme, access.ca_file or None, access.key_file or None, access.cert_file or None, timeout=PATIENCE
     )
     client.session.trust_env = False
     return client
@@ -222,7 +227,8 @@ def _client(endpoint: str, access: Access) -> Etcd3Client:
 
 def _no_endpoint(endpoint: str) -> CniError:
     shown = Censor().text(endpoint)
-    return invalid("source.endpoints", shown, "write it as http://192.0.2.9:2379 or https://192.0.2.9:2379")
+    remedy = "write it as http://192.0.2.9:2379 or https://192.0.2.9:2379, and who asks as username and password"
+    return invalid("source.endpoints", shown, remedy)
 
 
 def _post(client: Etcd3Client, path: str, body: Mapping[str, object], headers: Mapping[str, str]) -> Json:

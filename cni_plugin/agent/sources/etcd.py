@@ -16,7 +16,7 @@ from __future__ import annotations
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from cni_plugin.agent.lease.gateway import Access, Compacted, Gateway
+from cni_plugin.agent.lease.gateway import Access, Compacted, Gateway, server_at
 from cni_plugin.agent.lease.keeper import Keeper, Terms, backoff
 from cni_plugin.agent.lease.memory import Memory, default_path
 from cni_plugin.agent.lease.view import View, peers
@@ -50,6 +50,8 @@ def check(conf: Config) -> None:
     """Raises CniError 7."""
     if not conf.endpoints:
         raise invalid("source.endpoints", [], "give at least one, such as https://192.0.2.9:2379")
+    for each in conf.endpoints:
+        server_at(each)
     if not conf.prefix.startswith("/") or not conf.prefix.strip("/"):
         raise invalid("source.prefix", conf.prefix, "write it as /coreos.com/network")
     if bool(conf.cert_file) != bool(conf.key_file):
