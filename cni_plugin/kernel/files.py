@@ -217,20 +217,21 @@ def make_folder(path: str) -> None:
 
     os.makedirs gives its mode to the last one only, and calls itself for each, of which a path may have thousands.
     """
-    missing = [path]
-    while missing:
-        try:
-            os.mkdir(missing[-1], 0o700)
-        except FileNotFoundError:
-            above = os.path.dirname(missing[-1].rstrip("/"))
-            if not above:
-                raise
-            missing.append(above)
-            continue
-        except FileExistsError:
-            if os.path.islink(missing[-1]) or not os.path.isdir(missing[-1]):
-                raise OSError(errno.ENOTDIR, "not a folder", missing[-1]) from None
-        missing.pop()
+    try:
+        _make_folder(path)
+    except FileNotFoundError:
+        for end, letter in enumerate(path):
+            if end and letter == "/":
+                _make_folder(path[:end], on_the_way=True)
+        _make_folder(path)  # where there are those above it, this may be a place for no folder, as /proc is
+
+
+def _make_folder(path: str, *, on_the_way: bool = False) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path) or (os.path.islink(path) and not on_the_way):
+            raise OSError(errno.ENOTDIR, "not a folder", path) from None
 
 
 def remove_folder(path: str) -> bool:

@@ -208,6 +208,19 @@ def test_a_folder_may_be_as_deep_as_the_kernel_has_paths(tmp_path: Path) -> None
         deep = os.path.dirname(deep)
 
 
+@pytest.mark.parametrize("path", ["/proc/none", "/proc/none/run/attachments"])
+def test_where_no_folder_can_be_is_told_and_not_tried_for_ever(path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.make_folder(path)
+
+
+def test_folders_are_made_below_a_link_on_the_way(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    files.make_folder(f"{tmp_path}/link/a/b")
+    assert (tmp_path / "real" / "a" / "b").is_dir()
+
+
 def test_a_folder_below_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
