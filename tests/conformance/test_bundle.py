@@ -149,12 +149,24 @@ def test_without_a_command_it_says_what_it_is_on_stderr_alone(bundle: Path) -> N
     assert done.stderr == f"Tulle CNI plugin {VERSION}\nCNI protocol versions supported: {', '.join(spec.VERSIONS)}\n"
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", "2>&-"])
 def test_closed_standard_files_do_no_harm(bundle: Path, closed: str) -> None:
-    environ = {"CNI_COMMAND": "VERSION"}
-    done = call("/bin/sh", "", "-c", f'exec "$0" {closed}', str(bundle / "tulle"), environ=environ)
+    done = version_without(bundle, closed)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (json.loads(done.stdout) == VERSIONS) if ">&-" not in closed.split() else done.stdout == ""
+    assert json.loads(done.stdout) == VERSIONS
+
+
+@pytest.mark.parametrize(("closed", "words"), [
+    (">&-", "the reply could not be written to stdout: Bad file descriptor"), ("<&- >&- 2>&-", ""),
+])
+def test_a_reply_that_nobody_can_be_told_is_no_success(bundle: Path, closed: str, words: str) -> None:
+    done = version_without(bundle, closed)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+
+
+def version_without(bundle: Path, closed: str) -> subprocess.CompletedProcess[str]:
+    return call("/bin/sh", "", "-c", f'exec "$0" {closed}', str(bundle / "tulle"), environ={"CNI_COMMAND": "VERSION"})
 
 
 def test_no_stdin_is_answered_with_an_error_not_with_a_hang(bundle: Path) -> None:

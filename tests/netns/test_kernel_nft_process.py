@@ -29,14 +29,14 @@ Told = Callable[[nft_process._Library, bytes], tuple[bool, bytes]]
 @pytest.fixture(params=["forked", "kept"])
 def kernel(netns: MakeNetns, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LinuxKernel]:
     """A node whose nftables are done by a fork of this process, as an engine has it, or of its keeper, as an agent."""
-    keeper = Keeper()
+    before, keeper = children(os.getpid()), Keeper()
     monkeypatch.setattr(nft_process, "keeper", keeper)
     if request.param == "kept":
         keeper.start()
     with kernel_of(netns("node")) as kernel:
         yield kernel
     keeper.close()
-    assert children(os.getpid()) == [], "nobody is left behind"
+    assert children(os.getpid()) == before, "nobody is left behind"
 
 
 def children(process: int) -> list[int]:
