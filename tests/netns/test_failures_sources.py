@@ -219,7 +219,8 @@ def drive(them: Members, tool: str, version: str) -> bool:
 
     def run(verb: str) -> subprocess.CompletedProcess[str]:
         environ = {**node.env, "NETCONFPATH": str(node.state / "net.d"), "CNI_PATH": str(Path(node.spec.plugin).parent)}
-        hidden = f"mkdir -p '{folder}'; mount --bind '{folder}' /var/lib; exec {shlex.quote(str(tool))} {verb} pods /run/netns/{pod}"
+        command = f"exec {shlex.quote(str(tool))} {verb} pods /run/netns/{pod}"
+        hidden = f"mkdir -p '{folder}'; mount --bind '{folder}' /var/lib; {command}"
         words = ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", hidden]
         return _netns.attempt([*words], netns=node.netns, env=environ)
 
