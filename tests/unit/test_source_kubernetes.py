@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import pytest
 
-from cni_plugin.agent.kube import follow
-from cni_plugin.agent.kube.api import Api
+from cni_plugin.agent.kube import api, follow
+from cni_plugin.agent.kube.api import Api, ApiError
 from cni_plugin.agent.kube.follow import Backoff, Pace
 from cni_plugin.agent.kube.view import Known, snapshot
 from cni_plugin.agent.patience import FREE
@@ -26,6 +26,7 @@ from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from cni_plugin.errors import CniError
 from tests.unit.kube_objects import big_node, flannel_notes, lease, node
 from tests.unit.kube_server import CONFIG_MAPS, LEASES, NODES, KubeServer
+from tests.unit.support import Json
 from tests.unit.told import Told, wait
 
 PACE = Pace(first=0.02, longest=0.2, answer=1.0, watch=(20.0, 20.0), grace=0.3, steady=0.1, page=10)
@@ -443,6 +444,48 @@ def test_a_kubeconfig_that_is_no_yaml_is_told_by_the_place_and_nothing_of_it_is_
         assert "secret" not in told.trouble
     finally:
         source.close()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "user", "says"),
+    [
+        ({"certificate-authority": "ca.crt"}, {}, "certificate-authority {}/ca.crt: No such file or directory"),
+        ({"certificate-authority-data": "bm9uZQ=="}, {}, "a certificate or key of it cannot be used"),
+        ({}, {"tokenFile": "token"}, "tokenFile {}/token: No such file or directory; put that file there"),
+        ({}, {"client-certificate": "c.pem"}, "client-certificate and client-key belong together"),
+        ({}, {"auth-provider": {"name": "gcp"}}, "auth-provider not supported; use token, tokenFile"),
+        ({"server": "192.0.2.9:6443"}, {}, "write it as https://192.0.2.9:6443"),
+        ({"server": "ftp://192.0.2.9"}, {}, "server ftp://192.0.2.9: write it as https://192.0.2.9:6443"),
+        ({"server": 6443}, {}, "is no kubeconfig: Expected `str`, got `int` - at `$.server`"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_told_by_file_key_and_remedy(
+    tmp_path: Path, server: KubeServer, cluster: Json, user: Json, says: str
+) -> None:
+    server.write_kubeconfig({"password": "secret", **user})
+    conf = json.loads(server.kubeconfig.read_text())
+    conf["clusters"][0]["cluster"] = {"server": "https://192.0.2.9:6443", **cluster}
+    path = tmp_path / "kubeconfig.json"
+    path.write_text(json.dumps(conf))
+    with pytest.raises(ApiError) as caught:
+        Api(str(path), PACE.answer)
+    assert str(path) in str(caught.value) and says.format(tmp_path) in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "5", "[]", "{}", '{"current-context": "c", "contexts": "x"}'])
+def test_a_file_that_is_no_kubeconfig_is_told_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(ApiError, match=str(path)):
+        Api(str(path), PACE.answer)
+
+
+def test_a_tokens_file_is_looked_for_beside_the_kubeconfig(server: KubeServer) -> None:
+    server.write_kubeconfig({"tokenFile": "token"})
+    (server.kubeconfig.parent / "token").write_text("word")
+    found = Api(str(server.kubeconfig), PACE.answer)
+    assert [name for page in found.pages(api.NODES, 10) for name, _ in page.items] == ["n1"]
 
 
 @pytest.mark.parametrize("name", ["", "tulle-config", "a/b/c", "/x", "x/"])

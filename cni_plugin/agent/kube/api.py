@@ -33,6 +33,7 @@ from lightkube.resources import coordination_v1, core_v1
 from lightkube.types import PatchType
 
 from cni_plugin import decoding
+from cni_plugin.kernel import files
 
 MOST_BYTES = 64 << 20
 _LONGEST_MESSAGE = 300
@@ -150,7 +151,12 @@ class Api:
         self._patience = patience
         self._response: httpx2.Response | None = None
         params = ConnectionParams(timeout=httpx2.Timeout(patience, connect=min(patience, _CONNECT)), trust_env=False)
-        self._client = _Client(params, config, field_manager="tulle")
+        try:
+            self._client = _Client(params, config, field_manager="tulle")
+        except ConfigError as error:
+            raise ApiError(f"{kubeconfig}: {error}; use token, tokenFile, or client-certificate and -key") from error
+        except (ssl.SSLError, ValueError) as error:
+            raise ApiError(f"{kubeconfig}: a certificate or key of it cannot be used: {_short(str(error))}") from error
 
     def pages(self, kind: Kind, size: int) -> Iterator[Page]:
         """All objects, so many at a time, all as of one moment. Raises Gone when that took too long."""
@@ -256,18 +262,51 @@ def _config(kubeconfig: str) -> SingleConfig:
         config = found.get()
     except KeyError as error:
         raise ApiError(f"{kubeconfig or 'the environment'} does not say {error}") from error
-    except yaml.MarkedYAMLError as error:  # its own text quotes the file, which has secrets
-        at = error.problem_mark
+    except yaml.YAMLError as error:  # its own text quotes the file, which has secrets
+        at = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         place = f" at line {at.line + 1}, column {at.column + 1}" if at else ""
         raise ApiError(f"{kubeconfig} is no valid YAML{place}") from error
+    except ConfigError as error:
+        raise ApiError(f"{kubeconfig}: {error}" if kubeconfig else str(error)) from error
+    except (AttributeError, TypeError, msgspec.ValidationError) as error:
+        detail = f": {error}" if isinstance(error, msgspec.ValidationError) else ""
+        raise ApiError(
+            f"{kubeconfig} is no kubeconfig{detail}; it has current-context, clusters, users and contexts, as kubectl "
+            "config view shows"
+        ) from error
     if config is None or config.user is None:
         raise ApiError(f"{kubeconfig} names no user for its current context")
-    return config
+    return _with_files(config, config.user)
+
+
+def _with_files(config: SingleConfig, user: User) -> SingleConfig:
+    """With the token's file where kubectl looks for it, beside the kubeconfig. Raises ApiError for one that is none."""
+    if bool(user.client_cert or user.client_cert_data) != bool(user.client_key or user.client_key_data):
+        raise ApiError(f"{config.fname}: client-certificate and client-key belong together, and one of them is missing")
+    named = {
+        "certificate-authority": config.cluster.certificate_auth, "client-certificate": user.client_cert,
+        "client-key": user.client_key, "tokenFile": user.token_file,
+    }  # fmt: skip
+    paths = {key: str(config.abs_file(each)) for key, each in named.items() if each}
+    for key, path in paths.items():
+        try:
+            files.follow(path)
+        except OSError as error:
+            raise ApiError(
+                f"{config.fname}: {key} {path}: {error.strerror}; put that file there, or correct the path"
+            ) from error
+    return config._replace(user=msgspec.structs.replace(user, token_file=paths.get("tokenFile")))
 
 
 def _host(config: SingleConfig) -> str:
-    """The server's address, without what might be secret in it."""
-    return str(httpx2.URL(config.cluster.server).copy_with(username=None, password=None, query=None))
+    """The server's address, without what might be secret in it. Raises ApiError for one that is none."""
+    try:
+        url = httpx2.URL(config.cluster.server).copy_with(username=None, password=None, query=None)
+    except httpx2.InvalidURL as error:
+        raise ApiError(f"{config.fname}: server is no URL ({error}): write it as https://192.0.2.9:6443") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ApiError(f"{config.fname}: server {url}: write it as https://192.0.2.9:6443")
+    return str(url)
 
 
 def _about(data: bytes | msgspec.Raw) -> _Object:
