@@ -12,7 +12,6 @@ name has a digest there, and is found in the record itself.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
@@ -71,7 +70,7 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write an attachment's record."""
-        _make_folder(self._attachments, stem(record.network))
+        files.make_own(self.run_dir, "attachments", stem(record.network))
         files.write(self._path(record.attachment), msgspec.json.encode(record))
 
     def find(self, attachment: Attachment) -> Record | None:
@@ -125,7 +124,7 @@ class Records:
 
     def set_masquerade(self, network: str, wanted: Masquerade) -> None:
         """Note what a network has masqueraded."""
-        files.make_folder(self._networks)
+        files.make_own(self.run_dir, "networks")
         files.write(f"{self._networks}/{stem(network)}", msgspec.json.encode(wanted))
 
     def drop_masquerade(self, network: str) -> bool:
@@ -159,14 +158,3 @@ def _set_aside(path: str, why: Exception) -> None:
     with suppress(OSError):
         files.set_aside(path)
         print(f"tulle: {path} is no record and was set aside: {why}", file=sys.stderr)
-
-
-def _make_folder(parent: str, name: str) -> None:
-    """What stands in the place of either and is no folder is set aside. Raises OSError."""
-    try:
-        files.make_folder(f"{parent}/{name}")
-    except (NotADirectoryError, FileExistsError):
-        for path in (parent, f"{parent}/{name}"):
-            if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
-                files.set_aside(path)
-        files.make_folder(f"{parent}/{name}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator
+from errno import ELOOP, ENOENT, ENOTDIR
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -102,7 +103,9 @@ class Attachments:
                 return known
             settled = changed < time.time_ns() - _TICK
             stamps = {each.name: _stamp(each) for each in os.scandir(path) if not each.name.startswith(".")}
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+                raise
             return _Folder(0, settled=False, entries={})
         old = known.entries if known is not None else {}
         return _Folder(changed, settled, {

@@ -39,6 +39,8 @@ ODD = frozenset({
     errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG,
 })
 """What `read` meets where something stands that is no file of ours: a folder, a link, a socket, a huge file."""
+_NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
+"""What a call says of something else in the place of a folder, or above it."""
 _held: dict[int, int] = {}
 """Descriptors of locks, and the threads that took them."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -174,7 +176,9 @@ def remove(path: str) -> bool:
     """Remove a file; whether there was one. Raises OSError."""
     try:
         os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, *_NO_FOLDER):
+            raise
         return False
     return True
 
@@ -234,15 +238,32 @@ def _make_folder(path: str, *, on_the_way: bool = False) -> None:
             raise OSError(errno.ENOTDIR, "not a folder", path) from None
 
 
+def make_own(root: str, *names: str) -> None:
+    """Make a folder of ours below one that others may have put elsewhere. Raises OSError.
+
+    What stands in the place of one of `names` and is none is set aside.
+    """
+    path = os.path.join(root, *names)
+    try:
+        make_folder(path)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
+        for each in (os.path.join(root, *names[:count]) for count in range(1, len(names) + 1)):
+            if os.path.lexists(each) and (os.path.islink(each) or not os.path.isdir(each)):
+                set_aside(each)
+        make_folder(path)
+
+
 def remove_folder(path: str) -> bool:
     """Remove a folder that holds nothing but leftovers; whether there is nothing else in it. Raises OSError."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
         return True
-    except NotADirectoryError:  # somebody's file or link has its place, and stays
-        return not names(path)
     except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):  # somebody's file or link has its place, and stays
+            return not names(path)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         if names(path):
@@ -266,7 +287,9 @@ def names(path: str) -> list[str]:
     """The entries of a folder of ours in order, temporary ones left out; what is no folder has none. Raises OSError."""
     try:
         return listed(path)
-    except NotADirectoryError:
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
         return []
 
 

@@ -376,12 +376,12 @@ def _device_mtu(want: State, device: str) -> int:
 
 def save(records: Records, facts: Facts, want: State) -> None:
     """Note what was programmed. Facts come last: by them the rest is believed. The caller holds the lock."""
-    files.make_folder(f"{records.run_dir}/programmed")
+    files.make_own(records.run_dir, "programmed")
     files.write(f"{records.run_dir}/programmed/{stem(facts.network)}", msgspec.json.encode(tuple(want.values())))
     note(records, facts)
 
 
 def note(records: Records, facts: Facts) -> None:
     """Write facts alone. The caller holds the lock."""
-    files.make_folder(f"{records.run_dir}/clusters")
+    files.make_own(records.run_dir, "clusters")
     files.write(f"{records.run_dir}/clusters/{stem(facts.network)}", msgspec.json.encode(facts))

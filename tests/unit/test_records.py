@@ -168,15 +168,22 @@ def test_what_is_no_folder_of_a_network_is_passed_over(records: Records, kind: s
     assert {each.network for each in records.all()} == {"pods", "other"}
 
 
+@pytest.mark.parametrize("kind", ["no text", "loop", "fifo"])
 @pytest.mark.parametrize("place", ["attachments", "attachments/pods", "networks"])
-def test_the_end_of_a_pod_minds_no_stray_in_the_place_of_a_folder(records: Records, place: str) -> None:
+def test_a_stray_in_the_place_of_a_folder_keeps_no_pod_from_its_end_and_none_from_its_beginning(
+    records: Records, place: str, kind: str
+) -> None:
     stray = Path(records.run_dir) / place
-    stray.parent.mkdir(parents=True)
-    stray.write_text("x")
+    put_odd(stray, kind)
+    assert list(records.all()) == []
     assert records.find(record().attachment) is None
     assert records.remove(record().attachment)
     assert not records.drop_masquerade("pods")
-    assert stray.read_text() == "x"
+    assert os.path.lexists(stray)
+    records.put(record())
+    records.set_masquerade("pods", Masquerade((), ()))
+    assert records.find(record().attachment) is not None
+    assert list(records.masquerades()) == ["pods"]
 
 
 @pytest.mark.parametrize("others", [1, 100])
@@ -211,6 +218,8 @@ def put_odd(path: Path, kind: str) -> None:
             os.mkfifo(path)
         case "link":
             path.symlink_to("/etc/passwd")
+        case "loop":
+            path.symlink_to(path)
         case "socket":
             os.mknod(path, stat.S_IFSOCK | 0o600)
         case "huge":
