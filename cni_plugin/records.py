@@ -20,7 +20,7 @@ from hashlib import sha256
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.kernel import files
+from cni_plugin.kernel import files, locks
 from cni_plugin.model import AnyObject
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Attachment
@@ -66,7 +66,12 @@ class Records:
     def lock(self) -> AbstractContextManager[None]:
         """Held while records and the masquerade chain change together."""
         files.make_root(self.run_dir)
-        return files.locked(f"{self.run_dir}/lock")
+        return locks.locked(f"{self.run_dir}/lock")
+
+    def claim(self, attachment: Attachment) -> AbstractContextManager[None]:
+        """Held while an attachment is being made. Raises BlockingIOError where somebody else is at it."""
+        files.make_root(self.run_dir)
+        return locks.claimed(f"{self.run_dir}/lock", int(attachment.digest[:15], 16))
 
     def put(self, record: Record) -> None:
         """Write an attachment's record."""

@@ -15,7 +15,7 @@ import shutil
 import sys
 
 from cni_plugin.errors import IO_FAILURE, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel import files, locks
 
 HOME = "/opt/tulle"
 PLUGINS = "/opt/cni/bin"
@@ -32,7 +32,7 @@ def install(root: str) -> str:
     home, plugins = f"{root}{HOME}", f"{root}{PLUGINS}"
     for folder in (home, plugins):
         os.makedirs(folder, exist_ok=True)
-    with files.locked(f"{home}/.lock"):
+    with locks.locked(f"{home}/.lock"):
         _put(bundle, home, release)
         _switch(home, release)
         _point(plugins, "tulle", f"{HOME}/current/tulle")

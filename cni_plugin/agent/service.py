@@ -33,7 +33,7 @@ from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.worker import Worker
 from cni_plugin.client import VERSION
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel import files, locks
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.ensure import full_bridge
@@ -185,7 +185,7 @@ def _raise_limits() -> None:
 def _only_one(path: str) -> Iterator[None]:
     """Hold a lock for life. Raises CniError 50 when another agent does."""
     try:
-        with files.locked(path, wait=False):
+        with locks.locked(path, wait=False):
             yield
     except BlockingIOError as error:
         raise CniError(NOT_AVAILABLE, f"another agent is running: it holds {path}; systemctl stop tulled") from error

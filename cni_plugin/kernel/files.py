@@ -8,13 +8,10 @@ a temporary file, which goes with its folder. Nothing is synced to the disk: sta
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
-from threading import get_ident
 
 _CHUNK = 1 << 20
 _TEMPORARY = ".tmp."
@@ -41,8 +38,6 @@ ODD = frozenset({
 """What `read` meets where something stands that is no file of ours: a folder, a link, a socket, a huge file."""
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 """What a call says of something else in the place of a folder, or above it."""
-_held: dict[int, int] = {}
-"""Descriptors of locks, and the threads that took them."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -333,37 +328,6 @@ def writable(path: str) -> bool:
     while not os.path.isdir(path) and path not in ("", "/"):
         path = os.path.dirname(path)
     return os.access(path or "/", os.W_OK | os.X_OK) and not os.statvfs(path or "/").f_flag & os.ST_RDONLY
-
-
-@contextmanager
-def locked(path: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies.
-
-    What stands there and is no file is set aside: nobody can hold a lock on it. Raises OSError; BlockingIOError when
-    somebody else holds it and it is not to be waited for.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        fd = os.open(path, flags, 0o600)
-    except OSError as error:
-        if error.errno not in ODD:
-            raise
-        set_aside(path)
-        fd = os.open(path, flags, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if wait:
-            _held[fd] = get_ident()
-        yield
-    finally:
-        _held.pop(fd, None)
-        os.close(fd)
-
-
-def held() -> list[int]:
-    """The locks that this thread holds for a while: who does its work in another process hands them over to that."""
-    known = list(_held.items())  # at once: other threads take locks meanwhile
-    return [fd for fd, thread in known if thread == get_ident()]
 
 
 def _fill(path: str, data: bytes) -> None:

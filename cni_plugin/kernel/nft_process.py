@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cni_plugin.kernel import files
+from cni_plugin.kernel import locks
 from cni_plugin.kernel.libc import enter_namespace, libc
 from cni_plugin.kernel.program import run as run_program
 
@@ -79,7 +79,7 @@ class NftProcess:
     def _ask(self, commands: bytes) -> tuple[bool, str]:
         channel = self._channel or self._start()
         frame = len(commands).to_bytes(4, "little") + commands
-        sent = socket.send_fds(channel, [frame], files.held())
+        sent = socket.send_fds(channel, [frame], locks.held())
         channel.sendall(frame[sent:])
         head = _exactly(channel, 5)
         return bool(head[0]), _exactly(channel, int.from_bytes(head[1:], "little")).decode(errors="replace")

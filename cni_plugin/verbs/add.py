@@ -47,6 +47,21 @@ def add(context: Context) -> bytes:
     """Wire the pod and tell how. Raises CniError, IpamError, KernelError, NetnsError."""
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
     context.tell_doubts()
+    with ExitStack() as claim:
+        try:
+            claim.enter_context(context.records.claim(context.attachment))
+        except BlockingIOError:
+            raise CniError(
+                TRY_AGAIN_LATER,
+                f"{context.request.container} is being attached to {context.attachment.network} as "
+                f"{context.request.ifname!r} just now, by another ADD: a runtime asks for one thing of a container at "
+                "a time",
+            ) from None
+        return _add(context)
+
+
+def _add(context: Context) -> bytes:
+    """Nobody else's ADD of the same comes in between, whose failure would take back what this one made."""
     _refuse_existing(context)
     facts = ensure(context.conf, context.kernel, context.records)
     ipam = leases(context, facts.pod_cidrs if facts else ())

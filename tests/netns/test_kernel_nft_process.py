@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel import files, nft_process
+from cni_plugin.kernel import locks, nft_process
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.libc import libc
 from cni_plugin.kernel.linux import LinuxKernel
@@ -168,13 +168,13 @@ def test_a_lock_is_held_until_the_child_of_a_killed_holder_is_done(tmp_path: Pat
         holder = os.fork()
         if not holder:
             nft_process._Library.run = slow  # type: ignore[method-assign, assignment]
-            with files.locked(str(lock)):
+            with locks.locked(str(lock)):
                 Nft().run("list ruleset")
         begun.read_text()
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
-        with pytest.raises(BlockingIOError), files.locked(str(lock), wait=False):
+        with pytest.raises(BlockingIOError), locks.locked(str(lock), wait=False):
             pass
         go.write_text("x")
-        with files.locked(str(lock)):
+        with locks.locked(str(lock)):
             pass

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.kernel import files
+from cni_plugin.kernel import files, locks
 
 
 def test_a_file_is_written_whole_and_read_whole(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_this_boot_has_one_name() -> None:
 
 def _append(path: str) -> None:
     for _ in range(50):
-        with files.locked(f"{path}.lock"):
+        with locks.locked(f"{path}.lock"):
             number = int(files.read(path) or b"0")
             files.write(path, str(number + 1).encode())
 

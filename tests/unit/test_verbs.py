@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from cni_plugin.diff import Op
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import POD, Addr, Bridge, Chain, PodLink, Port, Route, Up, Veth
 from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import VERSIONS
-from tests.unit.support import DUAL, UPLINK, Node
+from tests.unit.support import DUAL, UPLINK, Node, Reply
 
 
 def test_add_answers_with_interfaces_address_and_route(node: Node) -> None:
@@ -109,6 +111,28 @@ def test_the_same_attachment_in_another_namespace_is_refused_too(node: Node) -> 
     assert again.code == 4
     assert "already" in again.said
     assert (node.standing(), node.left()) == (before, left)
+
+
+def test_an_add_amid_another_of_the_same_is_refused_and_takes_nothing_of_it_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would hold one lease and one record, and the one that comes too late gave back what the other lives by."""
+    replies: list[Reply] = []
+    apply = node.kernel.apply
+
+    def meanwhile(ops: Sequence[Op]) -> None:
+        if any(isinstance(op.object, Veth) for op in ops) and not replies:
+            replies.append(node.call("ADD"))
+            assert node.configured(name="others").call("ADD", "b eth1").exit == 0, "nobody else is kept"
+        apply(ops)
+
+    monkeypatch.setattr(node.kernel, "apply", meanwhile)
+    first = node.call("ADD")
+    assert first.exit == 0, first.said
+    assert replies[0].code == 11
+    assert "by another ADD" in replies[0].said
+    checked = node.after(first).call("CHECK")
+    assert checked.exit == 0, checked.said
 
 
 def test_an_add_after_a_killed_one_begins_anew(node: Node) -> None:
