@@ -33,6 +33,8 @@ SILENCE = 20.0
 PORT = 2379
 NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 """Else a member that lost the others keeps the stream open and says nothing (etcd's api/v3rpc/rpctypes)."""
+_LONGEST_WORDS = 300
+"""Of one endpoint, whatever it answers: what the others say is to be heard as well."""
 NOT_FOUND, UNAUTHENTICATED = 5, 16
 """Codes of gRPC: a lease that is over; a token that is."""
 _FINAL = frozenset({3, NOT_FOUND, 7, 9, UNAUTHENTICATED})
@@ -93,7 +95,7 @@ class Gateway:
             except EtcdError as error:
                 if error.code in _FINAL:
                     raise
-                complaints.append(str(error))
+                complaints.append(str(error)[:_LONGEST_WORDS])
                 self._at = (self._at + 1) % len(self._clients)
         raise EtcdError("; ".join(complaints))
 

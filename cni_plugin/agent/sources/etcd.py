@@ -27,7 +27,7 @@ from cni_plugin.network import Address
 
 GATHERING = 0.01
 """Seconds from a change to telling it: nodes often come together."""
-_LONGEST_WORDS = 300
+_LONGEST_WORDS = 3000
 STOOD = 1.0
 """Seconds that a stream must have stood for its end to be no failure."""
 
