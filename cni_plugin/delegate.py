@@ -16,7 +16,7 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError, NoAnswer
-from cni_plugin.kernel.program import is_ancestor, run
+from cni_plugin.kernel.program import MOST_BYTES, is_ancestor, run
 
 LONGEST = {"ADD": 55.0}
 LONGEST_OTHERS = 20.0
@@ -91,6 +91,9 @@ def call(
             "on stderr)",
         ) from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            why = f"said more than {MOST_BYTES >> 20} MiB and was ended: a result has some hundred bytes"
+            raise CniError(DELEGATE_FAILED, f"{executable} {verb} {why}; install it anew") from error
         # by its name, for containerd takes an error of DEL with "no such file" in it for success
         why = errno.errorcode.get(error.errno or 0, "unknown")
         raise CniError(DELEGATE_FAILED, f"{executable} cannot be run ({why}): install it anew") from error

@@ -13,6 +13,7 @@ from _thread import allocate_lock, start_new_thread  # built in; `threading` wou
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from signal import SIGKILL
+from time import monotonic
 from typing import NamedTuple
 
 from cni_plugin.kernel import files
@@ -23,6 +24,8 @@ MOST_BYTES = 64 << 20
 _MOST_ANCESTORS = 64
 _AFTER_KILL = 2.0
 """Seconds until a killed program is gone; one that hangs in a system call may stay."""
+_GLANCE = 0.1
+"""Seconds between two looks at how much it has said: the kernel sends no event when a file in memory has grown."""
 _CLONE_FS = 0x200
 """clone(2): what a thread has of its own after unshare(2) is root, working folder and umask."""
 
@@ -41,8 +44,8 @@ def run(
 ) -> Outcome:
     """Run it; with `quiet` its stderr is kept, otherwise it is ours.
 
-    After `seconds`, unless they are 0, it is killed with all that it started. Raises OSError when it cannot be started
-    or says too much, or when nobody is told how it ended (SIGCHLD is ignored), TimeoutError when it was killed.
+    After `seconds`, unless they are 0, it is killed with all that it started, and before when it says too much: what it
+    says is memory of this machine. Raises OSError when it cannot be started or says too much (EFBIG), or when nobody is told how it ended (SIGCHLD is ignored), TimeoutError when it was killed.
     """
     with ExitStack() as open_files:
         source, out, err = (_memory(open_files, name) for name in ("stdin", "stdout", "stderr"))
@@ -52,7 +55,7 @@ def run(
             actions.append((os.POSIX_SPAWN_DUP2, err, 2))
         command = [executable, *arguments]
         pid = os.posix_spawn(executable, command, dict(environ), file_actions=actions, setpgroup=0)
-        status = _await(pid, seconds) if seconds else os.waitpid(pid, 0)[1]
+        status = _await(pid, seconds, (out, err)) if seconds else os.waitpid(pid, 0)[1]
         return Outcome(os.waitstatus_to_exitcode(status), _read(out), _read(err))
 
 
@@ -81,7 +84,7 @@ def is_ancestor(executable: str) -> bool:
     return True
 
 
-def _await(pid: int, seconds: float) -> int:
+def _await(pid: int, seconds: float, said: tuple[int, ...]) -> int:
     """The status that it ended with. Kernels before 5.3 cannot wait for a process with a limit: a thread does."""
     over, found = allocate_lock(), list[int]()
     over.acquire()
@@ -97,13 +100,20 @@ def _await(pid: int, seconds: float) -> int:
         _kill(pid)
         os.waitpid(pid, 0)
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-    if over.acquire(timeout=seconds):
-        if not found:
-            raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
-        return found[0]
-    _kill(pid)
-    over.acquire(timeout=_AFTER_KILL)
-    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    end = monotonic() + seconds
+    while not over.acquire(timeout=max(min(end - monotonic(), _GLANCE), 0)):
+        code = errno.EFBIG if _is_too_much(said) else errno.ETIMEDOUT if monotonic() >= end else 0
+        if code:
+            _kill(pid)
+            over.acquire(timeout=_AFTER_KILL)
+            raise OSError(code, os.strerror(code))  # TimeoutError, where it is one
+    if not found:
+        raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
+    return found[0]
+
+
+def _is_too_much(said: tuple[int, ...]) -> bool:
+    return any(os.fstat(each).st_size > MOST_BYTES for each in said)
 
 
 def _kill(pid: int) -> None:
@@ -125,7 +135,6 @@ def _write(fd: int, data: bytes) -> None:
 
 def _read(fd: int) -> bytes:
     """From the beginning: the program shares our offset, which stands at its end."""
-    size = os.fstat(fd).st_size
-    if size > MOST_BYTES:
+    if _is_too_much((fd,)):
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return os.pread(fd, size, 0)
+    return os.pread(fd, os.fstat(fd).st_size, 0)

@@ -165,9 +165,15 @@ def test_who_was_called_by_us_cannot_have_us_call_others(tmp_path: Path) -> None
     assert caught.value.code == 7
 
 
-def test_one_that_says_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["head -c 100000 /dev/zero", "yes"])
+def test_one_that_says_too_much_is_not_read_and_one_that_says_it_without_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """What it says is in the memory of this machine, and a minute is long."""
     monkeypatch.setattr(program, "MOST_BYTES", 1 << 16)
-    assert "EFBIG" in refusal(tmp_path, "head -c 100000 /dev/zero").msg
+    error = refusal(tmp_path, text)
+    assert error.code == 104
+    assert "bin/it ADD said more than" in error.msg
 
 
 def test_who_started_us_is_known_by_its_executable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
