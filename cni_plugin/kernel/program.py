@@ -45,7 +45,8 @@ def run(
     """Run it; with `quiet` its stderr is kept, otherwise it is ours.
 
     After `seconds`, unless they are 0, it is killed with all that it started, and before when it says too much: what it
-    says is memory of this machine. Raises OSError when it cannot be started or says too much (EFBIG), or when nobody is told how it ended (SIGCHLD is ignored), TimeoutError when it was killed.
+    says is memory of this machine. Raises OSError when it cannot be started or says too much (EFBIG), or when nobody is
+    told how it ended (SIGCHLD is ignored), TimeoutError when it was killed for its time.
     """
     with ExitStack() as open_files:
         source, out, err = (_memory(open_files, name) for name in ("stdin", "stdout", "stderr"))
