@@ -89,7 +89,7 @@ def _env(append: str = "") -> dict[str, str]:
 def booted(append: str = "") -> Iterator[tuple[Vm, Vm]]:
     """Both machines, booted with this at the end of the kernel's command line; stopped at the end whatever happened."""
     for step in (["prepare"], ["up", "2"]):
-        argv = ["flock", "/run/lock/tulle-vmlab", str(VMLAB), *step]  # what all labs share is made once
+        argv = ["flock", "--close", "/run/lock/tulle-vmlab", str(VMLAB), *step]  # what all labs share is made once
         done = subprocess.run(argv, env=_env(append), capture_output=True, text=True, timeout=900, check=False)
         if done.returncode != 0:
             subprocess.run([str(VMLAB), "down"], env=_env(), capture_output=True, timeout=60, check=False)
