@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,7 +134,7 @@ def test_systemd_is_shown_how_we_are_whenever_that_is_another(
 ) -> None:
     how = ["ready"]
     report = systemd.Report(lambda: how[0])
-    assert (report.due() or 0.0) > time.monotonic(), "READY=1 has told it just now"
+    assert report.due(), "later, for READY=1 has told it just now"
     for _ in range(2):
         report.run()
     assert inbox.recv(999) == b"STATUS=ready"
