@@ -171,7 +171,7 @@ def test_an_agent_that_is_down_comes_up_for_a_request(machine: Machine) -> None:
     machine.sh("systemctl stop tulled.service 2>&1")
     assert machine.pid() == 0
     add(machine, "p1")
-    assert machine.pid() > 0 and "container=p1" in machine.log().rpartition("Started tulled")[2]
+    assert machine.pid() > 0 and "container=p1" in machine.log().rpartition("Starting tulled")[2]
 
 
 def test_no_request_is_lost_when_the_agent_is_killed(machine: Machine) -> None:

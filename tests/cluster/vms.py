@@ -50,9 +50,9 @@ class Vm:
         return dict(json.loads(out)) if out.strip() else {}
 
     def add(self, pod: str, conf: dict[str, object]) -> list[str]:
-        """A new pod; its addresses. The interfaces of the result are kept."""
+        """A new pod; its addresses. The result is kept, and its interfaces."""
         self.sh(f"ip netns add {pod}")
-        result = self.cni("ADD", pod, conf)
+        self.result = result = self.cni("ADD", pod, conf)
         ips, interfaces = result["ips"], result["interfaces"]
         assert isinstance(ips, list) and isinstance(interfaces, list)
         self.interfaces = [each["name"] for each in interfaces]
