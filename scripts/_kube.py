@@ -133,7 +133,7 @@ class Kube:
 
     def wait_for_containerd(self, node: str) -> None:
         """Until it runs and has the image of the lab's own pods. Raises LabError."""
-        self.wait(_kube_node.image_mark(self.node_folder(node)).exists, f"containerd of {node} runs")
+        self.wait(lambda: _kube_node.has_image(self.node_folder(node)), f"containerd of {node} runs")
 
     def kubectl_words(self) -> list[str]:
         """The command line of kubectl, as the cluster's administrator."""

@@ -31,7 +31,8 @@ REFERENCE_PLUGINS = Path("/usr/lib/cni")
 """Debian's containernetworking-plugins: containerd itself calls `loopback`, and a chain may want others."""
 
 # The first process: sets the namespaces up, starts the daemons and reaps what they leave.
-# - the machine's mounts below those folders would be hidden, yet containerd finds them in its list of mounts
+# - the machine's mounts below those folders would be hidden, yet containerd finds them in its list of mounts; one that
+#   somebody unlinks meanwhile, as the name of a network namespace, has left our list too: mount_namespaces(7)
 # - the lab's own folder lies in /run: it is bound into the node's
 # - the agent's image may mount /run, and what it mounts there must be seen outside of its container: rshared
 # - containerd's snapshots cannot lie on an overlay, so /var/lib/containerd is a bind
@@ -40,7 +41,7 @@ BOOT = r"""
 set -e
 hostname "$NODE"
 mount --make-rprivate /
-awk '$2 ~ "^/(etc|opt|var|run)/" { print $2 }' /proc/mounts | sort -r | xargs -r umount -l
+awk '$2 ~ "^/(etc|opt|var|run)/" { print $2 }' /proc/mounts | sort -r | xargs -r -n 1 umount -q -l || true
 mkdir -p "$DISK"/containerd "$DISK"/kubelet "$DISK"/cgroup
 rm -rf "$DISK"/run
 mkdir -p "$DISK"/run/netns "$DISK"/run/lock "$DISK$LAB"
@@ -148,6 +149,14 @@ def image_mark(folder: Path) -> Path:
     return folder / "disk" / "run" / "containerd" / "has-image"
 
 
+def has_image(folder: Path) -> bool:
+    """Whether `image_mark` is there yet. Raises LabError, with what its boot said last, when the node has ended."""
+    if _is_gone(int((folder / "pid").read_text())):
+        said = (folder.parent / "log" / f"{folder.name}-boot").read_text(errors="replace").splitlines()
+        raise LabError(f"node {folder.name} ended while it booted: {' / '.join(said[-3:])}")
+    return image_mark(folder).exists()
+
+
 def first_process(folder: Path) -> int:
     """The node's PID 1 as the machine numbers it. Raises LabError when the node does not run."""
     try:
@@ -173,14 +182,17 @@ def end(folder: Path) -> None:
 def wait_until_gone(pid: int, seconds: float = 10.0) -> None:
     """Until the process is dead, reaped or not; its parent may be somebody who reaps slowly."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-                return
-        except OSError:
-            return
+    while not _is_gone(pid):
+        if time.monotonic() > deadline:
+            raise LabError(f"process {pid} does not end")
         time.sleep(0.02)
-    raise LabError(f"process {pid} does not end")
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def remove_cgroups(prefix: str, seconds: float = 5.0) -> None:

@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
         _kube_parts.write_image(folder.parent / "image.tar")
         (folder / "conf" / "containerd.toml").write_text(_kube_node.containerd_conf(path))
         _kube_node.boot(node, folder, path, "")
-        until(_kube_node.image_mark(folder).exists, "containerd runs")
+        until(lambda: _kube_node.has_image(folder), "containerd runs")
         on(folder, f"mkdir /opt/tulle; cp -r {shlex.quote(str(PLUGIN.parent))} /opt/tulle/current")
         on(folder, "ln -s /opt/tulle/current/tulle /opt/cni/bin")
         yield folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import _kube_node
@@ -42,3 +43,15 @@ def test_the_release_is_what_the_kubelet_says(tmp_path: Path) -> None:
     kubelet.write_text("#!/bin/sh\necho hello\n")
     with pytest.raises(LabError, match="hello"):
         _kube_parts.release(f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_a_node_that_ends_while_it_boots_is_told_with_its_last_words(tmp_path: Path) -> None:
+    folder = tmp_path / "n1"
+    folder.mkdir()
+    (tmp_path / "log").mkdir()
+    with subprocess.Popen("true") as ended:
+        pass
+    (folder / "pid").write_text(str(ended.pid))
+    (tmp_path / "log" / "n1-boot").write_text("umount: no mount point specified\n")
+    with pytest.raises(LabError, match="n1 ended while it booted: umount: no mount point"):
+        _kube_node.has_image(folder)
