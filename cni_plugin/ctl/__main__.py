@@ -23,15 +23,19 @@ import msgspec
 import typer
 
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import addresses, ask, bundle, doctor, members, served, show, view
-from cni_plugin.ctl.commands import cluster_app
+from cni_plugin.ctl import ask, show
+from cni_plugin.ctl import diagnosis as doctor
+from cni_plugin.ctl.cluster import members
+from cni_plugin.ctl.cluster.commands import cluster_app
 from cni_plugin.ctl.facts import Finding
 from cni_plugin.ctl.gather import Machine, Places, gather
 from cni_plugin.ctl.gather import probe as ask_peers
+from cni_plugin.ctl.look import addresses, view
+from cni_plugin.ctl.look.trace import Eyes
 from cni_plugin.ctl.notes import Notes
 from cni_plugin.ctl.options import ConfDir, DataDir, Json, RunDir, or_explain
 from cni_plugin.ctl.show import err, out
-from cni_plugin.ctl.trace import Eyes
+from cni_plugin.ctl.support import bundle, served
 from cni_plugin.describe import script
 from cni_plugin.kernel.door import Kernel, open_kernel
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
@@ -161,7 +165,7 @@ def trace_command(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Show everything that belongs to one pod, and why. Exit code 1 when some of it is not as it should be."""
-    from cni_plugin.ctl import trace
+    from cni_plugin.ctl.look import trace
 
     records = Records(run_dir)
     if to and not _is_address(to):
@@ -187,7 +191,7 @@ def top_command(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Show how many requests the agent serves and how long they take; Enter ends it."""
-    from cni_plugin.ctl import top
+    from cni_plugin.ctl.look import top
 
     if once or json or not out.is_terminal:
         look = or_explain(lambda: top.look(run_dir))
@@ -211,7 +215,7 @@ def replay_command(
     if not number:
         show.as_json(msgspec.to_builtins(requests)) if json else show.requests(requests)
         return
-    from cni_plugin.ctl import replay
+    from cni_plugin.ctl.support import replay
 
     def held() -> frozenset[str]:
         with open_kernel() as kernel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cni_plugin.ctl.roster import Membership
+from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.kernel.look import Link
 from cni_plugin.kernel.ruleset import Hook
 

@@ -18,13 +18,16 @@ import msgspec
 from cni_plugin import backend as backends
 from cni_plugin import decoding
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import addresses, ask, between, configs, members, others, view
+from cni_plugin.ctl import ask, configs
+from cni_plugin.ctl.cluster import members
+from cni_plugin.ctl.cluster.nodes import sources
+from cni_plugin.ctl.cluster.reach import Probe, Prober
+from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.ctl.configs import Read
+from cni_plugin.ctl.doctor import between, others
 from cni_plugin.ctl.facts import Facts, Flaw, Limit, Pod, Pool, Probed, Stamp
-from cni_plugin.ctl.nodes import sources
+from cni_plugin.ctl.look import addresses, view
 from cni_plugin.ctl.notes import Notes
-from cni_plugin.ctl.reach import Probe, Prober
-from cni_plugin.ctl.roster import Membership
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError

@@ -17,12 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cni_plugin.ctl.bundle import Member
-from cni_plugin.ctl.doctor import ORDER
+from cni_plugin.ctl.diagnosis import ORDER
 from cni_plugin.ctl.facts import ERROR, HINT, UNKNOWN, WARNING, Finding
-from cni_plugin.ctl.served import Request
-from cni_plugin.ctl.top import Look, Row
-from cni_plugin.ctl.trace import Trace
+from cni_plugin.ctl.look.top import Look, Row
+from cni_plugin.ctl.look.trace import Trace
+from cni_plugin.ctl.support.bundle import Member
+from cni_plugin.ctl.support.served import Request
 from cni_plugin.diff import Op
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # 0e:ab:1c is a MAC, and ":ab:" no emoji

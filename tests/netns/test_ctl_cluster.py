@@ -20,7 +20,7 @@ from _topology import NETWORK, REPO
 from tests.conformance.nodes import SYSTEM_PATH
 from tests.netns.conftest import MakeLab
 from tests.pace import until
-from tests.unit.ctl_support import Said
+from tests.unit.ctl.tool import Said
 
 SVG = "{http://www.w3.org/2000/svg}"
 
