@@ -21,6 +21,7 @@ from cni_plugin.errors import (
     CniError,
 )
 from cni_plugin.keys import complaint, strangers
+from cni_plugin.marks import MAX_MTU, MIN_MTU
 from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, check_address, check_prefix, flaw_of_ifname
 
 HOST_LOCAL = "host-local"
@@ -29,7 +30,6 @@ MAIN_NAMES = ("tulle", "bridge")
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 ENDINGS = (".conf", ".conflist", ".json")
 """What libcni, and so every runtime, takes for a network configuration (libcni/api.go: ConfFiles)."""
-MIN_MTU, MAX_MTU = 68, 65535
 _SPECIAL = {"valid_attachments": "cni.dev/valid-attachments", "attachments": "cni.dev/attachments"}
 
 

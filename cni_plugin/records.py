@@ -20,10 +20,10 @@ from hashlib import sha256
 import msgspec
 
 from cni_plugin import decoding
+from cni_plugin.attachment import Attachment
 from cni_plugin.kernel import files, locks
 from cni_plugin.model import AnyObject
 from cni_plugin.plan.masquerade import Masquerade
-from cni_plugin.plan.pod import Attachment
 
 DEFAULT_RUN_DIR = "/run/tulle"
 

@@ -42,9 +42,9 @@ from cni_plugin.kernel.monitor import (
     Changed,
     Monitor,
 )
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model import Bridge, Up
 from cni_plugin.netconf import HOST_LOCAL
-from cni_plugin.plan.node import BRIDGE_ALIAS
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead

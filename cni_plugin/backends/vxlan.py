@@ -24,8 +24,9 @@ import msgspec
 from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.marks import MAX_MTU, MIN_MTU, TUNNEL, TUNNEL_ALIAS
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, ipv6_settings, state
-from cni_plugin.netconf import MAX_MTU, MIN_MTU, _Conf, typed
+from cni_plugin.netconf import _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
@@ -72,7 +73,7 @@ def configure(options: Mapping[str, object]) -> Config:
 
 def device(conf: Config) -> str:
     """`tulle.1` for VNI 1."""
-    return f"tulle.{conf.vni}"
+    return f"{TUNNEL}{conf.vni}"
 
 
 def vtep_mac(node: Node) -> str:
@@ -122,7 +123,7 @@ def local(me: Me, conf: Config) -> State:
             local=str(underlay),
             mac=derived_mac(me.node.pod_cidrs[0]),
             mtu=conf.mtu or min(me.mtu, conf.wire_mtu or me.mtu) - OVERHEAD[underlay.version],
-            alias="tulle:vxlan",
+            alias=TUNNEL_ALIAS,
             gbp=conf.gbp,
         ),
         Sysctl(f"net/ipv4/conf/{name}/rp_filter", "2", dev=name),

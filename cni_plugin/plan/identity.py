@@ -18,11 +18,9 @@ from typing import Protocol, TypeAlias
 
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
+from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model import Element, Key, Route, State, Way
 from cni_plugin.network import Address, Network
-
-LEAST = {4: 576, 6: 1280}
-"""Bytes that a link must carry: what every IPv4 host takes (RFC 1122, 3.3.3), and every IPv6 link (RFC 8200, 5)."""
 
 Lengths: TypeAlias = frozenset[tuple[int, int]]
 """The families and prefix lengths of pods' subnets; a cluster has one or two."""
@@ -60,7 +58,7 @@ def misplaced(me: Me, peer: Node, ways: Mapping[Address, Way | None], overhead: 
 
 def too_narrow(me: Me, way: Way, overhead: int) -> bool:
     """Whether a way carries too little for pods with what the backend puts around their packets."""
-    return way.mtu - overhead < max((LEAST[each.version] for each in me.node.pod_cidrs), default=LEAST[4])
+    return way.mtu - overhead < max((LEAST_MTU[each.version] for each in me.node.pod_cidrs), default=LEAST_MTU[4])
 
 
 def aside(me: Me, way: Way) -> bool:
@@ -126,7 +124,7 @@ def _no_underlay(me: Me, way: Way | None, overhead: int) -> str:
             f"fewer than the {me.mtu} of {me.uplink}: raise that bridge's MTU, if a node is there"
         )
     if way.mtu < me.mtu and too_narrow(me, way, overhead):
-        least = max(LEAST[each.version] for each in me.node.pod_cidrs)
+        least = max(LEAST_MTU[each.version] for each in me.node.pod_cidrs)
         return (
             f"is reached by {way.dev}, whose {way.mtu} bytes leave {way.mtu - overhead} for pods, and they need "
             f"{least}: raise it to at least {least + overhead}"

@@ -12,6 +12,7 @@ from ipaddress import ip_interface
 
 import msgspec
 
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model import (
     Addr,
     AnyObject,
@@ -27,7 +28,6 @@ from cni_plugin.model import (
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.pod import gateway_device
 
-BRIDGE_ALIAS = "tulle:bridge"
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 

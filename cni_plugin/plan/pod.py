@@ -12,12 +12,12 @@ the record of an attachment is this state, stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
 from ipaddress import IPv4Interface, IPv6Address
 from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.model import (
     BOOT_PROTOCOL,
     MAIN_TABLE,
@@ -41,49 +41,9 @@ from cni_plugin.netconf import NetConf
 from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig
 
-OWNER_MARK = "tulle:"
-HOST_DEV = "tl"
-"""How the name of every host's end begins."""
 DEFAULT_VLAN = 1
 NO_LINK_LOCAL = "1"
 """IN6_ADDR_GEN_MODE_NONE, include/uapi/linux/if_link.h."""
-LONGEST_ALIAS = 254
-"""Bytes: IFALIASZ is 256 (include/uapi/linux/if.h), and the policy for the attribute counts the final zero."""
-SEALED = "="
-"""What begins a digest that stands in the place of a name: no network and no container is called so."""
-
-
-class Attachment(NamedTuple):
-    """Which pod's which interface, in which network."""
-
-    network: str
-    container: str
-    ifname: str
-
-    @property
-    def digest(self) -> str:
-        """A name for it of fixed length."""
-        if self.sealed:
-            return self.container.removeprefix(SEALED)
-        return sha256("\0".join(self).encode("utf-8", "surrogateescape")).hexdigest()
-
-    @property
-    def sealed(self) -> bool:
-        """Whether it is known by its digest alone, from an alias that had no room for its names."""
-        return self.container.startswith(SEALED)
-
-    @property
-    def host_dev(self) -> str:
-        """The name of the host's end of its veth pair: the same before, during and after its life."""
-        return f"{HOST_DEV}{self.digest[:11]}"
-
-    @property
-    def alias(self) -> str:
-        """The owner, as the host's end bears it: by its names, or by digests of the network's and of them all."""
-        names = f"{OWNER_MARK}{self.network}/{self.container}/{self.ifname}"
-        if len(names.encode()) <= LONGEST_ALIAS:
-            return names
-        return f"{OWNER_MARK}{sealed(self.network)}/{SEALED}{self.digest}/"
 
 
 class Wire(NamedTuple):
@@ -97,19 +57,6 @@ class Wire(NamedTuple):
     mtu: int
     mac: str
     port_mtu: int = 0
-
-
-def owner(alias: str) -> Attachment | None:
-    """The attachment that an ifalias names, by its names or `sealed`; None when it is not ours."""
-    parts = alias.removeprefix(OWNER_MARK).split("/")
-    if not alias.startswith(OWNER_MARK) or len(parts) != 3:
-        return None
-    return Attachment(*parts)
-
-
-def sealed(network: str) -> str:
-    """A network in the alias of an attachment that has no room for its names."""
-    return f"{SEALED}{sha256(network.encode()).hexdigest()}"
 
 
 def derived_mac(attachment: Attachment, ips: Sequence[str]) -> str:

@@ -18,10 +18,10 @@ import msgspec
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.errors import KernelError
+from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model import State, Veth
 from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.plan import lease as plan
-from cni_plugin.plan.identity import LEAST
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
 from cni_plugin.records import Record
@@ -120,10 +120,10 @@ def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
     mtu = wanted(context.conf, facts, context.kernel)
     width = fitting(mtu, context.bridge, context.kernel)
     where = f" of the bridge {context.bridge}" if width.pod < mtu else ""
-    if width.pod and width.pod < LEAST[6] and any(":" in each.address for each in lease.ips):
+    if width.pod and width.pod < LEAST_MTU[6] and any(":" in each.address for each in lease.ips):
         raise CniError(
             INVALID_CONFIG,
-            f"invalid mtu {width.pod}{where}: IPv6 needs at least {LEAST[6]} bytes (RFC 8200); raise it",
+            f"invalid mtu {width.pod}{where}: IPv6 needs at least {LEAST_MTU[6]} bytes (RFC 8200); raise it",
         )
     if where and context.conf.mtu:
         print(

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cni_plugin import marks
+from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.meter import Meter
 from cni_plugin.netconf import NetConf
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.spec import Request
 
@@ -54,4 +55,4 @@ class Context(NamedTuple):
     @property
     def bridge(self) -> str:
         """The bridge that the configuration names, else the default of the plugin we are called as."""
-        return self.conf.bridge or ("cni0" if self.name == "bridge" else "tulle0")
+        return self.conf.bridge or (marks.REFERENCE_BRIDGE if self.name == "bridge" else marks.BRIDGE)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EEXIST
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import KernelError
@@ -13,7 +14,7 @@ from cni_plugin.model import Addr, Bridge, Fdb, Neigh, Route, State, Sysctl, Vxl
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
-from cni_plugin.plan.pod import Attachment, gateway_device
+from cni_plugin.plan.pod import gateway_device
 from cni_plugin.records import Record, Records, stem
 
 MOST_REFUSED = 20

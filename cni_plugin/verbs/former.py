@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model import Addr, State, state
-from cni_plugin.plan.node import BRIDGE_ALIAS
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.verbs.ensure import settle
 from cni_plugin.verbs.peers import all_facts

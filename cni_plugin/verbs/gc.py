@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from cni_plugin import netconf
+from cni_plugin.attachment import Attachment, owner, sealed
 from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.meter import Meter
-from cni_plugin.plan.pod import Attachment, owner, sealed
 from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
 from cni_plugin.verbs.context import Context

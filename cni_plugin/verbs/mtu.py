@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model import AnyObject, Bridge, PodLink, Veth
 from cni_plugin.netconf import NetConf
-from cni_plugin.plan.node import BRIDGE_ALIAS
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.peers import Facts
 

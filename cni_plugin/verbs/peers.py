@@ -24,16 +24,16 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.marks import LEAST_MTU, MAX_MTU, TUNNEL_ALIAS
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
-from cni_plugin.netconf import MAX_MTU, NetConf
+from cni_plugin.netconf import NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
-from cni_plugin.plan.identity import LEAST, aside, too_narrow
+from cni_plugin.plan.identity import aside, too_narrow
 from cni_plugin.records import Records, stem
 from cni_plugin.verbs import guard
 from cni_plugin.verbs import offload as offloading
 from cni_plugin.verbs.ensure import naming_rivals, settle, settle_most
 
-VXLAN_ALIAS = "tulle:vxlan"
 CLUSTER_FILE = "cluster.json"
 """The name in the run folder under which an agent keeps the list that it learned."""
 _TICK = 50_000_000
@@ -213,11 +213,11 @@ def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backen
     """
     overhead = backend.OVERHEAD[me.underlay.version]
     left = me.mtu - overhead
-    if left < LEAST[6] and any(each.version == 6 for each in me.node.pod_cidrs):
+    if left < LEAST_MTU[6] and any(each.version == 6 for each in me.node.pod_cidrs):
         raise CniError(
             INVALID_CONFIG,
             f"the MTU of {me.mtu} bytes on the way to peers by {me.uplink} leaves {left} for pods, and IPv6 needs "
-            f"{LEAST[6]} (RFC 8200): raise it to at least {LEAST[6] + overhead}",
+            f"{LEAST_MTU[6]} (RFC 8200): raise it to at least {LEAST_MTU[6] + overhead}",
         )
     counted = [
         each for each in ways.values() if not (each.own or too_narrow(me, each, overhead) or aside(me, each))
@@ -355,7 +355,7 @@ def standing(kernel: Kernel, want: State, others: State, device: str) -> State:
     idle = [
         Vxlan(link.name, vni=0, port=0, local="", underlay="")
         for link in kernel.own_links()
-        if link.alias == VXLAN_ALIAS and link.name not in used
+        if link.alias == TUNNEL_ALIAS and link.name not in used
     ]
     found = kernel.read([*alone, *idle, *(Up(each.name) for each in idle)])
     return {**ours, **{key: each for key, each in found.items() if key in wanted or isinstance(each, Vxlan)}}

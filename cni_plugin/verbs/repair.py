@@ -15,15 +15,17 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin import decoding
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op, diff, differences
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model import Addr, AnyObject, Bridge, Fdb, Port, PortVlan, State, Up, Veth, state
 from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.masquerade import masquerade_chain
-from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced
-from cni_plugin.plan.pod import Attachment, gateway_device, lasting
+from cni_plugin.plan.node import adopt, bridge_state, displaced
+from cni_plugin.plan.pod import gateway_device, lasting
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs import former, guard
 from cni_plugin.verbs.ensure import apply, steps

@@ -15,8 +15,8 @@ from itertools import product
 from cni_plugin.errors import CniError
 from cni_plugin.kernel import files
 from cni_plugin.kernel.door import PodWire
+from cni_plugin.marks import ALIAS, HOST_DEV
 from cni_plugin.netconf import DEFAULT_DATA_DIR
-from cni_plugin.plan.pod import HOST_DEV, OWNER_MARK
 from cni_plugin.spec import parse_result
 from cni_plugin.verbs.context import Context
 from ipam.store import Owner, holder
@@ -24,7 +24,7 @@ from ipam.store import Owner, holder
 
 def is_anothers(context: Context, wire: PodWire) -> bool:
     """Whether a wire that stands under CNI_IFNAME is known not to be this request's attachment."""
-    if wire.host_alias.startswith(OWNER_MARK):
+    if wire.host_alias.startswith(ALIAS):
         return True  # ours are taken away by their names, so this one is not the request's
     if not wire.host_dev or _is_on_record(context, wire):  # a bridge's wire has its other end on the node
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from cni_plugin import backend
+from cni_plugin.attachment import Attachment
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
@@ -13,7 +14,7 @@ from cni_plugin.netconf import NetConf
 from cni_plugin.plan import lease
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import bridge_state
-from cni_plugin.plan.pod import Attachment, Wire, derived_mac, pod_state
+from cni_plugin.plan.pod import Wire, derived_mac, pod_state
 from cni_plugin.spec import IPConfig, Result, RouteConfig
 from tests.unit.support import cluster_node, me, net_conf, node_state
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import _netns
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.kernel import settings
 from cni_plugin.kernel.errors import KernelError
@@ -15,7 +16,7 @@ from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.namespace import Namespace
 from cni_plugin.model import POD, Bridge, Sysctl
 from cni_plugin.netconf import parse
-from cni_plugin.plan.pod import Attachment, Wire, pod_state
+from cni_plugin.plan.pod import Wire, pod_state
 from cni_plugin.spec import IPConfig
 from tests.netns.kernel_world import BRIDGE, MakeNetns, enter_new, kernel_of, put, run, wrong
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
@@ -27,7 +28,7 @@ from cni_plugin.model import (
     Vlan,
     state,
 )
-from cni_plugin.plan.pod import Attachment, Wire, pod_state
+from cni_plugin.plan.pod import Wire, pod_state
 from cni_plugin.verbs.mtu import fitting
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, enter_new, kernel_of, put, run, wire, wrong
 from tests.unit.support import net_conf

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node as ClusterNode
 from cni_plugin.diff import Op
@@ -17,7 +18,6 @@ from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import Key, State, Sysctl, Veth
 from cni_plugin.netconf import NetConf, parse
 from cni_plugin.plan.cluster import Terms, plan
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.verbs.run import Agent, run
 

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from cni_plugin.agent.attached import Attachments
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import Bridge, PodLink, Veth, Vxlan, Way
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.verbs.mtu import follow
 from cni_plugin.verbs.peers import ensure

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cni_plugin.attachment import Attachment, owner
 from cni_plugin.diff import diff
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model import POD, Addr, Bridge, Neigh, PodLink, Route, Sysctl, Veth, state
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan import lease
-from cni_plugin.plan.node import BRIDGE_ALIAS, adopt, bridge_state, displaced, forwarding
+from cni_plugin.plan.node import adopt, bridge_state, displaced, forwarding
 from cni_plugin.plan.pod import (
-    Attachment,
     Wire,
     derived_mac,
     gateway_device,
@@ -20,7 +21,6 @@ from cni_plugin.plan.pod import (
     lasting,
     learned_neighbours,
     link_local,
-    owner,
     pod_state,
 )
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig

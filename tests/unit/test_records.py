@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.kernel import files
 from cni_plugin.model import POD, Addr, Bridge, Chain, Fdb, Feature, Neigh, PodLink, Port, PortVlan, Route, Up, Veth
 from cni_plugin.plan.masquerade import Masquerade
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Record, Records
 
 OBJECTS = (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import POD, Addr, Bridge, Chain, PodLink, Port, Route, Up, Veth
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.spec import VERSIONS
 from tests.unit.support import DUAL, UPLINK, Node, Reply
 

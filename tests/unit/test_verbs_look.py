@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.model import POD, Addr, PodLink, Sysctl
 from cni_plugin.plan.address import interface
 from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
-from cni_plugin.plan.pod import Attachment
 from cni_plugin.records import Records
 from cni_plugin.spec import VERSIONS
 from cni_plugin.verbs import check

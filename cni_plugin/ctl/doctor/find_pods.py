@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cni_plugin.attachment import owner
 from cni_plugin.ctl.facts import ERROR, WARNING, Facts, Finding
-from cni_plugin.plan.pod import owner
 
 _WAYS_OUT = "let the runtime collect what is left over (GC), delete pods, or widen ipam.ranges; tullectl ipam check"
 

@@ -15,18 +15,18 @@ from cni_plugin.kernel import files
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.look import Link
+from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
 from cni_plugin.meter import Meter
 from cni_plugin.model import Bridge, State, Vxlan, state
 from cni_plugin.plan.guard import places
 from cni_plugin.plan.masquerade import masquerade_chain
-from cni_plugin.plan.node import BRIDGE_ALIAS
 from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
 from cni_plugin.verbs import guard
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import apply
 from cni_plugin.verbs.former import outside
-from cni_plugin.verbs.peers import VXLAN_ALIAS, Facts, all_facts, forget
+from cni_plugin.verbs.peers import Facts, all_facts, forget
 from cni_plugin.verbs.usage import usage
 
 CONF_DIR = "/etc/cni/net.d"
@@ -210,7 +210,7 @@ def _own_state(kernel: Kernel) -> State:
     """Links and routes that bear our mark, and what is in our table."""
     links = kernel.own_links()
     bridges = [Bridge(each.name) for each in links if each.alias == BRIDGE_ALIAS and "." not in each.name]
-    tunnels = [Vxlan(each.name, 0, 0, "", "") for each in links if each.alias == VXLAN_ALIAS]
+    tunnels = [Vxlan(each.name, 0, 0, "", "") for each in links if each.alias == TUNNEL_ALIAS]
     owned: State = {}
     for each in tunnels:
         owned.update(guard.standing(kernel, {}, places(each.name.partition(".")[2])))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.client import VERSION
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model import POD, Addr, Bridge, Chain, Route, Up, Veth, Vxlan
-from cni_plugin.plan.pod import Attachment
 from tests.unit.ctl.tool import Said, Tool
 from tests.unit.support import UPLINK, Json, Node
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.client import VERSION
 from cni_plugin.ctl.look import top
 from cni_plugin.ctl.support import bundle
@@ -22,7 +23,6 @@ from cni_plugin.harmless import LEFT_OUT
 from cni_plugin.histogram import Histogram
 from cni_plugin.kernel.look import Entry, Link, Way
 from cni_plugin.model import POD
-from cni_plugin.plan.pod import Attachment
 from tests.unit.ctl.tool import Around, Glasses, Tool, View, agent, configure
 from tests.unit.support import Node, Reply
 
