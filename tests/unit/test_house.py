@@ -30,8 +30,11 @@ ROOMS: dict[str, set[str]] = {
     "wire": set(),
     "spec": {"errors"},
     "model": set(),
+    # How what is ours is known in a kernel, and which pod's which interface it is.
+    "marks": set(),
+    "attachment": {"marks"},
     "keys": set(),
-    "netconf": {"decoding", "errors", "keys", "spec"},
+    "netconf": {"decoding", "errors", "keys", "spec", "marks"},
     "wish": {"errors", "netconf", "spec"},
     "diff": {"model"},
     "describe": {"diff", "model"},
@@ -39,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "network": {"errors", "netconf"},
     "cluster": {"netconf", "network"},
     "backend": {"errors", "network", "cluster", "model", "backends"},
-    "backends": {"errors", "network", "cluster", "model", "netconf", "backend"},
+    "backends": {"errors", "network", "cluster", "model", "netconf", "backend", "marks"},
     # What flannel says of a network, and its backend says of itself.
     "flannel": {"errors", "doubts", "netconf", "network", "backend"},
     # What was probably meant by keys that none of these has.
@@ -47,28 +50,29 @@ ROOMS: dict[str, set[str]] = {
     # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
     "mesh": {"network", "cluster"},
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
-    "plan": {"errors", "spec", "netconf", "network", "model", "cluster", "backend"},
+    "plan": {"errors", "spec", "netconf", "network", "model", "cluster", "backend", "attachment", "marks"},
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter"},
-    # What is on disk: attachments by what `plan` calls them, through the door's files.
-    "records": {"decoding", "model", "plan", "kernel"},
+    # What is on disk: attachments, and what `plan` has masqueraded, through the door's files.
+    "records": {"decoding", "model", "plan", "kernel", "attachment"},
     # Other executables.
     "delegate": {"decoding", "errors", "kernel"},
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
         "errors", "decoding", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
-        "records", "delegate", "ipam", "meter", "wish", "doubts",
+        "records", "delegate", "ipam", "meter", "wish", "doubts", "attachment", "marks",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "netconf", "network", "cluster", "flannel",
-        "backend", "model", "plan", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam",
-        "mesh", "doubts",
+        "backend", "model", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "doubts", "attachment", "marks",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "netconf", "model", "diff", "describe",
         "doubts", "plan", "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
+        "attachment", "marks",
     },
     # Stands alone: it could be anybody's.
     "ipam": set(),
