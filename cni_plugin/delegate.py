@@ -16,7 +16,7 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError, NoAnswer
-from cni_plugin.kernel.program import MOST_BYTES, is_ancestor, run
+from cni_plugin.kernel.host.program import MOST_BYTES, is_ancestor, run
 
 LONGEST = {"ADD": 55.0}
 LONGEST_OTHERS = 20.0

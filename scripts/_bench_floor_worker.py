@@ -79,7 +79,8 @@ def _watch() -> None:
     for name in ("flock", "ioctl"):
         setattr(fcntl, name, _timed("files", getattr(fcntl, name)))
     socket.socket = _Timed  # type: ignore[misc]
-    from cni_plugin.kernel import netns, nft_process
+    from cni_plugin.kernel.host import netns
+    from cni_plugin.kernel.nft import nft_process
 
     netns.enter_namespace = _timed("namespaces", netns.enter_namespace)
     nft_process.NftProcess.run = _timed("nft", nft_process.NftProcess.run)  # type: ignore[method-assign]

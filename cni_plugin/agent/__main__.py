@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) % 2 or options.keys() - {"--run-dir", "--conf"}:
         sys.stderr.write(USAGE)
         return 2
-    from cni_plugin.kernel.nft_process import keeper
+    from cni_plugin.kernel.nft.nft_process import keeper
 
     keeper.start()  # a fork of us as long as we are small
     from cni_plugin.agent.service import serve

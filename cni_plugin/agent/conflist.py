@@ -15,7 +15,7 @@ from contextlib import suppress
 import msgspec
 
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.netconf import HOST_LOCAL, check_name, decode
 
 DEFAULT: Mapping[str, object] = {

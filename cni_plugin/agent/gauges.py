@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cni_plugin import netconf
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.host import files
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.usage import usage
 

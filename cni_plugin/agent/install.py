@@ -15,7 +15,7 @@ import shutil
 import sys
 
 from cni_plugin.errors import IO_FAILURE, CniError
-from cni_plugin.kernel import files, locks
+from cni_plugin.kernel.host import files, locks
 
 HOME = "/opt/tulle"
 PLUGINS = "/opt/cni/bin"

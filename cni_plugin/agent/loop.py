@@ -27,8 +27,8 @@ from cni_plugin.agent.problems import Problems
 from cni_plugin.agent.settings import Settings
 from cni_plugin.kernel.door import Kernel, OwnLink, open_kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.kernel.inotify import Inotify
-from cni_plugin.kernel.monitor import (
+from cni_plugin.kernel.watch.inotify import Inotify
+from cni_plugin.kernel.watch.monitor import (
     ADDRESSES,
     EVERYTHING,
     KNOBS,

@@ -29,7 +29,7 @@ from cni_plugin.agent.whereabouts import MOST_ASKED, Machine, Whereabouts, held_
 from cni_plugin.cluster import Cluster, Node, same_name
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
+from cni_plugin.kernel.watch.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
 from cni_plugin.network import Address, Network, NetworkConf
 from cni_plugin.records import Records
 from cni_plugin.verbs.convergence import Convergence, Watch

@@ -25,8 +25,8 @@ import msgspec
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding, mesh
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import files
-from cni_plugin.kernel.echo import Echo, Reply
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.see.echo import Echo, Reply
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
 from cni_plugin.records import Records
 from cni_plugin.verbs import peers

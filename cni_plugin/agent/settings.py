@@ -13,7 +13,7 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.keys import complaint
 from cni_plugin.netconf import refuse_strangers
 

@@ -26,8 +26,8 @@ from cni_plugin.agent.guard import tell
 from cni_plugin.agent.journal import Journal, Served
 from cni_plugin.delegate import is_delegated
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.host.program import stand_in
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.program import stand_in
 from cni_plugin.meter import Meter
 from cni_plugin.verbs.run import ELSEWHERE, Agent, Call, Reply, as_cni_error, may_wait, refusal, run_together
 

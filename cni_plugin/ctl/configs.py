@@ -15,7 +15,7 @@ import msgspec
 from cni_plugin import decoding, doubts, netconf
 from cni_plugin.ctl.facts import Config
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.netconf import NetConf
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.kernel.look import Link
-from cni_plugin.kernel.ruleset import Hook
+from cni_plugin.kernel.nft.ruleset import Hook
+from cni_plugin.kernel.see.look import Link
 
 ERROR, WARNING, HINT, UNKNOWN = "error", "warning", "hint", "not known"
 

@@ -28,12 +28,12 @@ from cni_plugin.ctl.doctor import between, others
 from cni_plugin.ctl.facts import Facts, Flaw, Limit, Pod, Pool, Probed, Stamp
 from cni_plugin.ctl.look import addresses, view
 from cni_plugin.ctl.notes import Notes
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.kernel.look import Link, Sight
-from cni_plugin.kernel.probe import VLAN_FILTERING, features
-from cni_plugin.kernel.ruleset import Hook, hooks, listing, rules
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.nft.ruleset import Hook, hooks, listing, rules
+from cni_plugin.kernel.see.look import Link, Sight
+from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
 from cni_plugin.model import PodLink, PortVlan, Sysctl, Vxlan
 from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.plan.node import FORWARDING, family

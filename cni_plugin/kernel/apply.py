@@ -13,7 +13,10 @@ from itertools import groupby, takewhile
 from typing import NamedTuple
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel.encode import (
+from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.host.knobs import set_feature, write_sysctl
+from cni_plugin.kernel.nft.nft import Nft, NftError
+from cni_plugin.kernel.rtnl.encode import (
     GONE,
     GROUP,
     Absent,
@@ -26,12 +29,9 @@ from cni_plugin.kernel.encode import (
     replacement,
     requests,
 )
-from cni_plugin.kernel.errors import KernelError
-from cni_plugin.kernel.knobs import set_feature, write_sysctl
-from cni_plugin.kernel.namespace import Namespace
-from cni_plugin.kernel.netlink import Outcome
-from cni_plugin.kernel.nft import Nft, NftError
-from cni_plugin.kernel.remover import Remover
+from cni_plugin.kernel.rtnl.namespace import Namespace
+from cni_plugin.kernel.rtnl.netlink import Outcome
+from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.model import HOST, POD, Feature, LinkObject, NftObject, PodLink, Route, Sysctl, Veth
 
 Lane = tuple[str, str]

@@ -17,19 +17,12 @@ from types import TracebackType
 
 from cni_plugin.describe import describe
 from cni_plugin.diff import Op
-from cni_plugin.kernel import codec
-from cni_plugin.kernel.addresses import family_of, network_of, packed
-from cni_plugin.kernel.announce import announce, await_port
 from cni_plugin.kernel.apply import Applier, How
-from cni_plugin.kernel.codec import Attr, Message, encode
-from cni_plugin.kernel.dad import await_dad
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import PASSING
-from cni_plugin.kernel.knobs import out_of_reach
-from cni_plugin.kernel.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
-from cni_plugin.kernel.netlink import Refused
-from cni_plugin.kernel.netns import open_namespace
-from cni_plugin.kernel.nft import Nft
+from cni_plugin.kernel.host.knobs import out_of_reach
+from cni_plugin.kernel.host.netns import open_namespace
+from cni_plugin.kernel.nft.nft import Nft
 from cni_plugin.kernel.read import (
     AF_BRIDGE,
     IFF_UP,
@@ -41,10 +34,17 @@ from cni_plugin.kernel.read import (
     local_address,
     prefix_of,
 )
-from cni_plugin.kernel.remover import Remover
-from cni_plugin.kernel.routers import taught
-from cni_plugin.kernel.routes import Routes
-from cni_plugin.kernel.ways import ways
+from cni_plugin.kernel.rtnl import codec
+from cni_plugin.kernel.rtnl.addresses import family_of, network_of, packed
+from cni_plugin.kernel.rtnl.announce import announce, await_port
+from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
+from cni_plugin.kernel.rtnl.dad import await_dad
+from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
+from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.kernel.rtnl.remover import Remover
+from cni_plugin.kernel.rtnl.routes import Routes
+from cni_plugin.kernel.rtnl.ways import ways
+from cni_plugin.kernel.see.routers import taught
 from cni_plugin.meter import Meter
 from cni_plugin.model import ALIAS_MARK, HOST, AnyObject, Fdb, Neigh, Route, State, Sysctl, Way, state
 
@@ -232,7 +232,9 @@ class LinuxKernel:
 
     def advertise(self, where: Mapping[str, str]) -> Collection[str]:
         """As the door promises; where links have no Ethernet address nobody need be told; what is tentative is not."""
-        from cni_plugin.kernel.advertise import advertise  # of all who use this kernel only the agent ever needs it
+        from cni_plugin.kernel.host.advertise import (
+            advertise,  # of all who use this kernel only the agent ever needs it
+        )
 
         told = []
         for address, dev in where.items():

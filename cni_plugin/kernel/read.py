@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel import codec
-from cni_plugin.kernel.addresses import family_of, packed
-from cni_plugin.kernel.codec import Attr, Message, encode
 from cni_plugin.kernel.errors import PASSING, KernelError
-from cni_plugin.kernel.knobs import out_of_reach, read_feature, read_line
-from cni_plugin.kernel.namespace import Namespace
-from cni_plugin.kernel.netlink import Refused
-from cni_plugin.kernel.nft import Nft, NftError
-from cni_plugin.kernel.routes import Routes
-from cni_plugin.kernel.settings import link_of
+from cni_plugin.kernel.host.knobs import out_of_reach, read_feature, read_line
+from cni_plugin.kernel.nft.nft import Nft, NftError
+from cni_plugin.kernel.rtnl import codec
+from cni_plugin.kernel.rtnl.addresses import family_of, packed
+from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
+from cni_plugin.kernel.rtnl.namespace import Namespace
+from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.kernel.rtnl.routes import Routes
+from cni_plugin.kernel.rtnl.settings import link_of
 from cni_plugin.model import (
     HOST,
     POD,

@@ -179,7 +179,7 @@ def _announce(context: Context) -> None:
 
 
 def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
-    from cni_plugin.kernel.files import boot_id
+    from cni_plugin.kernel.host.files import boot_id
 
     conf, attachment = context.conf, context.attachment
     return Record(

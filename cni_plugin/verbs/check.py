@@ -15,7 +15,7 @@ import msgspec
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.model import POD, Addr, AnyObject, Bridge, Chain, PodLink, Route, Up, state
 from cni_plugin.plan.address import interface
 from cni_plugin.plan.lease import subnets

@@ -26,9 +26,9 @@ from cni_plugin import backend as backends
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Cluster, Node, render
 from cni_plugin.diff import Op, diff
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.monitor import ADDRESSES, KNOBS, LINKS, NEIGHBOURS, ROUTES, RULES, UPLINKS, WAYS, Changed
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.watch.monitor import ADDRESSES, KNOBS, LINKS, NEIGHBOURS, ROUTES, RULES, UPLINKS, WAYS, Changed
 from cni_plugin.model import Fdb, Neigh, State, Way
 from cni_plugin.plan.cluster import Plan, Terms, delta, ends, plan
 from cni_plugin.records import Records

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 from cni_plugin import netconf
 from cni_plugin.attachment import Attachment
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.spec import Dns, IPConfig, Result
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import refuse_unwritable

@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.host import files
 from cni_plugin.plan.offload import trusted
 from cni_plugin.records import Records
 

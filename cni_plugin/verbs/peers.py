@@ -22,8 +22,8 @@ from cni_plugin import cluster as clusters
 from cni_plugin import decoding, doubts
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.host import files
 from cni_plugin.marks import LEAST_MTU, MAX_MTU, TUNNEL_ALIAS
 from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
 from cni_plugin.netconf import NetConf

@@ -13,8 +13,8 @@ from ipaddress import ip_address
 from itertools import product
 
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import PodWire
+from cni_plugin.kernel.host import files
 from cni_plugin.marks import ALIAS, HOST_DEV
 from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.spec import parse_result

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cni_plugin.agent import service
-from cni_plugin.kernel import netns
-from cni_plugin.kernel.nft_process import keeper
+from cni_plugin.kernel.host import netns
+from cni_plugin.kernel.nft.nft_process import keeper
 from tests.conformance.nodes import SYSTEM_PATH, Node
 from tests.netns.agents import HERE, _Ready, opened
 from tests.netns.failing_engine import enter

@@ -17,10 +17,10 @@ import pytest
 
 from cni_plugin.describe import describe
 from cni_plugin.diff import diff
+from cni_plugin.kernel.host.netns import inside, open_namespace
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.monitor import Changed, Monitor
-from cni_plugin.kernel.netlink import Netlink
-from cni_plugin.kernel.netns import inside, open_namespace
+from cni_plugin.kernel.rtnl.netlink import Netlink
+from cni_plugin.kernel.watch.monitor import Changed, Monitor
 from cni_plugin.model import POD, Addr, AnyObject, Bridge, PodLink, Port, Route, Sysctl, Up, Veth, state
 from tests.pace import PATIENCE
 

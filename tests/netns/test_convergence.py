@@ -22,8 +22,8 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.monitor import EVERYTHING, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Beyond, Changed, Monitor
-from cni_plugin.kernel.netlink import Netlink, Outcome
+from cni_plugin.kernel.rtnl.netlink import Netlink, Outcome
+from cni_plugin.kernel.watch.monitor import EVERYTHING, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Beyond, Changed, Monitor
 from cni_plugin.model import Way
 from cni_plugin.records import Records
 from cni_plugin.verbs import peers

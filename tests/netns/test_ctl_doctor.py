@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from _topology import REPO
 
-from cni_plugin.kernel.probe import VLAN_FILTERING, features
+from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
 from tests.conformance.nodes import SYSTEM_PATH, UPLINK, WORLD4, Call, Json, Node
 from tests.netns.conftest import MakeLab, unique
 from tests.netns.failure_nodes import conf, node_with

@@ -25,7 +25,7 @@ import _netns
 import pytest
 from _runtime import VERSIONS, Network, PluginError
 
-from cni_plugin.kernel.inotify import Inotify
+from cni_plugin.kernel.watch.inotify import Inotify
 from tests.cluster.etcd import CONF, PREFIX, Member, running
 from tests.conformance.clients import find_cnitool, results
 from tests.netns.agents import in_node

@@ -12,8 +12,8 @@ from typing import TypeVar
 import _netns
 import pytest
 
-from cni_plugin.kernel.echo import LEAST, Echo, Reply
-from cni_plugin.kernel.heard import confirmed
+from cni_plugin.kernel.see.echo import LEAST, Echo, Reply
+from cni_plugin.kernel.see.heard import confirmed
 from tests.netns.agents import in_node
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cni_plugin.kernel.knock import Knock
+from cni_plugin.kernel.see.knock import Knock
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab
 from tests.netns.test_failures_cluster import two_nodes

@@ -8,7 +8,8 @@ from pathlib import Path
 import _netns
 import pytest
 
-from cni_plugin.kernel.monitor import (
+from cni_plugin.kernel.host.netns import inside, open_namespace
+from cni_plugin.kernel.watch.monitor import (
     ADDRESSES,
     EVERYTHING,
     KNOBS,
@@ -20,7 +21,6 @@ from cni_plugin.kernel.monitor import (
     Changed,
     Monitor,
 )
-from cni_plugin.kernel.netns import inside, open_namespace
 from tests.netns.kernel_world import news
 
 PORT = "tl0123456789a"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.kernel import codec
-from cni_plugin.kernel.namespace import Namespace
-from cni_plugin.kernel.netlink import Refused
-from cni_plugin.kernel.netns import open_namespace
+from cni_plugin.kernel.host.netns import open_namespace
+from cni_plugin.kernel.rtnl import codec
+from cni_plugin.kernel.rtnl.namespace import Namespace
+from cni_plugin.kernel.rtnl.netlink import Refused
 from tests.netns.kernel_world import MakeNetns, path, run
 
 
@@ -98,7 +98,7 @@ def test_more_than_one_answer_fits_are_all_listed(space: Namespace) -> None:
 def test_the_codec_loads_none_of_pyroute2s_sockets_and_leaves_the_library_whole() -> None:
     script = """
 import sys
-from cni_plugin.kernel import codec
+from cni_plugin.kernel.rtnl import codec
 assert "pyroute2" not in sys.modules, "paid for before the first message"
 codec.encode(codec.RTM_GETLINK, 0, {"family": 0})
 names = [name for name in sys.modules if name.startswith("pyroute2")]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel.host.netns import inside, open_namespace
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.netns import inside, open_namespace
 from tests.netns.kernel_world import MakeNetns, bridge, enter_new, kernel_of, path, put, run, wire, wrong
 
 OWN = "/proc/thread-self/ns/net"

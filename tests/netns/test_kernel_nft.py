@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from cni_plugin.diff import Op, diff
-from cni_plugin.kernel import nft_process
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.kernel.nft import nft_process
 from cni_plugin.model import Chain, Element, Set, state
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run, wrong
 

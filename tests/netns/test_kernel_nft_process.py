@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel import locks, nft_process
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.kernel.libc import libc
+from cni_plugin.kernel.host import locks
+from cni_plugin.kernel.host.libc import libc
+from cni_plugin.kernel.host.netns import in_a_fresh_one
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.netns import in_a_fresh_one
-from cni_plugin.kernel.nft import Nft, NftError
-from cni_plugin.kernel.nft_process import Keeper
+from cni_plugin.kernel.nft.nft import Nft, NftError, nft_process
+from cni_plugin.kernel.nft.nft_process import Keeper
 from cni_plugin.model import Chain, state
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run
 

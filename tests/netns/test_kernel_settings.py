@@ -10,10 +10,10 @@ import pytest
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
-from cni_plugin.kernel import settings
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.namespace import Namespace
+from cni_plugin.kernel.rtnl import settings
+from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.model import POD, Bridge, Sysctl
 from cni_plugin.netconf import parse
 from cni_plugin.plan.pod import Wire, pod_state

@@ -12,7 +12,7 @@ import pytest
 from cni_plugin import netconf
 from cni_plugin.agent import conflist
 from cni_plugin.errors import CniError
-from cni_plugin.kernel.inotify import Inotify
+from cni_plugin.kernel.watch.inotify import Inotify
 
 WRITTEN_MOVED_OR_REMOVED = 0x8 | 0x40 | 0x200
 """inotify(7): IN_CLOSE_WRITE, IN_MOVED_FROM, IN_DELETE."""

@@ -16,10 +16,10 @@ from cni_plugin import cluster as clusters
 from cni_plugin.cluster import Cluster
 from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.kernel.monitor import EVERYTHING, LINKS, ROUTES, UPLINKS, WAYS
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.watch.monitor import EVERYTHING, LINKS, ROUTES, UPLINKS, WAYS
 from cni_plugin.model import Neigh, Route, State, Vxlan, Way
 from cni_plugin.records import Records
 from cni_plugin.verbs import peers

@@ -11,7 +11,7 @@ import pytest
 
 from cni_plugin import client, delegate
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import program
+from cni_plugin.kernel.host import program
 from tests.unit.support import executable
 
 ENV = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_ARGS": "K=V", "PATH": "/usr/bin:/bin", "TRACEPARENT": "00-1"}

@@ -13,7 +13,7 @@ from cni_plugin import backend
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.kernel.monitor import EVERYTHING, RULES
+from cni_plugin.kernel.watch.monitor import EVERYTHING, RULES
 from cni_plugin.model import Chain, Element, NftObject, Set, State
 from cni_plugin.verbs.guard import split
 from tests.unit.support import UPLINK, cluster_node, me, node_state

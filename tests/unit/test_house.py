@@ -80,7 +80,7 @@ ROOMS: dict[str, set[str]] = {
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     # The one importer of pyroute2, which is a codec here and never a client.
-    "pyroute2": ("cni_plugin/kernel/schema.py",),
+    "pyroute2": ("cni_plugin/kernel/rtnl/schema.py",),
     "ctypes": ("cni_plugin/kernel/",),
     "socket": ("cni_plugin/kernel/", "cni_plugin/agent/", "cni_plugin/ctl/"),
     "_socket": ("cni_plugin/client.py",),
@@ -97,7 +97,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 
 FORBIDDEN = {
-    "subprocess": "other programs are started by kernel/program.py alone, without a shell",
+    "subprocess": "other programs are started by kernel/host/program.py alone, without a shell",
     "multiprocessing": "one worker does all netlink: the kernel would serialise it anyway",
     "asyncio": "one request, fewest hops",
     "logging": "takes longer to import than a pod takes to wire; stderr is the log",
@@ -108,15 +108,15 @@ FORBIDDEN = {
 }
 
 CALLS: dict[str, tuple[str, ...]] = {
-    # Whole or not at all: kernel.files writes, ipam.store leases; knobs has /proc/sys.
+    # Whole or not at all: kernel.host.files writes, ipam.store leases; knobs has /proc/sys.
     "open": ("cni_plugin/kernel/",),
     "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py", "ipam/index.py",
         "ipam/spares.py"),
-    "os.posix_spawn": ("cni_plugin/kernel/program.py",),
+    "os.posix_spawn": ("cni_plugin/kernel/host/program.py",),
     # libnftables calls exit(3), so it must have a process of its own, at once and in the namespace of whoever asks.
-    "os.fork": ("cni_plugin/kernel/nft_process.py",),
+    "os.fork": ("cni_plugin/kernel/nft/nft_process.py",),
     "os.pipe2": (),
-    "os.memfd_create": ("cni_plugin/kernel/program.py",),
+    "os.memfd_create": ("cni_plugin/kernel/host/program.py",),
     "posix.execve": ("cni_plugin/client.py",),
     # One door for JSON, which bounds it.
     "msgspec.json.decode": ("cni_plugin/decoding.py",),

@@ -17,7 +17,7 @@ from cni_plugin.agent.patience import FREE, Patience
 from cni_plugin.agent.settings import Settings
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
-from cni_plugin.kernel.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Beyond, Changed
+from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Beyond, Changed
 from cni_plugin.model import Addr, AnyObject, Bridge, Key, PodLink, Route, Veth, Vxlan, Way
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs import gc, peers

@@ -17,8 +17,8 @@ from cni_plugin import mesh
 from cni_plugin.agent import mesh as answering
 from cni_plugin.agent.mesh import Mesh, Place, Row, place_of
 from cni_plugin.cluster import Node
-from cni_plugin.kernel import files
-from cni_plugin.kernel.echo import Reply, checksum
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.see.echo import Reply, checksum
 from cni_plugin.mesh import LOST, MOST, STRANGER, WAITING, Cell, Question
 from cni_plugin.records import Records
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.model import POD, Addr, Bridge, Chain, Fdb, Feature, Neigh, PodLink, Port, PortVlan, Route, Up, Veth
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.records import Record, Records

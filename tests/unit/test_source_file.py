@@ -20,8 +20,8 @@ from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, ope
 from cni_plugin.agent.sources import file as source_file
 from cni_plugin.agent.sources.file import MOST_BYTES, Reader
 from cni_plugin.errors import CniError
-from cni_plugin.kernel import files
-from cni_plugin.kernel.inotify import Inotify
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.watch.inotify import Inotify
 from tests.pace import until
 from tests.unit.support import Json
 

@@ -10,9 +10,9 @@ import pytest
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
-from cni_plugin.kernel import files
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.kernel.host import files
 from cni_plugin.model import POD, Chain, PodLink, Veth
 from tests.unit.support import UPLINK, Node
 

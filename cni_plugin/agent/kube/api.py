@@ -33,7 +33,7 @@ from lightkube.resources import coordination_v1, core_v1
 from lightkube.types import PatchType
 
 from cni_plugin import decoding
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 
 MOST_BYTES = 64 << 20
 _LONGEST_MESSAGE = 300

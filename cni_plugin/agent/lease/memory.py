@@ -16,7 +16,7 @@ from ipaddress import ip_interface, ip_network
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 from cni_plugin.network import Network
 from cni_plugin.records import DEFAULT_RUN_DIR
 

@@ -30,8 +30,8 @@ from cni_plugin.agent import conflist
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, parse, same_name, settled, used
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
-from cni_plugin.kernel.inotify import Inotify
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.watch.inotify import Inotify
 from cni_plugin.netconf import _Conf, decode
 from cni_plugin.network import NetworkConf
 from cni_plugin.network import parse as parse_network

@@ -21,8 +21,8 @@ from cni_plugin.ctl.cluster.roster import DIRECT, Member, Membership, natural
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.host import files
 from cni_plugin.model import Route, State, Vxlan
 from cni_plugin.plan.cluster import Part, Plan
 from cni_plugin.records import Records

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import NamedTuple, TypeAlias
 
 from cni_plugin.ctl.cluster.roster import family_of
-from cni_plugin.kernel.echo import LEAST, Echo
+from cni_plugin.kernel.see.echo import LEAST, Echo
 
 WAIT = 1.0
 """Seconds."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from cni_plugin.ctl.facts import ERROR, HINT, WARNING, Facts, Finding
 from cni_plugin.kernel.modules import MODULES, remedy
-from cni_plugin.kernel.ruleset import Hook
+from cni_plugin.kernel.nft.ruleset import Hook
 from cni_plugin.plan.node import FORWARDING
 
 OUR_TABLE = "inet tulle"

@@ -10,9 +10,9 @@ import os
 from collections.abc import Collection, Iterator
 
 from cni_plugin.ctl.facts import File, Mount
-from cni_plugin.kernel import files
-from cni_plugin.kernel.look import Link
-from cni_plugin.kernel.program import run
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.host.program import run
+from cni_plugin.kernel.see.look import Link
 
 _SYSTEMD = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")
 """The first that has a file of a name wins (systemd.link(5), networkd.conf(5))."""

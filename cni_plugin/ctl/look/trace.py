@@ -24,8 +24,8 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import Censor
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.look import Sight
-from cni_plugin.kernel.ruleset import Rule, hooks, listing, rules
+from cni_plugin.kernel.nft.ruleset import Rule, hooks, listing, rules
+from cni_plugin.kernel.see.look import Sight
 from cni_plugin.model import Addr, AnyObject, Fdb, PodLink, Port, PortVlan, Route, Sysctl, Up, Veth, state
 from cni_plugin.plan.pod import derived_mac, lasting
 from cni_plugin.records import Record, Records

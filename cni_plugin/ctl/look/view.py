@@ -11,10 +11,10 @@ from cni_plugin import netconf
 from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.kernel.look import Link
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.see.look import Link
 from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
 from cni_plugin.meter import Meter
 from cni_plugin.model import Bridge, State, Vxlan, state

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import NamedTuple, Protocol
 
-from cni_plugin.kernel.look import Entry, Link, Way
-from cni_plugin.kernel.ruleset import Hook
+from cni_plugin.kernel.nft.ruleset import Hook
+from cni_plugin.kernel.see.look import Entry, Link, Way
 from cni_plugin.model import Route
 from cni_plugin.records import Record
 

@@ -33,9 +33,9 @@ from cni_plugin.ctl.notes import Notes
 from cni_plugin.ctl.support import served
 from cni_plugin.errors import DECODING_FAILURE, CniError
 from cni_plugin.harmless import Censor
-from cni_plugin.kernel import files
-from cni_plugin.kernel.look import Sight
-from cni_plugin.kernel.program import run
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.host.program import run
+from cni_plugin.kernel.see.look import Sight
 from cni_plugin.records import Records
 from cni_plugin.verbs.peers import all_facts
 

@@ -21,9 +21,9 @@ from cni_plugin.ctl.support.served import Request
 from cni_plugin.describe import describe
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import LEFT_OUT
-from cni_plugin.kernel import files
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.kernel.host import files
 from cni_plugin.meter import Meter
 from cni_plugin.verbs.run import Agent, Reply, run
 

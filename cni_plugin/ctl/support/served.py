@@ -14,7 +14,7 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.ctl.ask import ask
 from cni_plugin.errors import DECODING_FAILURE, INVALID_CONFIG, CniError
-from cni_plugin.kernel import files
+from cni_plugin.kernel.host import files
 
 MEMBER = "requests.json"
 """The file in a bundle."""

@@ -21,8 +21,8 @@ from cni_plugin.ctl.gather import Machine
 from cni_plugin.ctl.look.trace import Eyes
 from cni_plugin.ctl.look.way import Looker
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.kernel.look import Entry, Link, Way
-from cni_plugin.kernel.ruleset import Hook, hooks
+from cni_plugin.kernel.nft.ruleset import Hook, hooks
+from cni_plugin.kernel.see.look import Entry, Link, Way
 from cni_plugin.model import Route
 from tests.unit.support import Node
 

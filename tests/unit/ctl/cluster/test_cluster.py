@@ -22,7 +22,7 @@ from cni_plugin.ctl.diagnosis import diagnose
 from cni_plugin.ctl.facts import Config, Facts, Probed
 from cni_plugin.ctl.show import out
 from cni_plugin.diff import diff
-from cni_plugin.kernel.look import Link
+from cni_plugin.kernel.see.look import Link
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
 from cni_plugin.model import Fdb
 from tests.unit.ctl.tool import Around, Tool, agent, configure

@@ -10,8 +10,8 @@ import pytest
 from cni_plugin.ctl.cluster.roster import Member, Membership
 from cni_plugin.ctl.diagnosis import FINDINGS, diagnose, ill
 from cni_plugin.ctl.facts import Config, Facts, File, Finding, Flaw, Limit, Mount, Pod, Pool, Probed, Stamp
-from cni_plugin.kernel.look import Link
-from cni_plugin.kernel.ruleset import Hook
+from cni_plugin.kernel.nft.ruleset import Hook
+from cni_plugin.kernel.see.look import Link
 
 POD = Pod(
     "pods", "a", "eth0", "tl0", "tulle0", ("10.244.1.2/24", "fd00:22::2/64"), ("10.244.1.1/24", "fd00:22::1/64"),
