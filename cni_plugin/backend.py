@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 from cni_plugin import backends
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import State, Way
+from cni_plugin.model.base import State
+from cni_plugin.model.layer3 import Way
 from cni_plugin.network import Address
 
 

@@ -10,27 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cni_plugin.diff import Op
-from cni_plugin.model import (
-    MAIN_TABLE,
-    POD,
-    Addr,
-    Bridge,
-    Chain,
-    Element,
-    Fdb,
-    Feature,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Set,
-    Sysctl,
-    Up,
-    Veth,
-    Vlan,
-    Vxlan,
-)
+from cni_plugin.model.base import POD
+from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.layer3 import MAIN_TABLE, Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
+from cni_plugin.model.nft import Chain, Element, Set
 
 _ADD = {"create": "add", "change": "replace", "delete": "del"}
 

@@ -14,7 +14,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from cni_plugin.model import AnyObject, Fdb, Feature, Key, Neigh, Object, PodLink, Port, PortVlan, State, Sysctl
+from cni_plugin.model.base import Key, Object, State
+from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.layer3 import Neigh
+from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan
 
 Verb: TypeAlias = Literal["create", "change", "delete"]
 
@@ -32,8 +35,8 @@ class Op(msgspec.Struct, frozen=True):
     """One step. `was` is the object as it stood before, where there was one."""
 
     verb: Verb
-    object: AnyObject
-    was: AnyObject | None = None
+    object: Object
+    was: Object | None = None
 
 
 def rank(each: Object) -> int:
@@ -41,7 +44,7 @@ def rank(each: Object) -> int:
     return _RANK.index(type(each).__name__)
 
 
-def differences(want: AnyObject, have: AnyObject) -> tuple[str, ...]:
+def differences(want: Object, have: Object) -> tuple[str, ...]:
     """The fields in which `have` is not as wanted; `""`, 0 and -1 in `want` ask for nothing."""
     if type(want) is not type(have):
         return ("object",)
@@ -83,17 +86,17 @@ def invert(ops: Sequence[Op]) -> list[Op]:
     return [back for op in reversed(ops) if (back := _inverse(op)) is not None]
 
 
-def _make(want: AnyObject, have: AnyObject | None) -> Op | None:
+def _make(want: Object, have: Object | None) -> Op | None:
     if have is None:
         return Op("create", want)
     return Op("change", want, have) if differences(want, have) else None
 
 
-def _must_be_remade(want: AnyObject, have: AnyObject) -> bool:
+def _must_be_remade(want: Object, have: Object) -> bool:
     return any(field == "object" or field in want.FIXED for field in differences(want, have))
 
 
-def _falls(each: AnyObject, lost: set[Key]) -> bool:
+def _falls(each: Object, lost: set[Key]) -> bool:
     return each.holder in lost
 
 

@@ -22,7 +22,7 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.host import files, locks
-from cni_plugin.model import AnyObject
+from cni_plugin.model.every import AnyObject
 from cni_plugin.plan.masquerade import Masquerade
 
 DEFAULT_RUN_DIR = "/run/tulle"

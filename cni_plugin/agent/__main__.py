@@ -68,7 +68,7 @@ def once(name: str) -> int:
     gc.disable()  # this process ends before cycles matter; a tenth of its start-up is collecting none
     answer = take_stdout()
     from cni_plugin.errors import IO_FAILURE, CniError
-    from cni_plugin.kernel.door import open_kernel
+    from cni_plugin.kernel.open import open_kernel
     from cni_plugin.verbs.run import refusal, run
 
     stdin = b""

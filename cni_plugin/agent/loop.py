@@ -25,8 +25,9 @@ from cni_plugin.agent.outlived import Outlived
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.problems import Problems
 from cni_plugin.agent.settings import Settings
-from cni_plugin.kernel.door import Kernel, OwnLink, open_kernel
+from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError
+from cni_plugin.kernel.open import open_kernel
 from cni_plugin.kernel.watch.inotify import Inotify
 from cni_plugin.kernel.watch.monitor import (
     ADDRESSES,
@@ -43,7 +44,7 @@ from cni_plugin.kernel.watch.monitor import (
     Monitor,
 )
 from cni_plugin.marks import BRIDGE_ALIAS
-from cni_plugin.model import Bridge, Up
+from cni_plugin.model.links import Bridge, Up
 from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.convergence import Watch

@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeAlias
 
 from cni_plugin.agent.settings import AddressSettings
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import Way
+from cni_plugin.model.layer3 import Way
 from cni_plugin.network import Address, unusable
 
 Leads: TypeAlias = Callable[[Sequence[str]], Mapping[str, Way]]

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import Route, State, state
+from cni_plugin.model.base import State, state
+from cni_plugin.model.layer3 import Route
 from cni_plugin.netconf import _Conf, typed
 from cni_plugin.network import Address
 

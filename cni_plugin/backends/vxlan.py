@@ -25,7 +25,10 @@ from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.marks import MAX_MTU, MIN_MTU, TUNNEL, TUNNEL_ALIAS
-from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Sysctl, Up, Vxlan, ipv6_settings, state
+from cni_plugin.model.base import Object, State, state
+from cni_plugin.model.host import Feature, Sysctl, ipv6_settings
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Fdb, Up, Vxlan
 from cni_plugin.netconf import _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
@@ -115,7 +118,7 @@ def local(me: Me, conf: Config) -> State:
         raise CniError(INVALID_CONFIG, f"cluster.nodes: {me.node.name} has no podCIDRs, and VXLAN needs at least one")
     underlay = me.underlay
     name = device(conf)
-    objects: list[AnyObject] = [
+    objects: list[Object] = [
         Vxlan(
             name,
             vni=conf.vni,
@@ -177,7 +180,7 @@ def peer(me: Me, peer: Node, conf: Config) -> State:
     return state(each for cidr in peer.pod_cidrs for each in _ways(me, peer, remote, cidr, conf))
 
 
-def _ways(me: Me, peer: Node, remote: Address, cidr: Network, conf: Config) -> Iterator[AnyObject]:
+def _ways(me: Me, peer: Node, remote: Address, cidr: Network, conf: Config) -> Iterator[Object]:
     direct = peer.address(cidr.version)
     link = me.link_to(direct) if conf.direct_routing and direct is not None else ""
     if link:

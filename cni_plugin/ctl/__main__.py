@@ -37,7 +37,8 @@ from cni_plugin.ctl.options import ConfDir, DataDir, Json, RunDir, or_explain
 from cni_plugin.ctl.show import err, out
 from cni_plugin.ctl.support import bundle, served
 from cni_plugin.describe import script
-from cni_plugin.kernel.door import Kernel, open_kernel
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.open import open_kernel
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.repair import Repair
 from cni_plugin.verbs.repair import repair as walk

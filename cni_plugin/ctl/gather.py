@@ -34,7 +34,8 @@ from cni_plugin.kernel.host import files
 from cni_plugin.kernel.nft.ruleset import Hook, hooks, listing, rules
 from cni_plugin.kernel.see.look import Link, Sight
 from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
-from cni_plugin.model import PodLink, PortVlan, Sysctl, Vxlan
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.links import PodLink, PortVlan, Vxlan
 from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.plan.node import FORWARDING, family
 from cni_plugin.records import Record, Records

@@ -32,7 +32,11 @@ from cni_plugin.kernel.rtnl.encode import (
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Outcome
 from cni_plugin.kernel.rtnl.remover import Remover
-from cni_plugin.model import HOST, POD, Feature, LinkObject, NftObject, PodLink, Route, Sysctl, Veth
+from cni_plugin.model.base import HOST, POD
+from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.layer3 import Route
+from cni_plugin.model.links import LinkObject, PodLink, Veth
+from cni_plugin.model.nft import NftObject
 
 Lane = tuple[str, str]
 Ours = Callable[[Route], bool]

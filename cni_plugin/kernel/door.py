@@ -7,11 +7,12 @@ memory for tests and dry runs. Only entry points choose one; all else is handed 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from cni_plugin.diff import Op
-from cni_plugin.model import AnyObject, State, Sysctl, Way
+from cni_plugin.model.base import Object, State
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Way
 
 MOST_PORTS = 1023
 """What a Linux bridge holds: port numbers have ten bits and 0 is none (net/bridge/br_private.h, BR_PORT_BITS)."""
@@ -61,7 +62,7 @@ class Kernel(Protocol):
         Raises KernelError at the first that is refused; its `done` says what took effect.
         """
 
-    def read(self, wanted: Iterable[AnyObject]) -> State:
+    def read(self, wanted: Iterable[Object]) -> State:
         """What stands now at the keys of these objects; nothing else is looked at, nothing is dumped."""
 
     def addresses(self, dev: str) -> tuple[str, ...]:
@@ -142,10 +143,3 @@ class Kernel(Protocol):
 
     def locally_held(self) -> frozenset[str]:
         """All addresses of the node, without prefix lengths."""
-
-
-def open_kernel() -> AbstractContextManager[Kernel]:
-    """The kernel of the namespace that this process is in. Imported late: a request refused early pays nothing."""
-    from cni_plugin.kernel.linux import LinuxKernel
-
-    return LinuxKernel()

@@ -19,30 +19,11 @@ from msgspec import structs
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import KernelError, NetnsError
-from cni_plugin.model import (
-    HOST,
-    POD,
-    ROUTE_PROTOCOL,
-    Addr,
-    AnyObject,
-    Bridge,
-    Element,
-    Fdb,
-    Key,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Set,
-    State,
-    Sysctl,
-    Veth,
-    Vlan,
-    Vxlan,
-    Way,
-    state,
-)
+from cni_plugin.model.base import HOST, POD, Key, Object, State, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import ROUTE_PROTOCOL, Addr, Neigh, Route, Way
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Veth, Vlan, Vxlan
+from cni_plugin.model.nft import Element, Set
 
 _T = TypeVar("_T")
 _MAC = "02:00:00:00:00:01"
@@ -61,7 +42,7 @@ class FakeKernel:
 
     def __init__(
         self,
-        objects: Iterable[AnyObject] = (),
+        objects: Iterable[Object] = (),
         *,
         fail_at: int | None = None,
         uplink: Uplink | None = None,
@@ -119,7 +100,7 @@ class FakeKernel:
             done.append(op)
             self.applied.append(op)
 
-    def read(self, wanted: Iterable[AnyObject]) -> State:
+    def read(self, wanted: Iterable[Object]) -> State:
         """What stands at the keys of these objects."""
         self.asked["read"] += 1
         found = (self._find(each) for each in wanted)
@@ -249,7 +230,7 @@ class FakeKernel:
     def _all(self, kind: type[_T]) -> list[_T]:
         return [each for each in self.state.values() if isinstance(each, kind)]
 
-    def _find(self, want: AnyObject) -> AnyObject | None:
+    def _find(self, want: Object) -> Object | None:
         have = self.state.get(want.key)
         if _is_foreign(have):
             return None
@@ -330,19 +311,19 @@ class FakeKernel:
                 self._remove(each.key)
 
 
-def _is_foreign(each: AnyObject | None) -> bool:
+def _is_foreign(each: Object | None) -> bool:
     """A route of the node that another program made: never seen, replaced or removed."""
     return isinstance(each, Route) and each.ns == HOST and each.protocol != ROUTE_PROTOCOL
 
 
-def _needs(each: AnyObject) -> list[Key]:
+def _needs(each: Object) -> list[Key]:
     """Links that must be there beside the holder."""
     if isinstance(each, Veth) and each.master:
         return [("link", HOST, each.master)]
     return [("link", HOST, each.underlay)] if isinstance(each, Vxlan) and each.underlay else []
 
 
-def _may_stand(each: AnyObject) -> bool:
+def _may_stand(each: Object) -> bool:
     """Whether a creation is welcome where one stands already, as `kernel.linux` asks for it."""
     if isinstance(each, Route):
         return each.ns == HOST

@@ -23,30 +23,25 @@ from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host.knobs import out_of_reach
 from cni_plugin.kernel.host.netns import open_namespace
 from cni_plugin.kernel.nft.nft import Nft
-from cni_plugin.kernel.read import (
-    AF_BRIDGE,
-    IFF_UP,
-    NTF_SELF,
-    NUD_PERMANENT,
-    Reader,
-    addresses_on,
-    elements_of,
-    local_address,
-    prefix_of,
-)
+from cni_plugin.kernel.read import Reader, elements_of
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import family_of, network_of, packed
 from cni_plugin.kernel.rtnl.announce import announce, await_port
+from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address, prefix_of
 from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
 from cni_plugin.kernel.rtnl.dad import await_dad
 from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_UP, NTF_SELF, NUD_PERMANENT
 from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.kernel.rtnl.routes import Routes
 from cni_plugin.kernel.rtnl.ways import ways
 from cni_plugin.kernel.see.routers import taught
 from cni_plugin.meter import Meter
-from cni_plugin.model import ALIAS_MARK, HOST, AnyObject, Fdb, Neigh, Route, State, Sysctl, Way, state
+from cni_plugin.model.base import ALIAS_MARK, HOST, Object, State, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Neigh, Route, Way
+from cni_plugin.model.links import Fdb
 
 _SCOPE_LINK = 253
 _MAC_TEXT = 17
@@ -122,7 +117,7 @@ class LinuxKernel:
         with self._meter.step("netlink"):
             Applier(self._host, self._pod, self._nft, How(self._is_ours, self._remover)).run(ops)
 
-    def read(self, wanted: Iterable[AnyObject]) -> State:
+    def read(self, wanted: Iterable[Object]) -> State:
         """What stands at the keys of these objects. Raises KernelError (EEXIST) for a link of another kind."""
         self._forget()
         with self._meter.step("netlink"):
@@ -281,7 +276,7 @@ class LinuxKernel:
     def owned(self, device: str) -> State:
         """All routes with our protocol number but those to pods, and all permanent entries of this VXLAN device."""
         self._forget()
-        objects: list[AnyObject] = [each for each in Routes(self._host, HOST).ours() if each.via or each.dev == device]
+        objects: list[Object] = [each for each in Routes(self._host, HOST).ours() if each.via or each.dev == device]
         if index := self._host.index(device):
             objects += (_neigh(device, each) for each in self._entries(0, index) if _is_permanent(each))
             objects += (_fdb(device, each) for each in self._entries(AF_BRIDGE, index) if _is_remote(each))

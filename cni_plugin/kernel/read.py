@@ -17,41 +17,28 @@ from cni_plugin.kernel.host.knobs import out_of_reach, read_feature, read_line
 from cni_plugin.kernel.nft.nft import Nft, NftError
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import family_of, packed
+from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address
 from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.kernel.rtnl.numbers import (
+    AF_BRIDGE,
+    IFA_F_DADFAILED,
+    IFA_F_TENTATIVE,
+    IFF_PROMISC,
+    IFF_UP,
+    NTF_MASTER,
+    NTF_SELF,
+    NUD_PERMANENT,
+)
 from cni_plugin.kernel.rtnl.routes import Routes
 from cni_plugin.kernel.rtnl.settings import link_of
-from cni_plugin.model import (
-    HOST,
-    POD,
-    Addr,
-    AnyObject,
-    Bridge,
-    Chain,
-    Fdb,
-    Feature,
-    Neigh,
-    NftObject,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Set,
-    State,
-    Sysctl,
-    Up,
-    Veth,
-    Vlan,
-    Vxlan,
-    state,
-)
+from cni_plugin.model.base import HOST, POD, Object, State, state
+from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
+from cni_plugin.model.nft import Chain, NftObject, Set
 
-AF_BRIDGE = 7
-IFF_UP, IFF_PROMISC = 0x1, 0x100
-NTF_SELF, NTF_MASTER = 0x02, 0x04
-NUD_PERMANENT = 0x80
-IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x08, 0x40
 _ADDR_SET = "3"
 """NET_ADDR_SET: the MAC was set by somebody, include/uapi/linux/netdevice.h."""
 _VLAN_PVID, _VLAN_UNTAGGED = 2, 4
@@ -69,15 +56,15 @@ class Reader:
         self._vlans: dict[str, dict[int, int]] = {}
         self._routes = {ns: Routes(space, ns) for ns, space in self._spaces.items()}
 
-    def read(self, wanted: Iterable[AnyObject]) -> State:
+    def read(self, wanted: Iterable[Object]) -> State:
         """Those of the wanted that are there, as they are. Raises KernelError where something else bears the name."""
         return state(found for each in wanted if (found := self._one(each)) is not None)
 
-    def _one(self, want: AnyObject) -> AnyObject | None:
+    def _one(self, want: Object) -> Object | None:
         ns = POD if isinstance(want, PodLink) else getattr(want, "ns", HOST)
         if ns not in self._spaces:
             return None
-        found: AnyObject | None = _READERS[type(want).__name__](self, want)
+        found: Object | None = _READERS[type(want).__name__](self, want)
         return found
 
     def _link(self, ns: str, name: str) -> Message | None:
@@ -278,27 +265,6 @@ class Reader:
 
     def _name(self, index: int) -> str:
         return self._spaces[HOST].name(index)
-
-
-def addresses_on(space: Namespace, dev: str) -> list[Message]:
-    """The addresses of a link, of both families; none without the link."""
-    index = space.index(dev)
-    try:
-        return space.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0, "index": index})) if index else []
-    except Refused as error:
-        if error.errno != errno.ENODEV:  # it went since its index was asked for
-            raise
-        return []
-
-
-def local_address(message: Message) -> str:
-    """The address itself: on a point-to-point link IFA_ADDRESS is the other end's."""
-    return message.text("IFA_LOCAL") or message.text("IFA_ADDRESS")
-
-
-def prefix_of(message: Message) -> str:
-    """The address with its prefix length."""
-    return f"{local_address(message)}/{message.field('prefixlen')}"
 
 
 def elements_of(nft: Nft, name: str) -> frozenset[str]:

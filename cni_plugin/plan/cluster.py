@@ -16,7 +16,9 @@ from typing import NamedTuple
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.model import Addr, Key, State, Sysctl, Way, state
+from cni_plugin.model.base import Key, State, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr, Way
 from cni_plugin.plan.guard import admitted, watched
 from cni_plugin.plan.identity import Lengths, contested, covers, misplaced
 from cni_plugin.plan.masquerade import own_chain

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
-from cni_plugin.model import AnyObject, Chain, Element, Set, State, state
+from cni_plugin.model.base import Object, State, state
+from cni_plugin.model.nft import Chain, Element, Set
 from cni_plugin.plan.masquerade import comment
 
 _HOOKS = ("input", "forward")
@@ -48,7 +49,7 @@ def admitted(me: Me, peer: Node, gate: Gate) -> State:
 
 def places(name: str) -> State:
     """Where something of nft's may stand for the tunnel of this name: what to look at when all of it is to go."""
-    found: list[AnyObject] = []
+    found: list[Object] = []
     for family, (_, kind) in _WORDS.items():
         found += Set(f"peers{family}_{name}", kind), *(Chain(f"{hook}{family}_{name}", "") for hook in _HOOKS)
     return state([*found, Chain(f"own_tulle_{name}", "")])

@@ -19,7 +19,9 @@ from typing import Protocol, TypeAlias
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
 from cni_plugin.marks import LEAST_MTU
-from cni_plugin.model import Element, Key, Route, State, Way
+from cni_plugin.model.base import Key, State
+from cni_plugin.model.layer3 import Route, Way
+from cni_plugin.model.nft import Element
 from cni_plugin.network import Address, Network
 
 Lengths: TypeAlias = frozenset[tuple[int, int]]

@@ -18,7 +18,7 @@ from ipaddress import collapse_addresses, ip_network
 
 import msgspec
 
-from cni_plugin.model import Chain
+from cni_plugin.model.nft import Chain
 from cni_plugin.plan.node import family
 
 CHAIN = "postrouting"

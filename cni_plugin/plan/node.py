@@ -13,18 +13,10 @@ from ipaddress import ip_interface
 import msgspec
 
 from cni_plugin.marks import BRIDGE_ALIAS
-from cni_plugin.model import (
-    Addr,
-    AnyObject,
-    Bridge,
-    PortVlan,
-    State,
-    Sysctl,
-    Up,
-    Vlan,
-    ipv6_settings,
-    state,
-)
+from cni_plugin.model.base import Object, State, state
+from cni_plugin.model.host import Sysctl, ipv6_settings
+from cni_plugin.model.layer3 import Addr
+from cni_plugin.model.links import Bridge, PortVlan, Up, Vlan
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.pod import gateway_device
 
@@ -69,7 +61,7 @@ def family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
-def _bridge_objects(conf: NetConf, bridge: str, gateways: Sequence[str], mtu: int) -> Iterator[AnyObject]:
+def _bridge_objects(conf: NetConf, bridge: str, gateways: Sequence[str], mtu: int) -> Iterator[Object]:
     filtering = bool(conf.vlan or conf.vlan_trunk)
     yield Bridge(bridge, mtu=mtu, alias=BRIDGE_ALIAS, vlan_filtering=filtering, promisc=conf.promisc_mode)
     yield from _interface_objects(bridge)
@@ -87,7 +79,7 @@ def _bridge_objects(conf: NetConf, bridge: str, gateways: Sequence[str], mtu: in
     yield from forwarding(map(family, gateways)).values()
 
 
-def _interface_objects(dev: str) -> Iterator[AnyObject]:
+def _interface_objects(dev: str) -> Iterator[Object]:
     """Loose reverse path filtering (failure 19), no routes from router advertisements, no DAD on the gateway."""
     yield Sysctl(f"net/ipv4/conf/{dev}/rp_filter", "2", dev=dev)
     yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "0", dev=dev)
@@ -95,7 +87,7 @@ def _interface_objects(dev: str) -> Iterator[AnyObject]:
     yield Up(dev)
 
 
-def _adopted(want: AnyObject, have: AnyObject | None) -> AnyObject:
+def _adopted(want: Object, have: Object | None) -> Object:
     if not isinstance(want, Bridge) or not isinstance(have, Bridge):
         return want
     ours = have.alias == BRIDGE_ALIAS

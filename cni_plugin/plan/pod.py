@@ -18,25 +18,10 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.model import (
-    BOOT_PROTOCOL,
-    MAIN_TABLE,
-    POD,
-    Addr,
-    AnyObject,
-    Fdb,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    State,
-    Sysctl,
-    Up,
-    Veth,
-    ipv6_settings,
-    state,
-)
+from cni_plugin.model.base import POD, Object, State, state
+from cni_plugin.model.host import Sysctl, ipv6_settings
+from cni_plugin.model.layer3 import BOOT_PROTOCOL, MAIN_TABLE, Addr, Neigh, Route
+from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan, Up, Veth
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig
@@ -82,7 +67,7 @@ def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequen
     return state([*_link_objects(conf, wire), *pod, *_address_objects(conf, wire, ips, routes), *back])
 
 
-def node_routes(objects: Iterable[AnyObject]) -> list[Route]:
+def node_routes(objects: Iterable[Object]) -> list[Route]:
     """What of an attachment does not go with its wire: the node's routes to the pod."""
     return [each for each in objects if isinstance(each, Route) and each.ns != POD]
 
@@ -116,7 +101,7 @@ def gateway_device(conf: NetConf, bridge: str) -> str:
     return f"{bridge}.{conf.vlan}" if conf.vlan else bridge
 
 
-def lasting(objects: Iterable[AnyObject]) -> Iterator[AnyObject]:
+def lasting(objects: Iterable[Object]) -> Iterator[Object]:
     """What of an attachment must stay as it was made.
 
     Plugins chained after us may change MACs, MTUs and sysctls and move routes to another table (failure 28).
@@ -135,7 +120,7 @@ def lasting(objects: Iterable[AnyObject]) -> Iterator[AnyObject]:
                 yield each
 
 
-def _link_objects(conf: NetConf, wire: Wire) -> Iterator[AnyObject]:
+def _link_objects(conf: NetConf, wire: Wire) -> Iterator[Object]:
     name, pod = wire.attachment.host_dev, wire.attachment.ifname
     yield Veth(
         name,
@@ -157,7 +142,7 @@ def _link_objects(conf: NetConf, wire: Wire) -> Iterator[AnyObject]:
     yield from _vlan_objects(conf, name)
 
 
-def _vlan_objects(conf: NetConf, port: str) -> Iterator[AnyObject]:
+def _vlan_objects(conf: NetConf, port: str) -> Iterator[Object]:
     if not (conf.vlan or conf.vlan_trunk):
         return
     if not conf.preserve_default_vlan:
@@ -168,7 +153,7 @@ def _vlan_objects(conf: NetConf, port: str) -> Iterator[AnyObject]:
         yield PortVlan(port, first, last if last != first else 0)
 
 
-def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[AnyObject]:
+def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[Object]:
     """The sysctls stand before the link is up: a link-local address would else wait for DAD (failure 37).
 
     A pod with IPv4 addresses only has no IPv6 link-local one either. Nobody would speak to it, but for each of them the
@@ -184,7 +169,7 @@ def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[AnyObj
     yield Up(dev, POD)
 
 
-def _ipv6_objects(conf: NetConf, dev: str) -> Iterator[AnyObject]:
+def _ipv6_objects(conf: NetConf, dev: str) -> Iterator[Object]:
     """Files, most of them, so they stand side by side: a thread enters the sandbox once for them all.
 
     A pod reaches its own address by way of lo (net/ipv6/route.c), which the reference switches on too.
@@ -198,7 +183,7 @@ def _ipv6_objects(conf: NetConf, dev: str) -> Iterator[AnyObject]:
 
 def _address_objects(
     conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]
-) -> Iterator[AnyObject]:
+) -> Iterator[Object]:
     dev = wire.attachment.ifname
     for each in ips:
         yield Addr(dev, each.address, POD, dad=conf.enabledad)

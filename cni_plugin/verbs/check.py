@@ -16,7 +16,10 @@ from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
 from cni_plugin.kernel.host import files
-from cni_plugin.model import POD, Addr, AnyObject, Bridge, Chain, PodLink, Route, Up, state
+from cni_plugin.model.base import POD, Object, state
+from cni_plugin.model.layer3 import Addr, Route
+from cni_plugin.model.links import Bridge, PodLink, Up
+from cni_plugin.model.nft import Chain
 from cni_plugin.plan.address import interface
 from cni_plugin.plan.lease import subnets
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
@@ -115,7 +118,7 @@ def _own_masquerade(context: Context, record: Record) -> Masquerade:
     return own if noted is None else noted.joined(own)
 
 
-def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[AnyObject]:
+def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[Object]:
     """The attachment as it was made, less what others may change and what the result claims no more.
 
     With it goes what the result claims instead, and what the bridge and nft must have for it.
@@ -136,7 +139,7 @@ def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[Any
         yield Addr(record.gateway_dev, gateway)
 
 
-def _claimed(context: Context, claimed: Result) -> Iterator[AnyObject]:
+def _claimed(context: Context, claimed: Result) -> Iterator[Object]:
     """Without a record, as after a move from the reference plugin: the result's own word."""
     yield PodLink(context.request.ifname)
     yield Up(context.request.ifname, POD)

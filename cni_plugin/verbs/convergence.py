@@ -29,7 +29,9 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.watch.monitor import ADDRESSES, KNOBS, LINKS, NEIGHBOURS, ROUTES, RULES, UPLINKS, WAYS, Changed
-from cni_plugin.model import Fdb, Neigh, State, Way
+from cni_plugin.model.base import State
+from cni_plugin.model.layer3 import Neigh, Way
+from cni_plugin.model.links import Fdb
 from cni_plugin.plan.cluster import Plan, Terms, delta, ends, plan
 from cni_plugin.records import Records
 from cni_plugin.verbs import guard, peers

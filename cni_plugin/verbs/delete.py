@@ -17,7 +17,7 @@ from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
-from cni_plugin.model import Veth
+from cni_plugin.model.links import Veth
 from cni_plugin.plan.pod import learned_neighbours, node_routes
 from cni_plugin.records import Record
 from cni_plugin.verbs.context import Context

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from cni_plugin.diff import Op, diff, differences
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import Chain, Element, NftObject, Set, State, state
+from cni_plugin.model.base import State, state
+from cni_plugin.model.nft import Chain, Element, NftObject, Set
 from cni_plugin.verbs.ensure import apply
 
 

@@ -22,7 +22,8 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
-from cni_plugin.model import AnyObject, Bridge, PodLink, Veth
+from cni_plugin.model.base import Object
+from cni_plugin.model.links import Bridge, PodLink, Veth
 from cni_plugin.netconf import NetConf
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.peers import Facts
@@ -105,7 +106,7 @@ def _changes(kernel: Kernel, record: Record, width: Width) -> list[Op]:
     return sorted(ops, key=lambda op: isinstance(op.object, PodLink), reverse=width.pod < record.mtu)
 
 
-def _resized(each: AnyObject, width: Width) -> AnyObject:
+def _resized(each: Object, width: Width) -> Object:
     match each:
         case Veth():
             return msgspec.structs.replace(each, mtu=width.port or width.pod, peer_mtu=width.pod if width.port else 0)

@@ -25,7 +25,12 @@ from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.marks import LEAST_MTU, MAX_MTU, TUNNEL_ALIAS
-from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, NftObject, Route, State, Up, Vxlan, Way, state
+from cni_plugin.model.base import State, state
+from cni_plugin.model.every import AnyObject
+from cni_plugin.model.host import Feature
+from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
+from cni_plugin.model.links import Fdb, Up, Vxlan
+from cni_plugin.model.nft import NftObject
 from cni_plugin.netconf import NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import aside, too_narrow

@@ -21,7 +21,9 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
-from cni_plugin.model import Addr, AnyObject, Bridge, Fdb, Port, PortVlan, State, Up, Veth, state
+from cni_plugin.model.base import Object, State, state
+from cni_plugin.model.layer3 import Addr
+from cni_plugin.model.links import Bridge, Fdb, Port, PortVlan, Up, Veth
 from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
@@ -231,7 +233,7 @@ def _ports(kernel: Kernel, records: Records, stray: list[tuple[Attachment, OwnLi
     return _settle(kernel, want, have, dry_run=dry_run)
 
 
-def _port(record: Record, link: OwnLink) -> Iterator[AnyObject]:
+def _port(record: Record, link: OwnLink) -> Iterator[Object]:
     """The host's end on its bridge, with all that it loses with it; what is inside the pod is not looked at."""
     if not link.up:
         yield Up(link.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import Sysctl
+from cni_plugin.model.host import Sysctl
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model import LinkObject
+from cni_plugin.model.links import LinkObject
 
 Done = TypeVar("Done")
 Takedown: TypeAlias = Generator[Sequence[Op], None, Done]

@@ -15,7 +15,7 @@ import pytest
 
 from cni_plugin import backend
 from cni_plugin.errors import CniError
-from cni_plugin.model import State
+from cni_plugin.model.base import State
 from tests.golden.cases import BACKENDS, MASQUERADES, PODS, direct_routing, gone, made, masquerade, node, pod
 
 TOOLS = ("ip", "bridge", "sysctl", "ethtool", "nft")

@@ -18,9 +18,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from cni_plugin.kernel.door import open_kernel
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.nft import nft
+from cni_plugin.kernel.open import open_kernel
 from cni_plugin.kernel.rtnl import netlink
 from cni_plugin.verbs import add, delete, gc, leases_local
 from cni_plugin.verbs.run import run

@@ -21,7 +21,10 @@ from cni_plugin.kernel.host.netns import inside, open_namespace
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl.netlink import Netlink
 from cni_plugin.kernel.watch.monitor import Changed, Monitor
-from cni_plugin.model import POD, Addr, AnyObject, Bridge, PodLink, Port, Route, Sysctl, Up, Veth, state
+from cni_plugin.model.base import POD, Object, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr, Route
+from cni_plugin.model.links import Bridge, PodLink, Port, Up, Veth
 from tests.pace import PATIENCE
 
 MakeNetns = Callable[[str], str]
@@ -50,12 +53,12 @@ def enter_new(kernel: LinuxKernel, make: MakeNetns, name: str = "pod") -> str:
     return pod
 
 
-def put(kernel: LinuxKernel, objects: Iterable[AnyObject]) -> None:
+def put(kernel: LinuxKernel, objects: Iterable[Object]) -> None:
     """Make them, as ADD does: against nothing."""
     kernel.apply(diff(state(objects), {}))
 
 
-def wrong(kernel: LinuxKernel, objects: Iterable[AnyObject]) -> list[str]:
+def wrong(kernel: LinuxKernel, objects: Iterable[Object]) -> list[str]:
     """What is not as wanted, in the operator's words."""
     want = state(objects)
     return [describe(op) for op in diff(want, kernel.read(want.values()))]
@@ -77,7 +80,7 @@ def news(monitor: Monitor) -> Changed:
     return changed
 
 
-def bridge() -> list[AnyObject]:
+def bridge() -> list[Object]:
     return [
         Bridge(BRIDGE, mac="02:00:00:00:00:01", alias="tulle:net"),
         Up(BRIDGE),
@@ -86,7 +89,7 @@ def bridge() -> list[AnyObject]:
     ]
 
 
-def wire(number: int = 2, dev: str = "eth0") -> list[AnyObject]:
+def wire(number: int = 2, dev: str = "eth0") -> list[Object]:
     """A pod of two families on the bridge, announcing itself; `number` is the end of its addresses."""
     mac = f"0a:58:0a:16:00:{number:02x}"
     host = f"tl{number}"

@@ -11,7 +11,8 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.nft import nft_process
-from cni_plugin.model import Chain, Element, Set, state
+from cni_plugin.model.base import state
+from cni_plugin.model.nft import Chain, Element, Set
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run, wrong
 
 FOREIGN = "add table inet other; add chain inet other c { type filter hook input priority 0; }"

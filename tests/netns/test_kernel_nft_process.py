@@ -17,9 +17,11 @@ from cni_plugin.kernel.host import locks
 from cni_plugin.kernel.host.libc import libc
 from cni_plugin.kernel.host.netns import in_a_fresh_one
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.nft.nft import Nft, NftError, nft_process
+from cni_plugin.kernel.nft import nft_process
+from cni_plugin.kernel.nft.nft import Nft, NftError
 from cni_plugin.kernel.nft.nft_process import Keeper
-from cni_plugin.model import Chain, state
+from cni_plugin.model.base import state
+from cni_plugin.model.nft import Chain
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run
 
 CHAIN = Chain("masq", "type nat hook postrouting priority 100; policy accept;", ('accept comment "tulle 01234567"',))

@@ -11,7 +11,10 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.model import Addr, AnyObject, Fdb, Feature, Neigh, Route, State, Up, Vxlan, state
+from cni_plugin.model.base import Object, State, state
+from cni_plugin.model.host import Feature
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Fdb, Up, Vxlan
 from tests.netns.kernel_world import MakeNetns, kernel_of, messages, put, run, wrong
 
 DEVICE = "tulle.1"
@@ -29,7 +32,7 @@ def kernel(netns: MakeNetns) -> Iterator[LinuxKernel]:
         yield kernel
 
 
-def device(local: str = "192.0.2.1", name: str = DEVICE) -> list[AnyObject]:
+def device(local: str = "192.0.2.1", name: str = DEVICE) -> list[Object]:
     vni = int(name.split(".")[1])
     return [
         Vxlan(name, vni, port=8472, local=local, underlay="up0", mac="02:11:00:00:ff:ff", mtu=1430, alias="tulle:node"),
@@ -39,7 +42,7 @@ def device(local: str = "192.0.2.1", name: str = DEVICE) -> list[AnyObject]:
     ]
 
 
-def peer(number: int) -> list[AnyObject]:
+def peer(number: int) -> list[Object]:
     """A node with pods of both families: its VTEP, and the ways to its pods."""
     mac = f"02:11:00:00:{number >> 8:02x}:{number & 255:02x}"
     four, six = f"10.{100 + (number >> 8)}.{number & 255}.0", f"fd10:{number:x}::"
@@ -144,7 +147,7 @@ def test_a_route_of_ours_made_by_another_hand_meanwhile_is_put_right(kernel: Lin
 
 
 def test_routes_in_any_table_bear_our_mark(kernel: LinuxKernel) -> None:
-    routes: list[AnyObject] = [
+    routes: list[Object] = [
         Route("10.101.0.0/24", "up0", "192.0.2.8", table=1000, priority=5),
         Route("10.102.0.0/24", "up0", "fd00:a::8"),
         Route("fd10::/64", "up0", "fd00:a::8"),

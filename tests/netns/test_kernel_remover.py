@@ -14,11 +14,11 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.host.netns import inside, open_namespace
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.read import AF_BRIDGE
 from cni_plugin.kernel.rtnl import encode, remover
 from cni_plugin.kernel.rtnl.codec import RTM_DELLINK, Message
 from cni_plugin.kernel.rtnl.codec import encode as encode_message
-from cni_plugin.model import Veth
+from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE
+from cni_plugin.model.links import Veth
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, path, put, run
 from tests.pace import cheaper
 

@@ -14,7 +14,9 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl import settings
 from cni_plugin.kernel.rtnl.namespace import Namespace
-from cni_plugin.model import POD, Bridge, Sysctl
+from cni_plugin.model.base import POD
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.links import Bridge
 from cni_plugin.netconf import parse
 from cni_plugin.plan.pod import Wire, pod_state
 from cni_plugin.spec import IPConfig

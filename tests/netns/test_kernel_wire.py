@@ -11,23 +11,10 @@ from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.model import (
-    POD,
-    Addr,
-    AnyObject,
-    Bridge,
-    Fdb,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Sysctl,
-    Up,
-    Veth,
-    Vlan,
-    state,
-)
+from cni_plugin.model.base import POD, Object, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan
 from cni_plugin.plan.pod import Wire, pod_state
 from cni_plugin.verbs.mtu import fitting
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, enter_new, kernel_of, put, run, wire, wrong
@@ -142,7 +129,7 @@ def test_a_link_of_another_kind_under_our_name_is_refused_not_replaced(kernel: L
 def test_a_refusal_tells_everything_that_took_effect_even_after_it(kernel: LinuxKernel, netns: MakeNetns) -> None:
     pod = enter_new(kernel, netns)
     put(kernel, wire())
-    good: list[AnyObject] = [Addr("eth0", "10.22.1.1/16", POD), Addr("eth0", "10.22.1.2/16", POD)]
+    good: list[Object] = [Addr("eth0", "10.22.1.1/16", POD), Addr("eth0", "10.22.1.2/16", POD)]
     taken = Addr("eth0", "10.22.0.2/16", POD)
 
     error = refused(kernel, *(Op("create", each) for each in (good[0], taken, good[1])))
@@ -278,7 +265,7 @@ def test_an_ipv6_key_that_a_kernel_does_not_have_is_no_error_and_an_ipv4_key_is(
 
 def test_routes_of_every_shape_are_read_as_they_were_written(kernel: LinuxKernel, netns: MakeNetns) -> None:
     enter_new(kernel, netns)
-    routes: list[AnyObject] = [
+    routes: list[Object] = [
         Route("10.50.0.0/16", "eth0", "10.22.0.1", POD, mtu=1300, advmss=1200),
         Route("10.51.0.0/16", "eth0", "fd22::1", POD),
         Route("10.52.0.0/16", "eth0", "10.22.0.1", POD, priority=7, table=1000),
@@ -357,7 +344,7 @@ def test_membership_of_a_vlan_is_set_read_and_taken_away(kernel: LinuxKernel) ->
         assert error.errno == errno.EOPNOTSUPP
         pytest.skip("this kernel was built without CONFIG_BRIDGE_VLAN_FILTERING")
     kernel.apply([Op("create", Veth("tl9", master="br1", peer="p9"))])
-    wanted: list[AnyObject] = [
+    wanted: list[Object] = [
         PortVlan("tl9", 1, member=False),
         PortVlan("tl9", 5, pvid=True, untagged=True),
         PortVlan("tl9", 10, 20),
@@ -374,7 +361,7 @@ def test_membership_of_a_vlan_is_set_read_and_taken_away(kernel: LinuxKernel) ->
 
 def test_a_vlan_device_on_the_bridge_holds_a_gateways_address(kernel: LinuxKernel) -> None:
     name = f"{BRIDGE}.5"
-    wanted: list[AnyObject] = [Vlan(name, BRIDGE, 5, alias="tulle:net"), Up(name), Addr(name, "10.5.0.1/24")]
+    wanted: list[Object] = [Vlan(name, BRIDGE, 5, alias="tulle:net"), Up(name), Addr(name, "10.5.0.1/24")]
     try:
         put(kernel, wanted)
     except KernelError as error:

@@ -11,7 +11,9 @@ from cni_plugin import backend
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
-from cni_plugin.model import Fdb, Neigh, Route, State, Vxlan
+from cni_plugin.model.base import State
+from cni_plugin.model.layer3 import Neigh, Route
+from cni_plugin.model.links import Fdb, Vxlan
 from tests.unit.support import cluster_node, me, node_state
 
 FOUR = ("192.0.2.{}", "10.244.{}.0/24")

@@ -20,7 +20,9 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.watch.monitor import EVERYTHING, LINKS, ROUTES, UPLINKS, WAYS
-from cni_plugin.model import Neigh, Route, State, Vxlan, Way
+from cni_plugin.model.base import State
+from cni_plugin.model.layer3 import Neigh, Route, Way
+from cni_plugin.model.links import Vxlan
 from cni_plugin.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence

@@ -6,37 +6,21 @@ from typing import get_args
 
 import pytest
 
-from cni_plugin import model
 from cni_plugin.describe import describe, script
 from cni_plugin.diff import Op, Verb
-from cni_plugin.model import (
-    POD,
-    Addr,
-    AnyObject,
-    Bridge,
-    Chain,
-    Element,
-    Fdb,
-    Feature,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Set,
-    Sysctl,
-    Up,
-    Veth,
-    Vlan,
-    Vxlan,
-)
+from cni_plugin.model.base import POD, Object
+from cni_plugin.model.every import AnyObject
+from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
+from cni_plugin.model.nft import Chain, Element, Set
 
 VXLAN = Vxlan("tulle.1", 1, 8472, "192.0.2.1", "eth0", "0a:54:0a:f4:01:00", 1450)
 FDB = Fdb("tulle.1", "0a:54:0a:f4:02:00", "192.0.2.2")
 BOUND = Fdb("tl0", "0a:58:0a:16:00:05", vid=5)
 ROUTE = Route("10.244.2.0/24", "tulle.1", "10.244.2.0", onlink=True)
 
-LINES: tuple[tuple[Verb, AnyObject, str], ...] = (
+LINES: tuple[tuple[Verb, Object, str], ...] = (
     ("create", Bridge("br0", 1450, vlan_filtering=True), "ip link add br0 mtu 1450 type bridge vlan_filtering 1"),
     ("create", Bridge("br0", promisc=True), "ip link add br0 type bridge && ip link set br0 promisc on"),
     ("change", Bridge("br0", 1400), "ip link set br0 mtu 1400 type bridge vlan_filtering 0"),
@@ -112,14 +96,14 @@ LINES: tuple[tuple[Verb, AnyObject, str], ...] = (
 
 
 @pytest.mark.parametrize(("verb", "each", "line"), LINES)
-def test_an_operation_is_a_line(verb: Verb, each: AnyObject, line: str) -> None:
+def test_an_operation_is_a_line(verb: Verb, each: Object, line: str) -> None:
     assert describe(Op(verb, each)) == line
 
 
 def test_every_kind_of_object_has_words() -> None:
-    kinds = set(get_args(model.AnyObject))
+    kinds = set(get_args(AnyObject))
     assert kinds == {type(each) for _, each, _ in LINES}
-    assert kinds == set(model.Object.__subclasses__())
+    assert kinds == set(Object.__subclasses__())
 
 
 def test_a_script_is_the_lines_in_order() -> None:

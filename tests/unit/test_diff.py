@@ -10,25 +10,10 @@ from hypothesis import strategies as st
 from cni_plugin.diff import Op, diff, differences, invert, rank
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import (
-    POD,
-    Addr,
-    AnyObject,
-    Bridge,
-    Chain,
-    Fdb,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    State,
-    Up,
-    Veth,
-    Vlan,
-    Vxlan,
-    state,
-)
+from cni_plugin.model.base import POD, Object, State, state
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
+from cni_plugin.model.nft import Chain
 
 MTUS = st.sampled_from([0, 1400, 1500])
 MACS = st.sampled_from(["", "02:00:00:00:00:0a", "02:00:00:00:00:0b"])
@@ -42,7 +27,7 @@ def networks(draw: st.DrawFn) -> State:
     Each wire has its own bridge: no plan moves a pod's port from one bridge to another.
     """
     bridges = draw(st.lists(st.sampled_from([BRIDGE, OTHER_BRIDGE]), unique=True))
-    objects: list[AnyObject] = [
+    objects: list[Object] = [
         Bridge(name, mtu=draw(MTUS), mac=draw(MACS), promisc=draw(st.booleans())) for name in bridges
     ]
     for name in bridges:
@@ -57,11 +42,11 @@ def networks(draw: st.DrawFn) -> State:
     return state(objects)
 
 
-def _some(draw: st.DrawFn, *objects: AnyObject) -> Iterator[AnyObject]:
+def _some(draw: st.DrawFn, *objects: Object) -> Iterator[Object]:
     return (each for each in objects if draw(st.booleans()))
 
 
-def _wire(draw: st.DrawFn, number: int, bridges: list[str]) -> Iterator[AnyObject]:
+def _wire(draw: st.DrawFn, number: int, bridges: list[str]) -> Iterator[Object]:
     name, peer = f"tl{number}", draw(st.sampled_from([f"eth{number}", f"net{number}"]))
     mtu, mac = draw(MTUS), draw(MACS)
     own = (BRIDGE, OTHER_BRIDGE)[number]
@@ -79,7 +64,7 @@ def _wire(draw: st.DrawFn, number: int, bridges: list[str]) -> Iterator[AnyObjec
     yield from _some(draw, *on_port, *in_pod)
 
 
-def _overlay(draw: st.DrawFn) -> Iterator[AnyObject]:
+def _overlay(draw: st.DrawFn) -> Iterator[Object]:
     device = f"tulle.{draw(st.sampled_from([1, 2]))}"
     vni, mtu = draw(st.sampled_from([1, 2])), draw(MTUS)
     yield Vxlan(device, vni, port=8472, local="192.0.2.1", underlay=UPLINK, mtu=mtu)
@@ -152,7 +137,7 @@ def test_undoing_a_change_gives_back_what_was_there_before(have: State, data: st
     assert kernel.state == have
 
 
-def _altered(each: AnyObject) -> st.SearchStrategy[AnyObject]:
+def _altered(each: Object) -> st.SearchStrategy[Object]:
     if isinstance(each, Bridge):
         return st.builds(Bridge, st.just(each.name), mtu=MTUS, mac=MACS, promisc=st.booleans())
     if isinstance(each, Port):
@@ -177,7 +162,7 @@ def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:
     have = state([Veth("tl0", peer="eth0"), PodLink("eth0"), Up("eth0", POD), Addr("eth0", "10.22.0.2/16", POD)])
     vxlan = Vxlan("tulle.1", 1, 8472, "192.0.2.1", UPLINK)
     mac = "02:00:00:00:00:01"
-    peers: list[AnyObject] = [Fdb("tulle.1", mac, "192.0.2.2"), Neigh("tulle.1", "10.244.2.0", mac)]
+    peers: list[Object] = [Fdb("tulle.1", mac, "192.0.2.2"), Neigh("tulle.1", "10.244.2.0", mac)]
 
     assert diff({}, state([vxlan, *peers])) == [Op("delete", vxlan)]
     assert Op("delete", Veth("tl0", peer="eth0")) in diff({}, have)
@@ -185,7 +170,7 @@ def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:
 
 def test_a_port_that_moves_to_its_bridge_gets_its_flags_again() -> None:
     """The kernel forgets a port's flags, VLANs and static entries when the link leaves a bridge."""
-    flags: list[AnyObject] = [Port("tl1", hairpin=True), Fdb("tl1", "0a:58:0a:16:00:02")]
+    flags: list[Object] = [Port("tl1", hairpin=True), Fdb("tl1", "0a:58:0a:16:00:02")]
     want = state([Veth("tl1", master="tulle0", peer="eth0"), *flags])
     have = state([Veth("tl1", master="other0", peer="eth0"), *flags])
     assert [(op.verb, type(op.object).__name__) for op in diff(want, have)] == [

@@ -14,7 +14,8 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.watch.monitor import EVERYTHING, RULES
-from cni_plugin.model import Chain, Element, NftObject, Set, State
+from cni_plugin.model.base import State
+from cni_plugin.model.nft import Chain, Element, NftObject, Set
 from cni_plugin.verbs.guard import split
 from tests.unit.support import UPLINK, cluster_node, me, node_state
 from tests.unit.test_convergence import World, near, of

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,32 @@ ROOMS: dict[str, set[str]] = {
     "ipam": set(),
 }
 
+KERNEL: dict[str, set[str]] = {
+    # What a kernel takes by file, by system call or by name: no netlink.
+    "host": {"errors"},
+    # Netlink: messages, sockets, and what each object is to rtnetlink.
+    "rtnl": {"errors", "host"},
+    # Table `inet tulle`, by libnftables in a process of its own.
+    "nft": {"errors", "host", "rtnl"},
+    # What the kernel tells by itself.
+    "watch": {"errors", "host", "rtnl"},
+    # What only looks.
+    "see": {"host", "modules", "nft", "rtnl"},
+    # Above them what serves every kind of object, and the kernels that stand behind the door.
+    "modules": set(),
+    "errors": {"modules"},
+    "apply": {"errors", "host", "nft", "rtnl"},
+    "read": {"errors", "host", "nft", "rtnl"},
+    "door": set(),
+    "fake": {"door", "errors"},
+    "linux": {"apply", "door", "errors", "host", "nft", "read", "rtnl", "see"},
+    "open": {"door", "linux"},
+}
+"""The rooms of `kernel/`, and what each may look into there."""
+
+CIRCLES = (("cni_plugin.verbs.leases_local", "cni_plugin.verbs.leases"),)
+"""Files that still import each other."""
+
 ONLY_IN: dict[str, tuple[str, ...]] = {
     # The one importer of pyroute2, which is a codec here and never a client.
     "pyroute2": ("cni_plugin/kernel/rtnl/schema.py",),
@@ -146,6 +173,12 @@ def room_of(module: str) -> str:
     return parts[0] if parts[0] == "ipam" else parts[1]
 
 
+def within(path: Path, package: str) -> Iterator[str]:
+    """The modules below a package that a module imports, by their names in it: `rtnl.codec`, `errors`."""
+    prefix = f"{package}."
+    yield from (name.removeprefix(prefix) for name in imported(path) if name.startswith(prefix))
+
+
 def room(path: Path) -> str:
     return room_of(".".join(path.with_suffix("").parts))
 
@@ -191,6 +224,22 @@ def test_every_module_has_a_room() -> None:
 
 def test_imports_go_down_only() -> None:
     assert [(str(path), up) for path in CODE if (up := looks_into(path) - ROOMS[room(path)])] == []
+
+
+def test_imports_go_down_in_the_kernels_rooms_too() -> None:
+    used: dict[str, set[str]] = {}
+    for path in [path for path in CODE if room(path) == "kernel"]:
+        mine = path.with_suffix("").parts[2]
+        used.setdefault(mine, set()).update({name.split(".")[0] for name in within(path, "cni_plugin.kernel")} - {mine})
+    assert used == KERNEL
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    names = {".".join(path.with_suffix("").parts): path for path in CODE}
+    graph = {name: {each for each in imported(path) if each in names} for name, path in names.items()}
+    for one, other in CIRCLES:
+        graph[one].remove(other)
+    assert len([*TopologicalSorter(graph).static_order()]) == len(CODE)  # raises CycleError, which shows the circle
 
 
 def test_imports_are_absolute() -> None:

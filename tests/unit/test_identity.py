@@ -12,7 +12,8 @@ from cni_plugin import backend
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import Fdb, Route, Way
+from cni_plugin.model.layer3 import Route, Way
+from cni_plugin.model.links import Fdb
 from cni_plugin.network import unusable
 from cni_plugin.plan.cluster import Plan, Terms, delta, plan
 from cni_plugin.verbs.convergence import Convergence

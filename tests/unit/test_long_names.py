@@ -9,7 +9,7 @@ import pytest
 
 from cni_plugin.attachment import Attachment, owner
 from cni_plugin.marks import LONGEST_ALIAS
-from cni_plugin.model import Veth
+from cni_plugin.model.links import Veth
 from tests.unit.support import Json, Node
 
 NAMES = [("n" * 180, "c" * 64), ("n" * 200, "c" * 253), ("n" * 255, "c" * 5000), ("net", "c" * 241)]

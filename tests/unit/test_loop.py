@@ -18,7 +18,9 @@ from cni_plugin.agent.settings import Settings
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Beyond, Changed
-from cni_plugin.model import Addr, AnyObject, Bridge, Key, PodLink, Route, Veth, Vxlan, Way
+from cni_plugin.model.base import Key, Object
+from cni_plugin.model.layer3 import Addr, Route, Way
+from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs import gc, peers
 from cni_plugin.verbs.convergence import Watch
@@ -411,7 +413,7 @@ if [ $CNI_COMMAND = ADD ]; then echo '{{"cniVersion": "1.0.0", "ips": [{{"addres
 # What the bridges must be, from many records
 
 
-def objects(world: World, bridge: str) -> Mapping[Key, AnyObject]:
+def objects(world: World, bridge: str) -> Mapping[Key, Object]:
     found = Attachments(world.node.records)
     found.refresh()
     return found.bridges[bridge]

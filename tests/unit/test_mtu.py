@@ -14,7 +14,8 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import Bridge, PodLink, Veth, Vxlan, Way
+from cni_plugin.model.layer3 import Way
+from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
 from cni_plugin.records import Records
 from cni_plugin.verbs.mtu import follow
 from cni_plugin.verbs.peers import ensure

@@ -9,7 +9,7 @@ import pytest
 from cni_plugin.agent import offload as watching
 from cni_plugin.agent.offload import Offload
 from cni_plugin.kernel.watch.monitor import EVERYTHING
-from cni_plugin.model import Feature
+from cni_plugin.model.host import Feature
 from cni_plugin.plan.offload import trusted
 from cni_plugin.records import Records
 from cni_plugin.verbs import offload

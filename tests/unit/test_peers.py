@@ -17,7 +17,10 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import Addr, Fdb, Route, State, Sysctl, Vxlan, ipv6_settings
+from cni_plugin.model.base import State
+from cni_plugin.model.host import Sysctl, ipv6_settings
+from cni_plugin.model.layer3 import Addr, Route
+from cni_plugin.model.links import Fdb, Vxlan
 from cni_plugin.netconf import NetConf
 from cni_plugin.records import Records
 from cni_plugin.verbs.guard import split

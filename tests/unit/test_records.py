@@ -11,7 +11,11 @@ import pytest
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.host import files
-from cni_plugin.model import POD, Addr, Bridge, Chain, Fdb, Feature, Neigh, PodLink, Port, PortVlan, Route, Up, Veth
+from cni_plugin.model.base import POD
+from cni_plugin.model.host import Feature
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth
+from cni_plugin.model.nft import Chain
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.records import Record, Records
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import Neigh, Veth
+from cni_plugin.model.layer3 import Neigh
+from cni_plugin.model.links import Veth
 from cni_plugin.verbs.run import Call, run_together
 from cni_plugin.verbs.teardown import Takedown, together
 from tests.unit.support import Node

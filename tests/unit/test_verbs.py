@@ -11,7 +11,10 @@ import pytest
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import POD, Addr, Bridge, Chain, PodLink, Port, Route, Up, Veth
+from cni_plugin.model.base import POD
+from cni_plugin.model.layer3 import Addr, Route
+from cni_plugin.model.links import Bridge, PodLink, Port, Up, Veth
+from cni_plugin.model.nft import Chain
 from cni_plugin.spec import VERSIONS
 from tests.unit.support import DUAL, UPLINK, Node, Reply
 

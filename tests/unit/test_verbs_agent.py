@@ -11,7 +11,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.meter import Meter
-from cni_plugin.model import Veth
+from cni_plugin.model.links import Veth
 from cni_plugin.verbs.run import Agent
 from tests.unit.support import Node
 

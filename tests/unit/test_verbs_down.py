@@ -13,7 +13,9 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.host import files
-from cni_plugin.model import POD, Chain, PodLink, Veth
+from cni_plugin.model.base import POD
+from cni_plugin.model.links import PodLink, Veth
+from cni_plugin.model.nft import Chain
 from tests.unit.support import UPLINK, Node
 
 # DEL

@@ -15,7 +15,7 @@ import pytest
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import Veth
+from cni_plugin.model.links import Veth
 from cni_plugin.verbs.run import as_cni_error, run
 from tests.unit.support import UPLINK, Json, Node
 

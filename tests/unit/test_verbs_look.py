@@ -11,7 +11,10 @@ import msgspec
 import pytest
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.model import POD, Addr, PodLink, Sysctl
+from cni_plugin.model.base import POD
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr
+from cni_plugin.model.links import PodLink
 from cni_plugin.plan.address import interface
 from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
 from cni_plugin.records import Records

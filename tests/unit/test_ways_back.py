@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cni_plugin.model import HOST, POD, Route
+from cni_plugin.model.base import HOST, POD
+from cni_plugin.model.layer3 import Route
 from tests.unit.support import Json, Node, executable
 
 ALONE = '{"ips": [{"address": "172.25.0.68/32", "gateway": "172.25.0.1"}], "routes": %s}'

@@ -10,7 +10,7 @@ import pytest
 from cni_plugin.agent.settings import AddressSettings
 from cni_plugin.agent.whereabouts import ANYWHERE, Machine, Whereabouts, held_by, whereabouts
 from cni_plugin.errors import CniError
-from cni_plugin.model import Way
+from cni_plugin.model.layer3 import Way
 
 TWO_CARDS = {"eth0": ["10.0.2.15/24"], "eth1": ["192.0.2.1/24", "2001:db8::1/64"], "lo": ["127.0.0.1/8"]}
 PEERS = ("192.0.2.2", "192.0.2.3")

@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 from cni_plugin.diff import Op
-from cni_plugin.model import POD, Addr, Bridge, PodLink, Veth
+from cni_plugin.model.base import POD
+from cni_plugin.model.layer3 import Addr
+from cni_plugin.model.links import Bridge, PodLink, Veth
 from tests.unit.support import Node
 
 WIRE = Veth("veth4f0c9d2a", peer="eth0", peer_mac="0a:58:0a:16:00:05")

@@ -30,8 +30,9 @@ from cni_plugin.ctl.map.picture import MOST_NAMED
 from cni_plugin.ctl.options import ConfDir, Json, RunDir, fail, or_explain
 from cni_plugin.ctl.show import out
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.kernel.door import Kernel, open_kernel
+from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
+from cni_plugin.kernel.open import open_kernel
 from cni_plugin.kernel.see.echo import LEAST
 from cni_plugin.kernel.see.heard import confirmed
 from cni_plugin.records import DEFAULT_RUN_DIR, Records

@@ -23,7 +23,9 @@ from cni_plugin.diff import diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
-from cni_plugin.model import Route, State, Vxlan
+from cni_plugin.model.base import State
+from cni_plugin.model.layer3 import Route
+from cni_plugin.model.links import Vxlan
 from cni_plugin.plan.cluster import Part, Plan
 from cni_plugin.records import Records
 from cni_plugin.verbs import guard

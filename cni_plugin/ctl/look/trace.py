@@ -26,7 +26,10 @@ from cni_plugin.harmless import Censor
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.nft.ruleset import Rule, hooks, listing, rules
 from cni_plugin.kernel.see.look import Sight
-from cni_plugin.model import Addr, AnyObject, Fdb, PodLink, Port, PortVlan, Route, Sysctl, Up, Veth, state
+from cni_plugin.model.base import Object, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr, Route
+from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan, Up, Veth
 from cni_plugin.plan.pod import derived_mac, lasting
 from cni_plugin.records import Record, Records
 
@@ -130,7 +133,7 @@ def _objects(kernel: Kernel, record: Record) -> Iterator[dict[str, object]]:
         }
 
 
-def _why(each: AnyObject, record: Record) -> str:
+def _why(each: Object, record: Record) -> str:
     match each:
         case Veth():
             return "the wire: this end on the bridge, the other one in the pod; its MAC is set, so that udev leaves it"

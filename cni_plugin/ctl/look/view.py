@@ -17,7 +17,8 @@ from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
 from cni_plugin.meter import Meter
-from cni_plugin.model import Bridge, State, Vxlan, state
+from cni_plugin.model.base import State, state
+from cni_plugin.model.links import Bridge, Vxlan
 from cni_plugin.plan.guard import places
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.records import Record, Records

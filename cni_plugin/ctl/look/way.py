@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from cni_plugin.kernel.nft.ruleset import Hook
 from cni_plugin.kernel.see.look import Entry, Link, Way
-from cni_plugin.model import Route
+from cni_plugin.model.layer3 import Route
 from cni_plugin.records import Record
 
 

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 
-from cni_plugin.model import Feature, Sysctl
+from cni_plugin.model.host import Feature, Sysctl
 
 _ROOT = "/proc/sys"
 _SIOCETHTOOL = 0x8946

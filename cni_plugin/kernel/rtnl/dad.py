@@ -6,10 +6,11 @@ Source: RFC 4862, section 5.4; an address is `tentative` until nobody has answer
 
 from __future__ import annotations
 
-from cni_plugin.kernel.read import IFA_F_DADFAILED, IFA_F_TENTATIVE, addresses_on, local_address
+from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address
 from cni_plugin.kernel.rtnl.codec import Message
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Netlink
+from cni_plugin.kernel.rtnl.numbers import IFA_F_DADFAILED, IFA_F_TENTATIVE
 
 PATIENCE = 10.0
 """Seconds; the kernel's own default takes one to two (net.ipv6.conf.*.dad_transmits)."""

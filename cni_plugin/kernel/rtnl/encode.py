@@ -17,32 +17,17 @@ from cni_plugin.diff import Op, Verb
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import broadcast_of, family_of, random_mac
 from cni_plugin.kernel.rtnl.codec import Attr, nest
+from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_PROMISC, IFF_UP, NTF_MASTER, NTF_SELF, NUD_PERMANENT
 from cni_plugin.kernel.rtnl.settings import INET_CONF
-from cni_plugin.model import (
-    MAIN_TABLE,
-    POD,
-    Addr,
-    Bridge,
-    Fdb,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Sysctl,
-    Up,
-    Veth,
-    Vlan,
-    Vxlan,
-)
+from cni_plugin.model.base import POD
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import MAIN_TABLE, Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
 
 _NEW = codec.NLM_F_CREATE | codec.NLM_F_EXCL
 _PUT = codec.NLM_F_CREATE | codec.NLM_F_REPLACE
-_AF_BRIDGE = 7
-_IFF_UP, _IFF_PROMISC = 0x1, 0x100
 _IFA_F_NODAD = 0x02
-_NTF_SELF, _NTF_MASTER = 0x02, 0x04
-_NUD_NOARP, _NUD_PERMANENT = 0x40, 0x80
+_NUD_NOARP = 0x40
 _RTN_UNICAST = 1
 _RTNH_F_ONLINK = 4
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
@@ -190,13 +175,13 @@ def _alias(name: str, alias: str) -> Iterator[bytearray]:
 
 def _bridge(op: Op, each: Bridge, _place: Place) -> Iterator[bytearray]:
     info = _info("bridge", *_filtering(op, each))
-    promisc = _IFF_PROMISC if each.promisc else 0
+    promisc = IFF_PROMISC if each.promisc else 0
     if op.verb == "delete":
         yield _remove_link(each.name)
     elif op.verb == "change":
         mac = each.mac or (op.was.mac if isinstance(op.was, Bridge) else "")  # set to itself, it stays
         attrs = _attrs(("IFLA_ADDRESS", mac), ("IFLA_MTU", each.mtu), ("IFLA_IFALIAS", each.alias))
-        yield _set(each.name, [*attrs, info], promisc, _IFF_PROMISC)
+        yield _set(each.name, [*attrs, info], promisc, IFF_PROMISC)
     else:
         # a MAC that comes with the creation is "set": neither a port nor systemd-udevd changes it any more
         # (addr_assign_type 3; net/bridge/br_stp_if.c, br_stp_recalculate_bridge_id)
@@ -223,7 +208,7 @@ def _veth(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
     master = place.must(each.master) if each.master else 0
     attrs = _attrs(("IFLA_MASTER", master), ("IFLA_MTU", each.mtu))
     if op.verb == "change":
-        yield _set(each.name, [*attrs, *_attrs(("IFLA_ADDRESS", each.mac), ("IFLA_IFALIAS", each.alias))], _IFF_UP)
+        yield _set(each.name, [*attrs, *_attrs(("IFLA_ADDRESS", each.mac), ("IFLA_IFALIAS", each.alias))], IFF_UP)
         return
     peer = [*_ONE_QUEUE, *_attrs(
         ("IFLA_IFNAME", each.peer), ("IFLA_ADDRESS", each.peer_mac or random_mac()),
@@ -233,7 +218,7 @@ def _veth(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
         peer.append(("IFLA_NET_NS_FD", place.pod))
     info = _info("veth", ("VETH_INFO_PEER", nest(*peer)))
     address: Attr = ("IFLA_ADDRESS", each.mac or random_mac())
-    yield _link(codec.RTM_NEWLINK, each.name, [*attrs, *_ONE_QUEUE, address, info], _NEW, _IFF_UP)
+    yield _link(codec.RTM_NEWLINK, each.name, [*attrs, *_ONE_QUEUE, address, info], _NEW, IFF_UP)
     yield from _alias(each.name, each.alias)
 
 
@@ -283,7 +268,7 @@ def _podlink(op: Op, each: PodLink, place: Place) -> Iterator[bytearray]:
 
 
 def _up(op: Op, each: Up, _place: Place) -> Iterator[bytearray]:
-    yield _set(each.name, [], 0 if op.verb == "delete" else _IFF_UP, _IFF_UP)
+    yield _set(each.name, [], 0 if op.verb == "delete" else IFF_UP, IFF_UP)
 
 
 def _port(op: Op, each: Port, _place: Place) -> Iterator[bytearray]:
@@ -304,7 +289,7 @@ def _portvlan(op: Op, each: PortVlan, place: Place) -> Iterator[bytearray]:
         span = [(each.vid, flags | _VLAN_RANGE_BEGIN), (each.last, flags | _VLAN_RANGE_END)]
     entries: list[Attr] = [("IFLA_BRIDGE_VLAN_INFO", {"vid": vid, "flags": bits}) for vid, bits in span]
     side = _BRIDGE_FLAGS_SELF if each.self_ else _BRIDGE_FLAGS_MASTER
-    fields = {"family": _AF_BRIDGE, "index": place.must(each.name), "flags": 0, "change": 0}
+    fields = {"family": AF_BRIDGE, "index": place.must(each.name), "flags": 0, "change": 0}
     kind = codec.RTM_SETLINK if adds(op.verb, each) else codec.RTM_DELLINK
     yield codec.encode(kind, 0, fields, [("IFLA_AF_SPEC", nest(("IFLA_BRIDGE_FLAGS", side), *entries))])
 
@@ -374,7 +359,7 @@ def _gateway(each: Route, family: int) -> list[Attr]:
 
 
 def _neigh(op: Op, each: Neigh, place: Place) -> Iterator[bytearray]:
-    fields = {"family": family_of(each.address), "ifindex": place.must(each.dev), "state": _NUD_PERMANENT}
+    fields = {"family": family_of(each.address), "ifindex": place.must(each.dev), "state": NUD_PERMANENT}
     attrs: list[Attr] = [("NDA_DST", each.address)]
     if op.verb == "delete":
         yield codec.encode(codec.RTM_DELNEIGH, 0, fields, attrs)
@@ -383,8 +368,8 @@ def _neigh(op: Op, each: Neigh, place: Place) -> Iterator[bytearray]:
 
 
 def _fdb(op: Op, each: Fdb, place: Place) -> Iterator[bytearray]:
-    side, state = (_NTF_SELF, _NUD_PERMANENT) if each.dst else (_NTF_MASTER, _NUD_NOARP)
-    fields = {"family": _AF_BRIDGE, "ifindex": place.must(each.dev), "state": state, "flags": side}
+    side, state = (NTF_SELF, NUD_PERMANENT) if each.dst else (NTF_MASTER, _NUD_NOARP)
+    fields = {"family": AF_BRIDGE, "ifindex": place.must(each.dev), "state": state, "flags": side}
     attrs = _attrs(("NDA_LLADDR", each.mac), ("NDA_DST", each.dst), ("NDA_VLAN", each.vid))
     if op.verb == "delete":
         yield codec.encode(codec.RTM_DELNEIGH, 0, fields, attrs)

@@ -17,7 +17,7 @@ from cni_plugin.kernel.host.netns import inside
 from cni_plugin.kernel.rtnl.codec import RTM_GETLINK, Attr, Message, encode
 from cni_plugin.kernel.rtnl.netlink import Netlink, Refused
 from cni_plugin.kernel.rtnl.settings import link_of, told
-from cni_plugin.model import Sysctl
+from cni_plugin.model.host import Sysctl
 
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 """Leave the counters out of answers about links, include/uapi/linux/rtnetlink.h."""

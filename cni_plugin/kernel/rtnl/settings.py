@@ -13,7 +13,7 @@ import socket
 
 from cni_plugin.kernel.rtnl.codec import Message
 from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, nested, number
-from cni_plugin.model import Sysctl
+from cni_plugin.model.host import Sysctl
 
 INET_CONF: dict[str, int] = {"forwarding": 1, "rp_filter": 8, "arp_notify": 22}
 """IPV4_DEVCONF_* in include/uapi/linux/ip.h; what the kernel tells begins with number 1."""

@@ -32,7 +32,8 @@ from cni_plugin.kernel.rtnl.raw import (
     nested,
     number,
 )
-from cni_plugin.model import ALIAS_MARK, Way
+from cni_plugin.model.base import ALIAS_MARK
+from cni_plugin.model.layer3 import Way
 
 _RTMSG, _IFINFO, _ATTRIBUTE, _NUMBER = Struct("=BBBBBBBBI"), Struct("=BxHiII"), Struct("=HH"), Struct("=I")
 _RTN_UNICAST, _RTM_F_FIB_MATCH = 1, 0x2000

@@ -17,14 +17,16 @@ import msgspec
 
 from cni_plugin.kernel.host.knobs import read_line
 from cni_plugin.kernel.host.netns import open_namespace
-from cni_plugin.kernel.read import AF_BRIDGE, IFF_UP, prefix_of
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import family_of, packed
+from cni_plugin.kernel.rtnl.assigned import prefix_of
 from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_UP
 from cni_plugin.kernel.rtnl.routes import Routes
-from cni_plugin.model import POD, Route
+from cni_plugin.model.base import POD
+from cni_plugin.model.layer3 import Route
 
 _Seen = TypeVar("_Seen")
 _COUNTERS = ("rx_packets", "rx_bytes", "rx_dropped", "rx_errors", "tx_packets", "tx_bytes", "tx_dropped", "tx_errors")

@@ -14,7 +14,7 @@ from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.codec import encode
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
-from cni_plugin.model import Sysctl
+from cni_plugin.model.host import Sysctl
 
 _RTPROT_RA = 9
 _IFA_F_MANAGETEMPADDR = 0x100

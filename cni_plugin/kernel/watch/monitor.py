@@ -35,7 +35,7 @@ from cni_plugin.kernel.rtnl.raw import (
     attributes,
     number,
 )
-from cni_plugin.model import ROUTE_PROTOCOL
+from cni_plugin.model.layer3 import ROUTE_PROTOCOL
 
 Changed: TypeAlias = int
 LINKS, ADDRESSES, ROUTES, NEIGHBOURS, RULES, KNOBS, UPLINKS, WAYS = 1, 2, 4, 8, 16, 32, 64, 128

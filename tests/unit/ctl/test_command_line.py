@@ -11,7 +11,10 @@ import pytest
 from cni_plugin.attachment import Attachment
 from cni_plugin.client import VERSION
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import POD, Addr, Bridge, Chain, Route, Up, Veth, Vxlan
+from cni_plugin.model.base import POD
+from cni_plugin.model.layer3 import Addr, Route
+from cni_plugin.model.links import Bridge, Up, Veth, Vxlan
+from cni_plugin.model.nft import Chain
 from tests.unit.ctl.tool import Said, Tool
 from tests.unit.support import UPLINK, Json, Node
 

@@ -22,7 +22,7 @@ from cni_plugin.ctl.support.bundle import Member
 from cni_plugin.harmless import LEFT_OUT
 from cni_plugin.histogram import Histogram
 from cni_plugin.kernel.see.look import Entry, Link, Way
-from cni_plugin.model import POD
+from cni_plugin.model.base import POD
 from tests.unit.ctl.tool import Around, Glasses, Tool, View, agent, configure
 from tests.unit.support import Node, Reply
 

@@ -23,7 +23,7 @@ from cni_plugin.ctl.look.way import Looker
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.nft.ruleset import Hook, hooks
 from cni_plugin.kernel.see.look import Entry, Link, Way
-from cni_plugin.model import Route
+from cni_plugin.model.layer3 import Route
 from tests.unit.support import Node
 
 

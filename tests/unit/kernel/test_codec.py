@@ -25,25 +25,10 @@ from cni_plugin.kernel.rtnl import encode as writers
 from cni_plugin.kernel.rtnl.codec import Attr, Message, Part, nest
 from cni_plugin.kernel.rtnl.encode import Place, group_deletion, grouping, requests
 from cni_plugin.kernel.rtnl.forms import Inexpressible
-from cni_plugin.model import (
-    HOST,
-    POD,
-    Addr,
-    AnyObject,
-    Bridge,
-    Fdb,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    State,
-    Sysctl,
-    Up,
-    Veth,
-    Vlan,
-    Vxlan,
-)
+from cni_plugin.model.base import HOST, POD, Object, State
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr, Neigh, Route
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
 from tests.golden import cases
 
 Way = tuple[str, ...]
@@ -150,7 +135,7 @@ maybe_mac = st.just("") | macs
 aliases = st.text(max_size=60).filter(lambda text: "\0" not in text)
 spaces = st.sampled_from((HOST, POD))
 
-objects: st.SearchStrategy[AnyObject] = st.one_of(
+objects: st.SearchStrategy[Object] = st.one_of(
     st.builds(Bridge, names, sizes, maybe_mac, aliases, flags, promisc=flags),
     st.builds(Veth, names, st.just("") | names, sizes, maybe_mac, aliases, names, maybe_mac),
     st.builds(Vxlan, names, st.integers(1, 2**24 - 1), sizes, addresses, names, maybe_mac, sizes, aliases),
@@ -170,7 +155,7 @@ objects: st.SearchStrategy[AnyObject] = st.one_of(
 
 
 @given(objects, st.sampled_from(("create", "change", "delete")))
-def test_whatever_the_values_are_the_bytes_are_pyroute2s(each: AnyObject, verb: Any) -> None:
+def test_whatever_the_values_are_the_bytes_are_pyroute2s(each: Object, verb: Any) -> None:
     assert_written_alike(Op(verb, each, each if verb == "change" else None))
 
 

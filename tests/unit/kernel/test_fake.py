@@ -10,24 +10,10 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel, OwnLink, Uplink
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.model import (
-    POD,
-    Addr,
-    AnyObject,
-    Bridge,
-    Fdb,
-    Neigh,
-    PodLink,
-    Port,
-    PortVlan,
-    Route,
-    Sysctl,
-    Up,
-    Veth,
-    Vxlan,
-    Way,
-    state,
-)
+from cni_plugin.model.base import POD, Object, state
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
+from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vxlan
 
 BRIDGE = Bridge("tulle0", alias="tulle:net")
 WIRE = Veth("tl0", master="tulle0", mtu=1400, peer="eth0", peer_mac="0a:58:0a:16:00:02", alias="tulle:net/c1/eth0")
@@ -86,7 +72,7 @@ def test_a_bridge_that_goes_leaves_its_ports_behind_without_their_flags() -> Non
 
 
 @pytest.mark.parametrize("thing", [BRIDGE, WIRE, ADDRESS, Route("0.0.0.0/0", "eth0", "10.22.0.1", POD)])
-def test_what_exists_is_not_created_again(thing: AnyObject) -> None:
+def test_what_exists_is_not_created_again(thing: Object) -> None:
     kernel = FakeKernel([*POD_STATE.values(), Route("0.0.0.0/0", "eth0", "10.22.0.1", POD)])
 
     assert refused(kernel, Op("create", thing)).errno == errno.EEXIST
@@ -95,14 +81,14 @@ def test_what_exists_is_not_created_again(thing: AnyObject) -> None:
 @pytest.mark.parametrize(
     "thing", [Up("nowhere"), Addr("nowhere", "10.0.0.1/8"), WIRE, PEER, Fdb("nowhere", "02:00:00:00:00:01")]
 )
-def test_nothing_is_put_on_a_link_that_does_not_exist(thing: AnyObject) -> None:
+def test_nothing_is_put_on_a_link_that_does_not_exist(thing: Object) -> None:
     assert refused(FakeKernel(), Op("create", thing)).errno == errno.ENODEV
 
 
 def test_entries_of_a_peer_and_routes_of_the_node_are_put_in_the_place_of_older_ones() -> None:
     vxlan = Vxlan("tulle.1", 1, 8472, "192.0.2.1", "lo")
     kernel = FakeKernel([vxlan, Neigh("tulle.1", "10.244.2.0", "02:00:00:00:00:01"), Route("10.244.2.0/24", "tulle.1")])
-    newer: list[AnyObject] = [
+    newer: list[Object] = [
         Neigh("tulle.1", "10.244.2.0", "02:00:00:00:00:02"),
         Route("10.244.2.0/24", "tulle.1", "10.244.2.0"),
     ]
@@ -156,7 +142,7 @@ def test_not_being_member_of_a_vlan_is_the_state_of_a_port_without_it() -> None:
 
 def test_it_answers_about_addresses_and_marks_as_a_node_does() -> None:
     uplink = Uplink("ens3", 1450, ("192.0.2.0/24",))
-    objects: list[AnyObject] = [BRIDGE, Addr("tulle0", "10.22.0.1/16"), Sysctl("net/ipv4/ip_forward", "1")]
+    objects: list[Object] = [BRIDGE, Addr("tulle0", "10.22.0.1/16"), Sysctl("net/ipv4/ip_forward", "1")]
     kernel = FakeKernel(objects, uplink=uplink, held=["192.0.2.1"])
 
     assert kernel.addresses("tulle0") == ("10.22.0.1/16",)

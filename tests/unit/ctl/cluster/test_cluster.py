@@ -24,7 +24,7 @@ from cni_plugin.ctl.show import out
 from cni_plugin.diff import diff
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
-from cni_plugin.model import Fdb
+from cni_plugin.model.links import Fdb
 from tests.unit.ctl.tool import Around, Tool, agent, configure
 from tests.unit.support import Json, Node, cluster_node
 

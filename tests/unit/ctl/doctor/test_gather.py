@@ -14,7 +14,7 @@ from cni_plugin.ctl.facts import Facts
 from cni_plugin.ctl.gather import Machine, Places, gather
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.see.look import Link
-from cni_plugin.model import Sysctl
+from cni_plugin.model.host import Sysctl
 from tests.unit.ctl.tool import Around, agent, configure
 from tests.unit.support import UPLINK, Node
 

@@ -1,0 +1,103 @@
+"""What leads packets over links: addresses, routes and neighbours, the language of `ip`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+from cni_plugin.model.base import HOST, POD, Key, Object, link_key
+
+BOOT_PROTOCOL = 3
+"""RTPROT_BOOT, what `ip route add` marks routes with; a pod's routes bear it, for they go with the pod."""
+
+ROUTE_PROTOCOL = 84
+"""The mark of our routes (`proto 84` in `ip route`): what bears another is never touched."""
+
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN, include/uapi/linux/rtnetlink.h."""
+
+
+class Way(NamedTuple):
+    """How this node's kernel sends to an address: by `dev`, from `source`, to the router `via`, "" without one.
+
+    `mtu` in bytes: that of the interface, or of the route where it is less. `own`: the interface bears our mark;
+    `guests`: it is a bridge without a wire, on which are but containers and virtual machines of this node. Not to be
+    made, but what plans are made of.
+    """
+
+    dev: str
+    mtu: int
+    source: str = ""
+    via: str = ""
+    own: bool = False
+    guests: bool = False
+
+
+class Addr(Object, frozen=True, tag="addr"):
+    """An address with its prefix length on a link. `dad`: IPv6 duplicate address detection is wanted."""
+
+    FIXED: ClassVar[tuple[str, ...]] = ("dad",)
+    dev: str
+    address: str
+    ns: str = HOST
+    dad: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("addr", self.ns, self.dev, self.address)
+
+    @property
+    def holder(self) -> Key | None:
+        return link_key(self.ns, self.dev)
+
+
+class Route(Object, frozen=True, tag="route"):
+    """A unicast route. `via` may be of the other family (RFC 5549); `scope` is rtnetlink's number, -1 the kernel's.
+
+    Wanted in table 0 of a pod it may stand in any: a chained plugin may have moved it (source based routing does).
+    To lead over another link it is made anew: an IPv6 gateway that is on-link there must not be reachable by the old
+    route while the new one is checked (net/ipv6/route.c, ip6_route_check_nh_onlink).
+    """
+
+    FIXED: ClassVar[tuple[str, ...]] = ("dev",)
+    dst: str
+    dev: str
+    via: str = ""
+    ns: str = HOST
+    src: str = ""
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int = MAIN_TABLE
+    scope: int = -1
+    protocol: int = ROUTE_PROTOCOL
+    onlink: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("route", self.ns, str(self.table), self.dst, str(self.priority), self.gateway_key)
+
+    @property
+    def gateway_key(self) -> str:
+        """In a pod several routes to one destination may stand side by side (ECMP); on the host one is ours."""
+        return f"{self.via}%{self.dev}" if self.ns == POD else ""
+
+    @property
+    def holder(self) -> Key | None:
+        return link_key(self.ns, self.dev)
+
+
+class Neigh(Object, frozen=True, tag="neigh"):
+    """A neighbour entry: permanent for a VTEP; `learned` is one the kernel found, which is only ever forgotten."""
+
+    dev: str
+    address: str
+    mac: str = ""
+    learned: bool = False
+
+    @property
+    def key(self) -> Key:
+        return ("neigh", HOST, self.dev, self.address)
+
+    @property
+    def holder(self) -> Key | None:
+        return link_key(HOST, self.dev)
