@@ -13,6 +13,10 @@ from typing import TypeAlias
 
 from cni_plugin.ctl.doctor import find_cluster, find_links, find_node, find_pods
 from cni_plugin.ctl.facts import ERROR, HINT, UNKNOWN, WARNING, Facts, Finding
+from cni_plugin.ctl.gather import Places, gather, probe
+from cni_plugin.ctl.host import Host
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.records import Records
 
 Find: TypeAlias = Callable[[Facts], Iterator[Finding]]
 ORDER = (ERROR, WARNING, UNKNOWN, HINT)
@@ -65,6 +69,13 @@ FINDINGS: tuple[Find, ...] = (
     find_node.agent_version,
     find_node.agent_not_ready,
 )
+
+
+def examine(kernel: Kernel, records: Records, places: Places, *, probing: bool) -> list[Finding]:
+    """All findings of this node; with `probing` also what its peers' answers tell. Changes nothing."""
+    host = Host()
+    facts = gather(kernel, records, places, host)
+    return diagnose(probe(facts, kernel, host) if probing else facts)
 
 
 def diagnose(facts: Facts) -> list[Finding]:

@@ -1,16 +1,15 @@
 """Where the doctor's facts come from: the kernel, the records, the address folders, other programs' configuration.
 
 Everything is looked at by itself: what fails is noted under its name in `Facts.unknown`, with the reason, and the rest
-goes on. Nothing is changed. `Machine` is what cannot be asked of `kernel.door`; tests put another in its place.
+goes on. Nothing is changed.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from collections.abc import Collection, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -21,22 +20,21 @@ from cni_plugin.client import VERSION
 from cni_plugin.ctl import ask, configs
 from cni_plugin.ctl.cluster import members
 from cni_plugin.ctl.cluster.nodes import sources
-from cni_plugin.ctl.cluster.reach import Probe, Prober
 from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.ctl.configs import Read
 from cni_plugin.ctl.doctor import between, others
 from cni_plugin.ctl.facts import Facts, Flaw, Limit, Pod, Pool, Probed, Stamp
-from cni_plugin.ctl.look import addresses, view
+from cni_plugin.ctl.host import Host
+from cni_plugin.ctl.look import addresses
+from cni_plugin.ctl.look.status import alive
 from cni_plugin.ctl.notes import Notes
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.host import files
-from cni_plugin.kernel.nft.ruleset import Hook, hooks, listing, rules
-from cni_plugin.kernel.see.look import Link, Sight
-from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
+from cni_plugin.kernel.see.look import Link
+from cni_plugin.kernel.see.probe import VLAN_FILTERING
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import PodLink, PortVlan, Vxlan
-from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.plan.node import FORWARDING, family
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.peers import all_facts, programmed
@@ -47,9 +45,6 @@ _SYSCTLS = (
     *(f"net/bridge/bridge-nf-call-{each}" for each in ("iptables", "ip6tables")),
     *(f"net/netfilter/nf_conntrack_{each}" for each in ("count", "max")),
 )
-_SERVICES = {"nftables": " kube-proxy {", "iptables": "chain KUBE-SERVICES "}
-"""How kube-proxy calls its table, and its chain where iptables are those of nftables."""
-_ANYWHERE = ("192.0.0.8", "100::1")
 _DAMAGED = ".tmp.damaged."
 """What the name of a record begins with that `files.set_aside` has renamed."""
 
@@ -57,57 +52,18 @@ _DAMAGED = ".tmp.damaged."
 class Places(NamedTuple):
     """Where to look: the IPAM's folder, the runtime's configurations, and what stands before /etc, /run and /usr."""
 
-    data_dir: str = DEFAULT_DATA_DIR
-    conf_dir: str = view.CONF_DIR
+    data_dir: str
+    conf_dir: str
     root: str = ""
 
 
-class Machine:
-    """The node as it is, beside what the door shows. Every method raises OSError when it cannot be looked at."""
-
-    def links(self) -> tuple[Link, ...]:
-        """All links."""
-        with Sight() as sight:
-            return sight.links()
-
-    def uplink(self) -> str:
-        """The link that leads away from this node, "" when none does."""
-        with Sight() as sight:
-            ways = [sight.way(each) for each in _ANYWHERE]
-        return next((each.dev for each in ways if each.kind == "unicast"), "")
-
-    def hooks(self) -> tuple[Hook, ...]:
-        """Everybody's base chains; of those that drop what is forwarded also what they accept."""
-        return tuple(map(_with_accepts, hooks(self._chains)))
-
-    def services(self) -> tuple[str, ...]:
-        """Whose rules lead to the backends of Services, by the chains that they name so."""
-        return tuple(f"kube-proxy with {name}" for name, sign in _SERVICES.items() if sign in self._chains)
-
-    @cached_property
-    def _chains(self) -> str:
-        return listing("list chains")
-
-    def legacy(self) -> tuple[str, ...]:
-        """What the old iptables have, "iptables-legacy FORWARD policy DROP"; () without them."""
-        return others.legacy_policies()
-
-    def prober(self, own: Mapping[int, str]) -> AbstractContextManager[Probe]:
-        """What sends echoes from these addresses of this node, by family."""
-        return Prober(own)
-
-    def features(self, wanted: Collection[str]) -> dict[str, bool]:
-        """Which of these the kernel can do."""
-        return features(wanted)
-
-
-def gather(kernel: Kernel, records: Records, places: Places, machine: Machine) -> Facts:
+def gather(kernel: Kernel, records: Records, places: Places, host: Host) -> Facts:
     """All that the findings need to know. Never raises for what cannot be looked at."""
     notes = Notes()
     recorded = notes.many("attachments", records.all)
     found = notes.many("configuration", lambda: configs.read(places.conf_dir, {each.network for each in recorded}))
     folders = _folders(places, recorded, found)
-    links = notes.many("links", machine.links)
+    links = notes.many("links", host.links)
     needs = notes.many("what is needed of the kernel", lambda: _needs(records, found, recorded))
     facts = Facts(
         version=VERSION,
@@ -117,11 +73,11 @@ def gather(kernel: Kernel, records: Records, places: Places, machine: Machine) -
         conf_dir=places.conf_dir,
         links=links,
         own=notes.many("our links", lambda: [each.name for each in kernel.own_links()]),
-        limits=notes.many("uplink", lambda: _limits(records, links, machine, recorded)),
-        hooks=notes.many("nftables", machine.hooks),
-        services=notes.many("kube-proxy", machine.services),
-        legacy=notes.many("the old iptables", machine.legacy),
-        features=notes.one("kernel features", lambda: machine.features(needs)) or {},
+        limits=notes.many("uplink", lambda: _limits(records, links, host, recorded)),
+        hooks=notes.many("nftables", host.hooks),
+        services=notes.many("kube-proxy", host.services),
+        legacy=notes.many("the old iptables", host.legacy),
+        features=notes.one("kernel features", lambda: host.features(needs)) or {},
         pods=tuple(_pod(notes, kernel, each) for each in recorded),
         stamps=notes.many("boot stamps", lambda: _stamps(records, folders)),
         configs=tuple(each.config for each in found),
@@ -141,7 +97,7 @@ def gather(kernel: Kernel, records: Records, places: Places, machine: Machine) -
     return msgspec.structs.replace(facts, sysctls=known, unknown=notes.unknown)
 
 
-def probe(facts: Facts, kernel: Kernel, machine: Machine) -> Facts:
+def probe(facts: Facts, kernel: Kernel, host: Host) -> Facts:
     """With what the peers of each cluster answer to real packets."""
     notes = Notes()
     notes.unknown.update(facts.unknown)
@@ -149,22 +105,15 @@ def probe(facts: Facts, kernel: Kernel, machine: Machine) -> Facts:
         each
         for cluster in facts.clusters
         if cluster.peers and cluster.programmed and not cluster.trouble
-        for each in notes.many(f"peers of {cluster.network}", partial(_probed, cluster, kernel, machine))
+        for each in notes.many(f"peers of {cluster.network}", partial(_probed, cluster, kernel, host))
     ]
     return msgspec.structs.replace(facts, probed=tuple(found), unknown=notes.unknown)
 
 
-def _probed(cluster: Membership, kernel: Kernel, machine: Machine) -> tuple[Probed, ...]:
+def _probed(cluster: Membership, kernel: Kernel, host: Host) -> tuple[Probed, ...]:
     own = sources(cluster, kernel.locally_held())
-    with machine.prober(own) as ask_all:
+    with host.prober(own) as ask_all:
         return between.between(cluster, ask_all, own.keys() or {cluster.family})
-
-
-def _with_accepts(each: Hook) -> Hook:
-    if each.hook != "forward" or each.policy != "drop":
-        return each
-    found = rules(listing(f"list chain {each.table} {each.chain}"))
-    return msgspec.structs.replace(each, accepts=tuple(rule.text for rule in found if rule.text.endswith("accept")))
 
 
 def _filtered(facts: Facts) -> list[str]:
@@ -185,7 +134,7 @@ def _bare(record: Record) -> Pod:
 
 
 def _pod(notes: Notes, kernel: Kernel, record: Record) -> Pod:
-    state = notes.one(f"pod {record.container}", lambda: view.alive(kernel, record)) or ""
+    state = notes.one(f"pod {record.container}", lambda: alive(kernel, record)) or ""
     mtu = notes.one(f"MTU of pod {record.container}", lambda: _pod_mtu(kernel, record)) if state == "up" else 0
     return msgspec.structs.replace(_bare(record), state=state, mtu=mtu or 0)
 
@@ -201,7 +150,7 @@ def _pod_mtu(kernel: Kernel, record: Record) -> int:
 
 
 def _limits(
-    records: Records, links: Collection[Link], machine: Machine, recorded: Collection[Record]
+    records: Records, links: Collection[Link], host: Host, recorded: Collection[Record]
 ) -> tuple[Limit, ...]:
     """For each network the link that its packets leave by, and what they lose there."""
     mtus = {each.name: each.mtu for each in links}
@@ -212,7 +161,7 @@ def _limits(
         uplink = min(facts.uplinks, key=lambda each: mtus.get(each, 0), default="")
         overhead = backends.find(facts.backend).OVERHEAD[family(tunnel.local) if tunnel else 4]
         found.append(Limit(facts.network, uplink, mtus.get(uplink, 0), overhead, facts.device))
-    uplink = machine.uplink()
+    uplink = host.uplink()
     alone = {each.network for each in recorded} - {each.network for each in found}
     return (*found, *(Limit(each, uplink, mtus.get(uplink, 0)) for each in sorted(alone) or ["-"]))
 

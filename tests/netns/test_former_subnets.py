@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.ctl.look.view import FORMER, report
+from cni_plugin.ctl.look.status import FORMER, report
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.records import Records
 from cni_plugin.verbs.repair import repair

@@ -17,7 +17,8 @@ import msgspec
 
 from cni_plugin import mesh
 from cni_plugin.ctl.cluster.nodes import Answer
-from cni_plugin.ctl.cluster.roster import Member, Membership, family_of
+from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.reach import family_of
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell, Question
 
 MOST = 200

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin.ctl.cluster.reach import Ask, Heard, Probe
-from cni_plugin.ctl.cluster.roster import Member, Membership, family_of
+from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.reach import Ask, Heard, Probe, family_of
 
 MOST = 1000
 """Peers that are asked at a time; of more a sample."""

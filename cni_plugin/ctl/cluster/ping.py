@@ -10,12 +10,9 @@ from time import monotonic
 
 import msgspec
 
-from cni_plugin.ctl.cluster.reach import Ask, Heard, Probe
 from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.reach import Ask, Heard, Probe
 from cni_plugin.errors import INVALID_CONFIG, CniError
-
-USUAL = 84
-"""Bytes of an IPv4 packet of ping(8)."""
 
 
 class Echoed(msgspec.Struct, frozen=True):

@@ -6,6 +6,8 @@ import re
 
 import msgspec
 
+from cni_plugin.ctl.reach import family_of
+
 DIRECT = "direct"
 """The way to a peer past the backend's own device."""
 
@@ -69,11 +71,6 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     def family(self) -> int:
         """The family of this node's first subnet, in which nodes ask each other; 0 without one."""
         return family_of(self.me.overlay[0]) if self.me and self.me.overlay else 0
-
-
-def family_of(address: str) -> int:
-    """4 or 6."""
-    return 6 if ":" in address else 4
 
 
 def natural(name: str) -> tuple[tuple[int, str], ...]:

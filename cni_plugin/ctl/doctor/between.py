@@ -11,9 +11,9 @@ import msgspec
 
 from cni_plugin.ctl.cluster.matrix import sample
 from cni_plugin.ctl.cluster.nodes import NO_POD_YET
-from cni_plugin.ctl.cluster.reach import SILENT, Ask, Heard, Probe, largest
-from cni_plugin.ctl.cluster.roster import Member, Membership, family_of
+from cni_plugin.ctl.cluster.roster import Member, Membership
 from cni_plugin.ctl.facts import Probed
+from cni_plugin.ctl.reach import SILENT, Ask, Heard, Probe, family_of, largest
 
 MOST = 100
 """Peers that are asked."""

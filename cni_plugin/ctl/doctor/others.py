@@ -1,7 +1,7 @@
-"""What other programs on the node are told to do with links and routes: systemd, NetworkManager, the old iptables.
+"""What other programs on the node are told to do with links and routes: systemd and NetworkManager.
 
-Only their files are read (and `iptables-legacy` is run when its rules are loaded already). `root` stands before /etc,
-/run and /usr. All functions raise OSError for what is there and cannot be read; what is not there is an empty answer.
+Only their files are read. `root` stands before /etc, /run and /usr. All functions raise OSError for what is there and
+cannot be read; what is not there is an empty answer.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Collection, Iterator
 
 from cni_plugin.ctl.facts import File, Mount
 from cni_plugin.kernel.host import files
-from cni_plugin.kernel.host.program import run
 from cni_plugin.kernel.see.look import Link
 
 _SYSTEMD = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")
 """The first that has a file of a name wins (systemd.link(5), networkd.conf(5))."""
 _ACTIVE = "/run/systemd/units/invocation:systemd-networkd.service"
 """systemd keeps this link while the unit runs (src/core/unit.c, unit_export_invocation_id)."""
-_LEGACY = {"iptables-legacy": "/proc/net/ip_tables_names", "ip6tables-legacy": "/proc/net/ip6_tables_names"}
-_PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 
 
 def link_files(root: str) -> tuple[File, ...]:
@@ -54,28 +51,6 @@ def mount_of(path: str) -> Mount:
     points = [each for each in _mounts(text) if f"{real}/".startswith(f"{each[0].rstrip('/')}/")]
     point, kind = max(reversed(points), key=lambda each: len(each[0]), default=("/", "unknown"))
     return Mount(point, kind, files.writable(path) or os.geteuid() != 0)  # who is not root learns nothing of root
-
-
-def legacy_policies() -> tuple[str, ...]:
-    """The FORWARD policy of the old iptables, where their filter table is loaded in this namespace.
-
-    A table that accepts and has no rules is nobody's firewall, and is left out.
-    """
-    found = []
-    for name, tables in _LEGACY.items():
-        try:
-            loaded = "filter" in files.follow(tables).decode().split()
-        except FileNotFoundError:
-            continue
-        program = next((f"{each}/{name}" for each in _PATH if os.access(f"{each}/{name}", os.X_OK)), "")
-        if loaded and not program:
-            found.append(f"{name} FORWARD policy not known: {name} is not installed")
-        elif loaded:
-            done = run(program, ["-S", "FORWARD"], {"PATH": ":".join(_PATH)}, b"", quiet=True)
-            lines = done.stdout.decode(errors="replace").splitlines()
-            if lines and lines != ["-P FORWARD ACCEPT"]:
-                found.append(f"{name} FORWARD policy {lines[0].rpartition(' ')[2]}")
-    return tuple(found)
 
 
 def _in_order(root: str, folder: str, ending: str) -> tuple[File, ...]:

@@ -9,23 +9,23 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import partial
 
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.ctl.look import view
+from cni_plugin.ctl.host import Host, Looker
 from cni_plugin.ctl.look.addresses import held
-from cni_plugin.ctl.look.way import Ground, Looker, way
+from cni_plugin.ctl.look.status import alive
+from cni_plugin.ctl.look.way import Ground, way
 from cni_plugin.ctl.notes import Notes
 from cni_plugin.describe import describe, script
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import Censor
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.nft.ruleset import Rule, hooks, listing, rules
-from cni_plugin.kernel.see.look import Sight
+from cni_plugin.kernel.nft.ruleset import Rule, hooks, rules
 from cni_plugin.model.base import Object, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Route
@@ -34,18 +34,6 @@ from cni_plugin.plan.pod import derived_mac, lasting
 from cni_plugin.records import Record, Records
 
 Trace = dict[str, object]
-
-
-class Eyes:
-    """How namespaces and rules are looked at; tests have others."""
-
-    def sight(self, netns: str = "") -> AbstractContextManager[Looker]:
-        """A namespace. Raises NetnsError."""
-        return Sight(netns)
-
-    def ruleset(self) -> str:
-        """All nftables rules of the node. Raises OSError."""
-        return listing("list ruleset")
 
 
 def find(records: Records, wanted: str) -> list[Record]:
@@ -67,7 +55,7 @@ def find(records: Records, wanted: str) -> list[Record]:
     return found
 
 
-def trace(kernel: Kernel, record: Record, inside: Sequence[str], to: str, eyes: Eyes) -> Trace:
+def trace(kernel: Kernel, record: Record, inside: Sequence[str], to: str, host: Host) -> Trace:
     """All about one attachment. `inside` are the networks that its network does not masquerade to."""
     notes = Notes()
     told: Trace = {
@@ -76,18 +64,18 @@ def trace(kernel: Kernel, record: Record, inside: Sequence[str], to: str, eyes: 
         "objects": notes.many("objects", lambda: _objects(kernel, record)),
     }
     with ExitStack() as stack:
-        host = notes.one("the node", lambda: stack.enter_context(eyes.sight()))
-        pod = notes.one("the pod's namespace", lambda: stack.enter_context(eyes.sight(record.netns)))
-        text = notes.one("nftables", eyes.ruleset) or ""
-        if host is not None:
-            told["host"] = notes.one("host link", lambda: _host(host, record))
-            told["neighbours"] = notes.many("neighbours", lambda: _neighbours(host, record))
-            told["entries"] = notes.many("forwarding entries", lambda: _entries(host, record))
+        node = notes.one("the node", lambda: stack.enter_context(host.sight()))
+        pod = notes.one("the pod's namespace", lambda: stack.enter_context(host.sight(record.netns)))
+        text = notes.one("nftables", host.ruleset) or ""
+        if node is not None:
+            told["host"] = notes.one("host link", lambda: _host(node, record))
+            told["neighbours"] = notes.many("neighbours", lambda: _neighbours(node, record))
+            told["entries"] = notes.many("forwarding entries", lambda: _entries(node, record))
         if pod is not None:
             told["pod"] = notes.one("pod", lambda: _pod(pod, record))
         told["rules"] = notes.many("rules", lambda: _rules(text, record))
-        if host is not None and pod is not None:
-            ground = Ground(host, pod, record, tuple(hooks(text)), inside)
+        if node is not None and pod is not None:
+            ground = Ground(node, pod, record, tuple(hooks(text)), inside)
             gateways = [each.partition("/")[0] for each in record.gateways]
             told["way"] = {
                 each: notes.many(f"the way to {each}", partial(way, ground, each))
@@ -109,7 +97,7 @@ def _attachment(kernel: Kernel, record: Record, notes: Notes) -> dict[str, objec
     plugin = conf.get("type", "") if isinstance(conf, dict) else ""
     return {
         "network": record.network, "container": record.container, "ifname": record.ifname,
-        "state": notes.one("state", lambda: view.alive(kernel, record)), "netns": record.netns,
+        "state": notes.one("state", lambda: alive(kernel, record)), "netns": record.netns,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created)), "plugin": plugin,
         "ips": list(record.ips), "gateways": list(record.gateways), "mac": record.mac, "mtu": record.mtu,
         "bridge": record.bridge, "host": record.attachment.host_dev, "ipam": record.ipam, "data_dir": record.data_dir,

@@ -10,34 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from cni_plugin.ctl.host import Looker
 from cni_plugin.kernel.nft.ruleset import Hook
-from cni_plugin.kernel.see.look import Entry, Link, Way
-from cni_plugin.model.layer3 import Route
+from cni_plugin.kernel.see.look import Way
 from cni_plugin.records import Record
-
-
-class Looker(Protocol):
-    """A namespace as `kernel.look.Sight` shows it."""
-
-    def links(self) -> tuple[Link, ...]:
-        """All links."""
-
-    def addresses(self, dev: str) -> tuple[str, ...]:
-        """The addresses of a link."""
-
-    def routes(self) -> tuple[Route, ...]:
-        """All unicast routes."""
-
-    def way(self, to: str, *, source: str = "", arriving: str = "") -> Way:
-        """What would become of a packet."""
-
-    def neighbours(self) -> tuple[Entry, ...]:
-        """Neighbour entries."""
-
-    def entries(self) -> tuple[Entry, ...]:
-        """Forwarding entries."""
 
 
 class Ground(NamedTuple):

@@ -133,7 +133,7 @@ def eyes() -> Glasses:
 
 def test_trace_tells_everything_of_a_pod_and_why(node: Node, tool: Tool) -> None:
     node.call("ADD")
-    tool.through(eyes())
+    tool.around(eyes())
     said = tool("trace", "a", "--to", "203.0.113.9")
     assert said.exit == 0, said.out
     for each in (
@@ -154,7 +154,7 @@ def test_trace_finds_a_pod_by_its_id_by_the_beginning_of_it_and_by_its_address(
 ) -> None:
     node.call("ADD", "abcdef eth0")
     node.call("ADD", "xyz eth1")
-    tool.through(Glasses({}))
+    tool.around(Glasses({}))
     (told,) = tool("trace", words, "--json").json
     assert told["attachment"]["container"] == "abcdef"
 
@@ -180,7 +180,7 @@ def test_trace_to_what_is_no_address_is_a_wrong_command_line(node: Node, tool: T
 
 def test_trace_shows_what_is_wrong_with_the_line_that_puts_it_right(node: Node, tool: Tool) -> None:
     node.call("ADD")
-    tool.through(eyes())
+    tool.around(eyes())
     del node.kernel.state["addr", POD, "eth0", "10.22.0.2/24"]
     said = tool("trace", "a")
     assert said.exit == 1
@@ -189,7 +189,7 @@ def test_trace_shows_what_is_wrong_with_the_line_that_puts_it_right(node: Node, 
 
 def test_trace_of_a_pod_whose_namespace_is_gone_tells_the_rest(node: Node, tool: Tool) -> None:
     node.call("ADD")
-    tool.through(Glasses({"": View()}))
+    tool.around(Glasses({"": View()}))
     said = tool("trace", "a")
     assert said.exit == 1
     assert "not known" in said.out
@@ -509,7 +509,7 @@ def test_what_is_no_bundle_is_not_replayed(node: Node, tool: Tool, data: bytes, 
 
 def test_times_are_those_of_the_node(node: Node, tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     node.call("ADD")
-    tool.through(Glasses({}))
+    tool.around(Glasses({}))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     (record,) = node.records.all()
@@ -525,7 +525,7 @@ def test_every_new_command_has_help_and_refuses_a_wrong_word(tool: Tool, words: 
 
 def test_nothing_is_coloured_where_nobody_looks(node: Node, tool: Tool) -> None:
     node.call("ADD")
-    tool.through(Glasses({}))
+    tool.around(Glasses({}))
     for words in (("doctor",), ("status",), ("trace", "a"), ("diff",)):
         assert "\x1b" not in tool(*words).out
 

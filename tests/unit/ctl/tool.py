@@ -15,16 +15,24 @@ from typer.testing import CliRunner
 
 import cni_plugin.ctl.__main__ as ctl
 from cni_plugin import wire
-from cni_plugin.ctl.cluster import commands
-from cni_plugin.ctl.cluster.reach import SILENT, Ask, Heard, Probe
-from cni_plugin.ctl.gather import Machine
-from cni_plugin.ctl.look.trace import Eyes
-from cni_plugin.ctl.look.way import Looker
+from cni_plugin.ctl import commands, diagnosis, host
+from cni_plugin.ctl.cluster import asked
+from cni_plugin.ctl.cluster import commands as cluster
+from cni_plugin.ctl.host import Host, Looker
+from cni_plugin.ctl.look import commands as look
+from cni_plugin.ctl.look import ipam
+from cni_plugin.ctl.map import commands as map_
+from cni_plugin.ctl.reach import SILENT, Ask, Heard, Probe
+from cni_plugin.ctl.support import commands as support
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.nft.ruleset import Hook, hooks
+from cni_plugin.kernel.see import heard
 from cni_plugin.kernel.see.look import Entry, Link, Way
 from cni_plugin.model.layer3 import Route
 from tests.unit.support import Node
+
+COMMANDS = (commands, look, ipam, support, cluster, map_)
+HOSTS = (host, asked, diagnosis)
 
 
 class Said(NamedTuple):
@@ -85,8 +93,8 @@ class View:
         return self._entries
 
 
-class Around(Machine):
-    """A machine told by a test."""
+class Around(Host):
+    """A host told by a test."""
 
     def __init__(
         self, links: Sequence[Link] = (), *, uplink: str = "", rules: str = "", answers: Mapping[str, int] | None = None
@@ -133,7 +141,7 @@ class Around(Machine):
         return dict.fromkeys(wanted, True)
 
 
-class Glasses(Eyes):
+class Glasses(Host):
     """Namespaces by path ("" is the node), told by a test."""
 
     def __init__(self, views: Mapping[str, Looker], rules: str = "") -> None:
@@ -157,26 +165,22 @@ class Tool:
     def __init__(self, node: Node, patch: pytest.MonkeyPatch) -> None:
         self._node = node
         self._patch = patch
-        for each in (ctl, commands):
+        for each in COMMANDS:
             patch.setattr(each, "open_kernel", lambda: node.kernel)
         self.around(Around())
-        patch.setattr(commands, "confirmed", dict)
+        patch.setattr(heard, "confirmed", dict)
         (node.home / "net.d").mkdir()
 
-    def around(self, machine: Machine) -> None:
-        """Let this be the machine."""
-        for each in (ctl, commands):
-            self._patch.setattr(each, "Machine", lambda: machine)
-
-    def through(self, eyes: Eyes) -> None:
-        """Look through these."""
-        self._patch.setattr(ctl, "Eyes", lambda: eyes)
+    def around(self, host: Host) -> None:
+        """Let this be the host."""
+        for each in HOSTS:
+            self._patch.setattr(each, "Host", lambda: host)
 
     def __call__(self, *words: str, **environ: str) -> Said:
         """Run it. An exception that is not an exit fails the test."""
         home = self._node.home
         usual = {"TULLE_RUN_DIR": f"{home}/run", "NETCONFPATH": f"{home}/net.d", "COLUMNS": "200", "NO_COLOR": "1"}
-        done = CliRunner().invoke(ctl.app, list(words), env={**usual, **environ})
+        done = CliRunner().invoke(ctl.command_line(), list(words), env={**usual, **environ})
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         return Said(done.exit_code, done.stdout, done.stderr)
 

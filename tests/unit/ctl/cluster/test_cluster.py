@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni_plugin.cluster import settled
-from cni_plugin.ctl.cluster import matrix, reach
+from cni_plugin.ctl import reach
+from cni_plugin.ctl.cluster import matrix
 from cni_plugin.ctl.cluster import show as show_cluster
 from cni_plugin.ctl.cluster.matrix import Pair, Row
-from cni_plugin.ctl.cluster.reach import SILENT, Ask, Heard, largest
 from cni_plugin.ctl.cluster.roster import Member, Membership, natural
 from cni_plugin.ctl.diagnosis import diagnose
 from cni_plugin.ctl.facts import Config, Facts, Probed
+from cni_plugin.ctl.reach import SILENT, Ask, Heard, largest
 from cni_plugin.ctl.show import out
 from cni_plugin.diff import diff
 from cni_plugin.kernel.see.look import Link

@@ -11,7 +11,8 @@ import pytest
 from cni_plugin.ctl.diagnosis import diagnose
 from cni_plugin.ctl.doctor import others
 from cni_plugin.ctl.facts import Facts
-from cni_plugin.ctl.gather import Machine, Places, gather
+from cni_plugin.ctl.gather import Places, gather
+from cni_plugin.ctl.host import Host
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.model.host import Sysctl
@@ -28,9 +29,9 @@ CLUSTER = {
 LINKS = (Link("eth0", 2, mtu=1500), Link("tulle0", 3, "bridge", 1500, alias="tulle:bridge"))
 
 
-def facts_of(node: Node, machine: Machine | None = None, root: str = "") -> Facts:
+def facts_of(node: Node, host: Host | None = None, root: str = "") -> Facts:
     places = Places(f"{node.home}/data", f"{node.home}/net.d", root)
-    return gather(node.kernel, node.records, places, machine or Around(LINKS, uplink="eth0"))
+    return gather(node.kernel, node.records, places, host or Around(LINKS, uplink="eth0"))
 
 
 def test_a_pod_is_known_by_its_record_and_its_state(node: Node) -> None:

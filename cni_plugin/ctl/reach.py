@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing
 from time import monotonic
 from typing import NamedTuple, TypeAlias
 
-from cni_plugin.ctl.cluster.roster import family_of
 from cni_plugin.kernel.see.echo import LEAST, Echo
 
 WAIT = 1.0
@@ -112,6 +111,11 @@ class _Round:
     def silent(self) -> list[int]:
         """Positions of those who have not answered."""
         return [position for position, each in enumerate(self.heard) if each is None]
+
+
+def family_of(address: str) -> int:
+    """4 or 6."""
+    return 6 if ":" in address else 4
 
 
 def largest(probe: Probe, addresses: Sequence[str], most: int, wait: float) -> list[int]:

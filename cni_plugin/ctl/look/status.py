@@ -1,60 +1,25 @@
-"""What `tullectl` shows of a node, as plain JSON-ready values; how it looks on a terminal is `__main__`'s."""
+"""`tullectl status`: networks, attachments, clusters and bridges of this node, as plain JSON-ready values.
+
+How they look on a terminal is told in `cni_plugin.ctl.look.show`.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import msgspec
 
 from cni_plugin import netconf
 from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.diff import Op, diff
-from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.look import Link
-from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
-from cni_plugin.meter import Meter
-from cni_plugin.model.base import State, state
-from cni_plugin.model.links import Bridge, Vxlan
-from cni_plugin.plan.guard import places
-from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.records import Record, Records
-from cni_plugin.spec import Request
-from cni_plugin.verbs import guard
-from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.ensure import apply
 from cni_plugin.verbs.former import outside
-from cni_plugin.verbs.peers import Facts, all_facts, forget
+from cni_plugin.verbs.peers import Facts, all_facts
 from cni_plugin.verbs.usage import usage
 
-CONF_DIR = "/etc/cni/net.d"
 FORMER = "former subnet"
 """The state of an attachment whose addresses are of a subnet that is not this node's any more."""
 Row = dict[str, object]
-
-
-def first_config() -> str:
-    """The configuration that a runtime would use: the first in the folder. Raises CniError 7 without one."""
-    folder = os.environ.get("NETCONFPATH") or CONF_DIR
-    found = [name for name in files.names(folder) if name.endswith(netconf.ENDINGS)]
-    if not found:
-        raise CniError(INVALID_CONFIG, f"there is no network configuration in {folder}: name one, or install one there")
-    return f"{folder}/{found[0]}"
-
-
-def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -> Context:
-    """The context of an ADD with the configuration in this file. Raises CniError 6 or 7."""
-    raw = _plugin_of(path)
-    container, ifname = pod
-    request = Request("ADD", container, "", ifname, {}, (), netns_override=False)
-    name = str(raw.get("type", "tulle"))
-    return Context(
-        name, request, {}, raw, msgspec.json.encode(raw), netconf.version_of(raw), netconf.parse(raw), kernel, records,
-        Meter(),
-    )
 
 
 def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
@@ -119,22 +84,6 @@ def bridges(links: Iterable[Link], records: Records) -> list[Row]:
     ]
 
 
-def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
-    """What takes away all of ours on the node; done when `really`. Raises CniError 7 while pods are wired."""
-    with records.lock():
-        left = [each.container for each in records.all()]
-        if left:
-            raise CniError(
-                INVALID_CONFIG, f"{len(left)} attachments are left ({', '.join(left[:5])}): let the runtime delete them"
-            )
-        ops = diff({}, _own_state(kernel))
-        if really:
-            apply(kernel, ops)
-            for each in all_facts(records):
-                forget(records, each.network)
-    return ops
-
-
 def inside(records: Records, record: Record) -> tuple[str, ...]:
     """Where an attachment's network is not masqueraded to: the rest of its cluster."""
     masquerade = records.masquerades().get(record.network)
@@ -150,21 +99,6 @@ def alive(kernel: Kernel, record: Record) -> str:
     except NetnsError:
         return "dead"
     return "unplugged"
-
-
-def _plugin_of(path: str) -> Mapping[str, object]:
-    """The configuration of our plugin in a file: of a list the entry of ours, with the list's name and version."""
-    try:
-        raw = netconf.decode(files.follow(path), f"in {path}")
-    except OSError as error:
-        raise CniError(INVALID_CONFIG, f"{path!r}: {error.strerror}; name a file that can be read") from error
-    plugins = raw.get("plugins")
-    if not isinstance(plugins, list):
-        return raw
-    ours = [each for each in plugins if isinstance(each, dict) and each.get("type") in ("tulle", "bridge")]
-    if not ours:
-        raise CniError(INVALID_CONFIG, f"{path!r}: no plugin of type tulle or bridge in its list")
-    return {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **ours[0]}
 
 
 def _networks(kernel: Kernel, records: Records, attachments: Sequence[Record]) -> Iterator[Row]:
@@ -205,16 +139,3 @@ def _attachment(kernel: Kernel, record: Record, known: Mapping[str, Facts]) -> R
         "netns": record.netns,
         "state": FORMER if former else state,
     }
-
-
-def _own_state(kernel: Kernel) -> State:
-    """Links and routes that bear our mark, and what is in our table."""
-    links = kernel.own_links()
-    bridges = [Bridge(each.name) for each in links if each.alias == BRIDGE_ALIAS and "." not in each.name]
-    tunnels = [Vxlan(each.name, 0, 0, "", "") for each in links if each.alias == TUNNEL_ALIAS]
-    owned: State = {}
-    for each in tunnels:
-        owned.update(guard.standing(kernel, {}, places(each.name.partition(".")[2])))
-    for device in [each.name for each in tunnels] or [""]:
-        owned.update(kernel.owned(device))
-    return {**owned, **state([*bridges, *tunnels]), **kernel.read([masquerade_chain({})])}

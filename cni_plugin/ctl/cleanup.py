@@ -1,0 +1,45 @@
+"""`tullectl cleanup`: what takes away all that Tulle made on a node outside of pods, by the marks that it bears."""
+
+from __future__ import annotations
+
+from cni_plugin.diff import Op, diff
+from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
+from cni_plugin.model.base import State, state
+from cni_plugin.model.links import Bridge, Vxlan
+from cni_plugin.plan.guard import places
+from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.records import Records
+from cni_plugin.verbs import guard
+from cni_plugin.verbs.ensure import apply
+from cni_plugin.verbs.peers import all_facts, forget
+
+
+def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
+    """What takes away all of ours on the node; done when `really`. Raises CniError 7 while pods are wired."""
+    with records.lock():
+        left = [each.container for each in records.all()]
+        if left:
+            raise CniError(
+                INVALID_CONFIG, f"{len(left)} attachments are left ({', '.join(left[:5])}): let the runtime delete them"
+            )
+        ops = diff({}, _own_state(kernel))
+        if really:
+            apply(kernel, ops)
+            for each in all_facts(records):
+                forget(records, each.network)
+    return ops
+
+
+def _own_state(kernel: Kernel) -> State:
+    """Links and routes that bear our mark, and what is in our table."""
+    links = kernel.own_links()
+    bridges = [Bridge(each.name) for each in links if each.alias == BRIDGE_ALIAS and "." not in each.name]
+    tunnels = [Vxlan(each.name, 0, 0, "", "") for each in links if each.alias == TUNNEL_ALIAS]
+    owned: State = {}
+    for each in tunnels:
+        owned.update(guard.standing(kernel, {}, places(each.name.partition(".")[2])))
+    for device in [each.name for each in tunnels] or [""]:
+        owned.update(kernel.owned(device))
+    return {**owned, **state([*bridges, *tunnels]), **kernel.read([masquerade_chain({})])}
