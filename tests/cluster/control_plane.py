@@ -22,8 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-from _kube_parts import Keys, lacks, search_path
-
+from scripts.lib.lab.kube_parts import Keys, lacks, search_path
 from tests.conformance.nodes import Json
 from tests.pace import until
 

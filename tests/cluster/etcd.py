@@ -20,13 +20,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import _lab
-import _netns
-from _topology import Node as LabNode
-from _topology import conflist
-
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, open_source
 from cni_plugin.network import Network
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import Node as LabNode
+from scripts.lib.lab.topology import conflist
 from tests.conformance.nodes import Json
 from tests.netns.failing_engine import enter
 from tests.pace import PATIENCE, until
@@ -52,7 +50,7 @@ class Member:
         """Start it, and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         words = [
-            *_netns.inside(self.netns), "etcd", "--data-dir", str(self.folder / "data"), "--unsafe-no-fsync",
+            *namespaces.inside(self.netns), "etcd", "--data-dir", str(self.folder / "data"), "--unsafe-no-fsync",
             "--heartbeat-interval", "50", "--election-timeout", "500", "--listen-client-urls", self.url,
             "--advertise-client-urls", self.url, "--listen-peer-urls", self.peer_url, *self._more,
         ]
@@ -79,7 +77,7 @@ class Member:
 
     def attempt(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = ["etcdctl", "--endpoints", self.url, *self._client, *words]
-        return _netns.attempt(argv, netns=self.netns, env={"ETCDCTL_API": "3"})
+        return namespaces.attempt(argv, netns=self.netns, env={"ETCDCTL_API": "3"})
 
     def ctl(self, *words: str) -> str:
         """What etcdctl says."""
@@ -152,7 +150,7 @@ class Listener:
 
     def _open(self) -> None:
         assert self.mailbox is not None
-        enter(str(_netns.NETNS_DIR / self.netns))
+        enter(str(namespaces.NETNS_DIR / self.netns))
         self.source = open_source(self.settings, self.name, self.mailbox)
 
     @property
@@ -211,7 +209,7 @@ class Listener:
 class Agents:
     """The agent on each node of a lab, all with the same source; a context manager that ends those that still run."""
 
-    def __init__(self, lab: _lab.Lab, source: Mapping[str, object]) -> None:
+    def __init__(self, lab: labs.Lab, source: Mapping[str, object]) -> None:
         self.lab, self._settings = lab, source
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -282,8 +280,8 @@ class Agents:
         for each in template["plugins"]:  # type: ignore[attr-defined]
             each.pop("cluster", None)
         conf = self.conf(node)
-        _lab.write_json(node.state / "template.json", template)
-        _lab.write_json(node.state / "agent.json", {
+        labs.write_json(node.state / "template.json", template)
+        labs.write_json(node.state / "agent.json", {
             "node": node.name, "network": "pods", "source": self._settings,
             "cni": {"path": str(conf), "template": str(node.state / "template.json")},
         })
@@ -293,7 +291,7 @@ class Agents:
         words = [str(built)] if built.exists() else [sys.executable, "-I", "-m", "cni_plugin.agent"]
         with (node.state / "agent.log").open("ab") as log:
             self._running[node.name] = subprocess.Popen(
-                [*_netns.inside(node.netns), *words, "--conf", str(node.state / "agent.json")],
+                [*namespaces.inside(node.netns), *words, "--conf", str(node.state / "agent.json")],
                 env=os.environ | node.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
             )
 
@@ -311,7 +309,7 @@ class Pinging:
 
     def __enter__(self) -> Pinging:
         for name, (netns, address) in self._pairs.items():
-            words = [*_netns.inside(netns), "ping", "-n", "-q", "-i", "0.05", "-W", "1", address]
+            words = [*namespaces.inside(netns), "ping", "-n", "-q", "-i", "0.05", "-W", "1", address]
             process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
             self._stack.callback(process.kill)
             self._started[name] = process

@@ -14,9 +14,8 @@ import subprocess
 import threading
 from ipaddress import IPv4Network, ip_network
 
-import _netns
-from _topology import NETWORK, Node
-
+from scripts.lib.lab import namespaces
+from scripts.lib.lab.topology import NETWORK, Node
 from tests.cluster.etcd import PREFIX, Member
 from tests.conformance.nodes import Json
 from tests.pace import until
@@ -46,7 +45,7 @@ class Flanneld:
             self._added(key, value)
         words = ["etcdctl", "--endpoints", self._etcd.url, "watch", "--prefix", SUBNETS, "--rev", str(revision + 1)]
         self._watch = subprocess.Popen(
-            [*_netns.inside(self.node.netns), "env", "ETCDCTL_API=3", *words],
+            [*namespaces.inside(self.node.netns), "env", "ETCDCTL_API=3", *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )
         threading.Thread(target=self._follow, args=(self._watch,), daemon=True).start()
@@ -60,7 +59,7 @@ class Flanneld:
 
     def knows(self, subnet: str, mac: str) -> bool:
         """Whether it would send packets for a subnet to that VTEP."""
-        neighbours = _netns.run(["ip", "neigh", "show", "dev", DEVICE], netns=self.node.netns)
+        neighbours = namespaces.run(["ip", "neigh", "show", "dev", DEVICE], netns=self.node.netns)
         return f"{subnet.split('/')[0]} lladdr {mac} PERMANENT" in neighbours
 
     def _make_device(self) -> None:
@@ -122,10 +121,10 @@ class Flanneld:
         self._ip(f"route del {subnet}")
 
     def _ip(self, *commands: str) -> None:
-        _netns.ip(self.node.netns, *commands)
+        namespaces.ip(self.node.netns, *commands)
 
     def _bridge(self, command: str) -> None:
-        _netns.run(["bridge", *command.split()], netns=self.node.netns)
+        namespaces.run(["bridge", *command.split()], netns=self.node.netns)
 
 
 def _subnet(key: str) -> IPv4Network:
@@ -149,4 +148,5 @@ def conflist(node: Node, subnet: IPv4Network) -> Json:
 
 def gone(node: Node, device: str) -> None:
     """Returns when a link of the node is no more."""
-    until(lambda: _netns.attempt(["ip", "link", "show", device], netns=node.netns).returncode != 0, f"{device} is gone")
+    show = ["ip", "link", "show", device]
+    until(lambda: namespaces.attempt(show, netns=node.netns).returncode != 0, f"{device} is gone")

@@ -1,6 +1,6 @@
 """A real Kubernetes as tests look at it: its pods, packets between them, and what a node has in its tables.
 
-The cluster itself is a lab (`scripts/_lab.py`, `scripts/_kube.py`); here is what only tests ask of it.
+The cluster itself is a lab (`scripts/lib/lab/labs.py`, `scripts/lib/lab/kube.py`); here is what only tests ask of it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
-import _kube
-import _kube_node
-import _lab
-import _netns
-from _kube_parts import IMAGE
-
+from scripts.lib.lab import kube_node, labs, namespaces
+from scripts.lib.lab.kube import Kube
+from scripts.lib.lab.kube_parts import IMAGE
 from tests.conformance.nodes import Json
 from tests.pace import PATIENCE, until
 
@@ -44,8 +41,8 @@ class Pod(NamedTuple):
 class Cluster:
     """A lab with `source` kubernetes that is up."""
 
-    def __init__(self, lab: _lab.Lab) -> None:
-        self.lab, self.kube = lab, _kube.Kube(lab.spec)
+    def __init__(self, lab: labs.Lab) -> None:
+        self.lab, self.kube = lab, Kube(lab.spec)
 
     def apply(self, *objects: Json) -> None:
         """Have these objects."""
@@ -89,7 +86,7 @@ class Cluster:
 
     def in_pod(self, pod: Pod, *argv: str) -> list[str]:
         """The words that run a command of the machine's own in the network of a pod."""
-        node = _kube_node.inside(self.kube.node_folder(pod.node))
+        node = kube_node.inside(self.kube.node_folder(pod.node))
         return [*node, "nsenter", f"--net={self.sandbox(pod)}", "--", *argv]
 
     def sandbox(self, pod: Pod) -> str:
@@ -103,7 +100,7 @@ class Cluster:
     def ping(self, pod: Pod, address: str, *options: str) -> bool:
         """Whether one of three packets is answered."""
         words = self.in_pod(pod, "ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "2", *options, address)
-        return _netns.attempt(words, env=SYSTEM).returncode == 0
+        return namespaces.attempt(words, env=SYSTEM).returncode == 0
 
     def fetch(self, pod: Pod, url: str) -> str:
         """What an HTTP client in the pod is answered. Raises CommandError."""

@@ -16,13 +16,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import _kube_node
-import _kube_parts
-import _lab
-import _netns
 import pytest
-from _topology import LABS, REPO, Spec
 
+from scripts.lib.lab import kube_node, kube_parts, labs, namespaces
+from scripts.lib.lab.topology import LABS, REPO, Spec
 from tests.pace import PATIENCE, until
 
 PLUGIN = Path(os.environ.get("TULLE_PLUGIN", REPO / "dist" / "tulle" / "tulle"))
@@ -33,7 +30,7 @@ GRPC = ["-H", "content-type: application/grpc", "-H", "te: trailers", "--data-bi
 
 def lacks() -> str:
     """Why this cannot be tried here, "" when it can."""
-    if missing := _kube_parts.lacks(NEEDED, ("curl", "unshare", "nsenter")):
+    if missing := kube_parts.lacks(NEEDED, ("curl", "unshare", "nsenter")):
         return missing
     told = subprocess.run([_containerd(), "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r" v?(\d+)\.(\d+)\.\d+", told)
@@ -57,26 +54,26 @@ def folder() -> Iterator[Path]:
     """Of a node that runs containerd alone, with the bundle on it."""
     spec = Spec(name=f"c{os.getpid()}", nodes=1, family="4", plugin=str(PLUGIN))
     try:
-        node = _lab.up(spec).nodes[0]
+        node = labs.up(spec).nodes[0]
         folder = LABS / spec.name / "kube" / "n1"
         (folder / "conf").mkdir(parents=True)
         (folder.parent / "log").mkdir()
-        path = _kube_parts.search_path(NEEDED)
-        _kube_parts.write_image(folder.parent / "image.tar")
-        (folder / "conf" / "containerd.toml").write_text(_kube_node.containerd_conf(path))
-        _kube_node.boot(node, folder, path, "")
-        until(lambda: _kube_node.has_image(folder), "containerd runs")
+        path = kube_parts.search_path(NEEDED)
+        kube_parts.write_image(folder.parent / "image.tar")
+        (folder / "conf" / "containerd.toml").write_text(kube_node.containerd_conf(path))
+        kube_node.boot(node, folder, path, "")
+        until(lambda: kube_node.has_image(folder), "containerd runs")
         on(folder, f"mkdir /opt/tulle; cp -r {shlex.quote(str(PLUGIN.parent))} /opt/tulle/current")
         on(folder, "ln -s /opt/tulle/current/tulle /opt/cni/bin")
         yield folder
     finally:
-        _lab.down(spec.name)
-        assert _netns.existing(spec.prefix) == [] and not (LABS / spec.name).exists()
+        labs.down(spec.name)
+        assert namespaces.existing(spec.prefix) == [] and not (LABS / spec.name).exists()
 
 
 def on(folder: Path, script: str) -> None:
     """Run a shell script on the node."""
-    _netns.run([*_kube_node.inside(folder), "sh", "-ec", script])
+    namespaces.run([*kube_node.inside(folder), "sh", "-ec", script])
 
 
 def network_of(folder: Path) -> str:
@@ -99,7 +96,7 @@ def test_containerd_says_that_the_network_is_not_ready_until_the_agent_is(folder
     on(folder, f"cd /etc/cni/net.d; echo '{json.dumps(conf)}' >.new; mv .new 10-tulle.conflist")
     on(folder, f"mkdir -p /etc/tulle; echo '{json.dumps({'node': 'n1', 'source': source})}' >/etc/tulle/agent.json")
     log = (folder / "agent.log").open("wb")
-    agent = subprocess.Popen([*_kube_node.inside(folder), "/opt/tulle/current/tulled"], stdout=log, stderr=log)
+    agent = subprocess.Popen([*kube_node.inside(folder), "/opt/tulle/current/tulled"], stdout=log, stderr=log)
     try:
         until((disk / "run" / "tulle" / "agent.sock").exists, "the agent serves")
         until(lambda: "has not learned the cluster" in network_of(folder), "STATUS says that the agent is not ready")
@@ -107,7 +104,7 @@ def test_containerd_says_that_the_network_is_not_ready_until_the_agent_is(folder
         (disk / "run" / "nodes.json").write_text(json.dumps({"network": "10.244.0.0/16", "nodes": nodes}))
         until(lambda: network_of(folder) == "", "the network is ready")
     finally:
-        with suppress(_netns.CommandError):
+        with suppress(namespaces.CommandError):
             on(folder, "pkill -x tulled")
         agent.wait(PATIENCE)
         log.close()

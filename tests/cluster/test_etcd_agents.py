@@ -16,10 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-import _lab
-import _netns
 import pytest
 
+from scripts.lib.lab import labs, namespaces
 from tests.cluster.etcd import CONF, PREFIX, Agents, Member, Pinging, running
 from tests.conformance.nodes import Call, Json, Node, Plugins
 from tests.netns.agents import Asker, in_node
@@ -33,12 +32,12 @@ TTL = 5
 class Cluster(NamedTuple):
     """A lab, its etcd and its agents."""
 
-    lab: _lab.Lab
+    lab: labs.Lab
     etcd: Member
     agents: Agents
 
-    def ping(self, source: str, target: str) -> _netns.Ping | None:
-        return _netns.ping(self.lab.pod(source).netns, self.lab.pod(target).address(4), timeout=1)
+    def ping(self, source: str, target: str) -> namespaces.Ping | None:
+        return namespaces.ping(self.lab.pod(source).netns, self.lab.pod(target).address(4), timeout=1)
 
     def traffic(self, *pairs: str) -> Pinging:
         """Pings that go on: `n1/p1 n2/p1`."""
@@ -203,7 +202,7 @@ def test_failure_7_five_hundred_pods_that_start_at_once_on_five_nodes_have_five_
     made = cluster(5)
     made.etcd.stop()
     pods = {node.name: [f"{node.netns}-q{number}" for number in range(100)] for node in made.lab.nodes}
-    _netns.run(["ip", "-batch", "-"], stdin="".join(f"netns add {pod}\n" for each in pods.values() for pod in each))
+    namespaces.run(["ip", "-batch", "-"], stdin="".join(f"netns add {pod}\n" for each in pods.values() for pod in each))
     with ThreadPoolExecutor(5) as pool:
         done = dict(zip(pods, pool.map(lambda name: _add(made.lab, name, pods[name]), pods), strict=True))
     added = [(name, address, took) for name, each in done.items() for address, took in each]
@@ -214,7 +213,7 @@ def test_failure_7_five_hundred_pods_that_start_at_once_on_five_nodes_have_five_
     print(f"500 pods at once on five nodes: median {times[250]:.1f} s, p99 {times[494]:.1f} s")
 
 
-def _add(lab: _lab.Lab, name: str, pods: list[str]) -> list[list[Any]]:  # noqa: F811
+def _add(lab: labs.Lab, name: str, pods: list[str]) -> list[list[Any]]:  # noqa: F811
     """All these pods at once, asked of the node's agent; the address of each, and how long it took."""
     node = lab.node(name)
     conf: Json = json.loads((node.state / "net.d" / "10-tulle.conflist").read_text())
@@ -226,7 +225,7 @@ def _add(lab: _lab.Lab, name: str, pods: list[str]) -> list[list[Any]]:  # noqa:
 
     def add(pod: str) -> tuple[str, float]:
         start = time.perf_counter()
-        code, answer = ask(Call(command="ADD", container=pod, netns=str(_netns.NETNS_DIR / pod)))
+        code, answer = ask(Call(command="ADD", container=pod, netns=str(namespaces.NETNS_DIR / pod)))
         took = time.perf_counter() - start
         assert code == 0, answer
         return re.findall(r"'address': '([\d.]+)/", str(answer))[0], took
@@ -235,4 +234,4 @@ def _add(lab: _lab.Lab, name: str, pods: list[str]) -> list[list[Any]]:  # noqa:
         with ThreadPoolExecutor(len(pods)) as pool:
             return list(pool.map(add, pods))
 
-    return cast(list[list[Any]], in_node(str(_netns.NETNS_DIR / node.netns), all_at_once))
+    return cast(list[list[Any]], in_node(str(namespaces.NETNS_DIR / node.netns), all_at_once))

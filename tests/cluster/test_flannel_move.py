@@ -12,9 +12,9 @@ from ipaddress import ip_address
 from itertools import permutations
 from pathlib import Path
 
-import _lab
 import pytest
 
+from scripts.lib.lab import labs
 from tests.cluster import flannel
 from tests.cluster.etcd import CONF, PREFIX, Agents, Member, Pinging, running
 from tests.cluster.flannel import Flanneld
@@ -30,7 +30,7 @@ NODES = ("n1", "n2", "n3")
 class Cluster:
     """Nodes of both kinds on one etcd."""
 
-    def __init__(self, made: _lab.Lab, etcd: Member) -> None:
+    def __init__(self, made: labs.Lab, etcd: Member) -> None:
         self.lab, self.etcd = made, etcd
         self.flanneld = {node.name: Flanneld(node, etcd) for node in made.nodes}
         self.agents = Agents(made, {"type": "etcd", "endpoints": [etcd.url], "prefix": PREFIX})
@@ -39,7 +39,7 @@ class Cluster:
         """What a node of flannel has: flanneld, and its CNI configuration."""
         node, daemon = self.lab.node(name), self.flanneld[name]
         daemon.start()
-        _lab.write_json(node.state / "net.d" / "10-flannel.conflist", flannel.conflist(node, daemon.subnet))
+        labs.write_json(node.state / "net.d" / "10-flannel.conflist", flannel.conflist(node, daemon.subnet))
 
     def drain(self, name: str) -> None:
         """Its pods end."""

@@ -18,14 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
-import _kube
-import _kube_parts
-import _kube_tulle
-import _lab
-import _netns
 import pytest
-from _topology import LABS, REPO, Spec
 
+from scripts.lib.lab import kube_parts, kube_tulle, labs, namespaces
+from scripts.lib.lab.kube import PORT
+from scripts.lib.lab.topology import LABS, REPO, Spec
 from tests.cluster.kube import Cluster, Lines, Pod, at
 from tests.conformance.nodes import Json
 
@@ -35,7 +32,7 @@ NODES = ("n1", "n2")
 API = "https://10.96.0.1/version"
 """The API server by its Service."""
 BUILT = "" if PLUGIN.with_name("tulled").exists() else "dist/tulle is not built: run scripts/build"
-LACKS = _kube_parts.lacks() or BUILT
+LACKS = kube_parts.lacks() or BUILT
 
 pytestmark = [
     pytest.mark.xdist_group("kubernetes"),
@@ -48,22 +45,22 @@ def bare() -> Iterator[Cluster]:
     """Two nodes on which nothing has set up a network yet."""
     spec = Spec(name=f"k{os.getpid()}", nodes=2, family="4", source="kubernetes", plugin=str(PLUGIN))
     try:
-        cluster = Cluster(_lab.up(spec))
+        cluster = Cluster(labs.up(spec))
         for node in NODES:
-            _kube_tulle.give_image(cluster.kube, node)
+            kube_tulle.give_image(cluster.kube, node)
         cluster.kube.wait(lambda: all(cluster.kube.conditions(node) for node in NODES), "both nodes have registered")
         yield cluster
     finally:
-        _lab.down(spec.name)
+        labs.down(spec.name)
         nothing_is_left(spec.prefix, spec.name)
 
 
 @pytest.fixture(scope="module")
 def cluster(bare: Cluster) -> Cluster:
     """With Tulle, and two pods a node behind the Service `web`."""
-    _kube_tulle.apply(bare.kube)
+    kube_tulle.apply(bare.kube)
     bare.kube.ready(*NODES)
-    _kube_tulle.run_web(bare.kube, 4)
+    kube_tulle.run_web(bare.kube, 4)
     return bare
 
 
@@ -88,7 +85,7 @@ def test_a_node_is_not_ready_before_the_agent_has_put_the_configuration_in_place
     for node in NODES:
         assert kube.conditions(node)["Ready"] == "False"
         assert conflists(bare, node) == []
-    _kube_tulle.apply(kube)
+    kube_tulle.apply(kube)
     kube.ready(*NODES)
     for node in NODES:
         assert conflists(bare, node) == ["10-tulle.conflist"]
@@ -97,7 +94,7 @@ def test_a_node_is_not_ready_before_the_agent_has_put_the_configuration_in_place
 
 
 def test_each_agent_tells_of_its_node_by_a_lease_and_writes_to_no_node(cluster: Cluster) -> None:
-    leases = cluster.items("leases", "-n", _kube_tulle.NAMESPACE)
+    leases = cluster.items("leases", "-n", kube_tulle.NAMESPACE)
     assert sorted((at(each, "metadata.name"), at(each, "spec.holderIdentity")) for each in leases) == [
         (node, node) for node in NODES
     ]
@@ -107,7 +104,7 @@ def test_each_agent_tells_of_its_node_by_a_lease_and_writes_to_no_node(cluster: 
 
 
 def test_what_the_tool_writes_can_be_had_from_the_agents_container(cluster: Cluster) -> None:
-    tool = ("-n", _kube_tulle.NAMESPACE, "exec", "daemonset/tulle", "-c", "tulled", "--", "tullectl")
+    tool = ("-n", kube_tulle.NAMESPACE, "exec", "daemonset/tulle", "-c", "tulled", "--", "tullectl")
     assert "wrote cluster.svg" in cluster.kube.kubectl(*tool, "map")
     assert "wrote tulle-bundle-" in cluster.kube.kubectl(*tool, "bundle")
     assert cluster.kube.kubectl(*tool, "map", "-o", "-").startswith("<svg")
@@ -118,7 +115,7 @@ def test_pods_get_addresses_of_their_nodes_subnet_and_the_right_mtu(cluster: Clu
     assert sorted(each.node for each in pods) == ["n1", "n1", "n2", "n2"]
     for pod in pods:
         assert pod.address.rpartition(".")[0] == subnet(cluster, pod.node).rpartition(".")[0]
-        assert " mtu 1450 " in _netns.run(cluster.in_pod(pod, "ip", "-o", "link", "show", "eth0"))
+        assert " mtu 1450 " in namespaces.run(cluster.in_pod(pod, "ip", "-o", "link", "show", "eth0"))
 
 
 def test_pods_of_two_nodes_reach_each_other_by_vxlan(cluster: Cluster) -> None:
@@ -142,15 +139,15 @@ def test_a_pod_reaches_the_api_server_by_its_service(cluster: Cluster) -> None:
     """From its own address, which the API server has no route to: this is the masquerade."""
     first, _ = one_on_each(cluster)
     words = cluster.in_pod(first, "curl", "-sk", "-m", "5", API)
-    assert "gitVersion" in _netns.run(words)
+    assert "gitVersion" in namespaces.run(words)
 
 
 def test_a_host_port_leads_to_its_pod(cluster: Cluster) -> None:
     container: Json = {
-        "command": ["sh", "-c", _kube_tulle.WEB], "ports": [{"containerPort": 8080, "hostPort": 8888}],
+        "command": ["sh", "-c", kube_tulle.WEB], "ports": [{"containerPort": 8080, "hostPort": 8888}],
     }
     with cluster.running("hp", 1, container, nodeName="n1") as (pod,):
-        said = _netns.run(["curl", "-s", "-m", "5", "http://192.0.2.1:8888"], netns=cluster.lab.spec.wire)
+        said = namespaces.run(["curl", "-s", "-m", "5", "http://192.0.2.1:8888"], netns=cluster.lab.spec.wire)
         assert said.strip() == pod.name
 
 
@@ -159,11 +156,11 @@ def test_a_node_joins_under_traffic_and_leaves_again(cluster: Cluster) -> None:
     kube = cluster.kube
     watch = [*kube.kubectl_words(), "get", "node", "--watch", "--no-headers", "--output-watch-events",
              "-o", "custom-columns=N:.object.metadata.name,T:.type,C:.object.spec.podCIDR"]
-    routes = {node: [*_netns.inside(cluster.lab.node(node).netns), "ip", "monitor", "route"] for node in NODES}
+    routes = {node: [*namespaces.inside(cluster.lab.node(node).netns), "ip", "monitor", "route"] for node in NODES}
     with Lines(watch, {"PATH": kube.path}) as nodes, Lines(routes["n1"]) as at_n1, Lines(routes["n2"]) as at_n2:
         with cluster.pinging(first, second.address):
             node = cluster.lab.add_node()
-            _kube_tulle.give_image(kube, node.name)
+            kube_tulle.give_image(kube, node.name)
             kube.ready("n3")
             cidr = subnet(cluster, "n3")
             given = nodes.first(lambda line: line.startswith("n3") and cidr in line)
@@ -186,16 +183,16 @@ def test_an_update_of_the_agent_loses_no_packet_and_pods_start_meanwhile(cluster
     first, second = one_on_each(cluster)
     before = agents(cluster)
     with cluster.pinging(first, second.address):
-        cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "rollout", "restart", "daemonset/tulle")
+        cluster.kube.kubectl("-n", kube_tulle.NAMESPACE, "rollout", "restart", "daemonset/tulle")
         with cluster.running("meanwhile", 6) as pods:
-            cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "rollout", "status", "daemonset/tulle", timeout=120)
+            cluster.kube.kubectl("-n", kube_tulle.NAMESPACE, "rollout", "status", "daemonset/tulle", timeout=120)
             assert not before & agents(cluster), "both agents are new ones"
             assert all(cluster.ping(first, each.address) for each in pods)
 
 
 def test_a_mistake_in_the_settings_stops_the_update_at_the_first_node(cluster: Cluster) -> None:
     """And pods of that node keep their network, and others start there: the plugin serves itself."""
-    kube, here = cluster.kube, ("-n", _kube_tulle.NAMESPACE)
+    kube, here = cluster.kube, ("-n", kube_tulle.NAMESPACE)
     first, second = one_on_each(cluster)
     before = agents(cluster)
     right = cast(dict[str, str], kube.get("configmap", "tulle-config", *here)["data"])["agent.json"]
@@ -218,7 +215,7 @@ def test_a_mistake_in_the_settings_stops_the_update_at_the_first_node(cluster: C
 def settings(cluster: Cluster, text: str) -> None:
     """The agents' settings in the ConfigMap."""
     patch = json.dumps({"data": {"agent.json": text}})
-    cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "patch", "configmap", "tulle-config", "--patch", patch)
+    cluster.kube.kubectl("-n", kube_tulle.NAMESPACE, "patch", "configmap", "tulle-config", "--patch", patch)
 
 
 def kept(cluster: Cluster, look: Callable[[], set[str]]) -> set[str]:
@@ -229,7 +226,7 @@ def kept(cluster: Cluster, look: Callable[[], set[str]]) -> set[str]:
 
 def agents(cluster: Cluster) -> set[str]:
     """The agents' pods by their names; a pod of a node that was deleted is collected a minute later."""
-    pods = cluster.items("pods", "-n", _kube_tulle.NAMESPACE)
+    pods = cluster.items("pods", "-n", kube_tulle.NAMESPACE)
     return {at(each, "metadata.name") for each in pods if at(each, "spec.nodeName") in NODES}
 
 
@@ -314,7 +311,7 @@ def runtime(cluster: Cluster, node: str) -> Iterator[str]:
     alone = {**conf, "cniVersion": "1.1.0", "plugins": cast(list[Json], conf["plugins"])[:1]}
     folder = cluster.on(node, "mktemp -d -p /run").strip()
     cluster.on(node, f"echo {shlex.quote(json.dumps(alone))} >{folder}/10.conflist")
-    command = shlex.join([sys.executable, "-I", str(REPO / "scripts" / "_runtime.py")])
+    command = shlex.join([sys.executable, "-I", str(REPO / "scripts/lib/lab/runtime.py")])
     yield f"CNI_PATH=/opt/cni/bin NETCONFPATH={folder} {command}"
     cluster.on(node, f"rm -r {folder}")
 
@@ -357,9 +354,9 @@ def test_without_kube_proxy_nodes_become_ready_by_the_api_servers_own_address_an
         for node in NODES:
             cluster.on(node, "rm /etc/cni/net.d/10-tulle.conflist")
         kube.wait(lambda: all(kube.conditions(node)["Ready"] == "False" for node in NODES), "no node is Ready")
-        _kube_tulle.apply(kube, KUBERNETES_SERVICE_HOST=kube.address, KUBERNETES_SERVICE_PORT=str(_kube.PORT))
+        kube_tulle.apply(kube, KUBERNETES_SERVICE_HOST=kube.address, KUBERNETES_SERVICE_PORT=str(PORT))
         kube.ready(*NODES)
-        container: Json = {"command": ["sh", "-c", _kube_tulle.WEB]}
+        container: Json = {"command": ["sh", "-c", kube_tulle.WEB]}
         with cluster.running("unproxied", 4, container) as pods:
             first, second = (next(each for each in pods if each.node == node) for node in NODES)
             assert cluster.ping(first, second.address)
@@ -382,8 +379,8 @@ def without_kube_proxy(cluster: Cluster) -> Iterator[None]:
         for node in NODES:
             kube.wait(lambda node=node: answers(cluster, node, API), f"{node} reaches the API by its Service")  # type: ignore[misc]
         remove_tulle(cluster)
-        _kube_tulle.apply(kube)
-        kube.kubectl("-n", _kube_tulle.NAMESPACE, "rollout", "status", "daemonset/tulle", timeout=120)
+        kube_tulle.apply(kube)
+        kube.kubectl("-n", kube_tulle.NAMESPACE, "rollout", "status", "daemonset/tulle", timeout=120)
         kube.ready(*NODES)
 
 
@@ -394,7 +391,7 @@ def answers(cluster: Cluster, node: str, url: str) -> bool:
 
 def remove_tulle(cluster: Cluster) -> None:
     """No agent runs any more; what agents have made on the nodes stays."""
-    cluster.kube.kubectl("-n", _kube_tulle.NAMESPACE, "delete", "daemonset", "tulle", "--ignore-not-found")
+    cluster.kube.kubectl("-n", kube_tulle.NAMESPACE, "delete", "daemonset", "tulle", "--ignore-not-found")
     cluster.kube.wait(lambda: not agents(cluster), "the agents are gone")
 
 
@@ -405,19 +402,19 @@ def test_up_makes_a_dual_stack_cluster_and_down_leaves_nothing(cluster: Cluster)
         told = lab("up", "--name", name, "--source", "kubernetes", "--nodes", "2", "--pods", "1", "--family", "dual",
                    "--plugin", str(PLUGIN))
         assert "pod/web" in told and "n2" in told
-        dual = Cluster(_lab.load(name))
+        dual = Cluster(labs.load(name))
         first, second = dual.wait_for_pods("web", 2)
         assert (first.node, second.node) == NODES, "the scheduler spreads them"
         assert [":" in each for each in second.addresses] == [False, True]
         assert all(dual.ping(first, address) for address in second.addresses)
-        assert " mtu 1450 " in _netns.run(dual.in_pod(first, "ip", "-o", "link", "show", "eth0"))
+        assert " mtu 1450 " in namespaces.run(dual.in_pod(first, "ip", "-o", "link", "show", "eth0"))
     finally:
         lab("down", "--name", name)
     nothing_is_left(f"tulle-{name}-", name)
 
 
 def nothing_is_left(prefix: str, name: str) -> None:
-    assert _netns.existing(prefix) == [] and not (LABS / name).exists()
+    assert namespaces.existing(prefix) == [] and not (LABS / name).exists()
     assert list(Path("/sys/fs/cgroup").glob(f"**/{prefix}*")) == []
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from _runtime import Attachment, Network, Runtime
 
+from scripts.lib.lab.runtime import Attachment, Network, Runtime
 from tests.conformance.clients import address, network
 from tests.conformance.conftest import Nodes
 from tests.conformance.nodes import NODE4, Json, Namespace, Node, Plugins, ping_all

@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-import _lab
-import _netns
 import pytest
-from _topology import LABS, REPO, Spec
+
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import LABS, REPO, Spec
 
 BUNDLE = REPO / "dist" / "tulle" / "tulle"
 _numbers = itertools.count(1)
@@ -27,7 +27,7 @@ _numbers = itertools.count(1)
 class MakeLab(Protocol):
     """Starts a lab without pods; keywords are those of `Spec`."""
 
-    def __call__(self, **settings: str | int | bool) -> _lab.Lab: ...
+    def __call__(self, **settings: str | int | bool) -> labs.Lab: ...
 
 
 def unique() -> str:
@@ -43,7 +43,7 @@ def host_state() -> dict[str, str]:
         "IPv6 routes": ["ip", "-6", "route"],
         "nft tables": ["nft", "list", "tables"],
     }
-    return {what: _stable(_netns.attempt(argv).stdout) for what, argv in commands.items()}
+    return {what: _stable(namespaces.attempt(argv).stdout) for what, argv in commands.items()}
 
 
 def _stable(text: str) -> str:
@@ -70,7 +70,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     newest = max(path.stat().st_mtime for path in sources)
     if BUNDLE.exists() and BUNDLE.stat().st_mtime >= newest:
         return BUNDLE
-    known = _netns.attempt([sys.executable, "-I", "-c", "import cni_plugin"]).returncode == 0
+    known = namespaces.attempt([sys.executable, "-I", "-c", "import cni_plugin"]).returncode == 0
     assert known, f"{BUNDLE} is missing or older than the sources: run scripts/build"
     wrapper = tmp_path_factory.mktemp("cni-bin") / "tulle"
     wrapper.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -m cni_plugin.client\n")
@@ -84,12 +84,12 @@ def netns() -> Iterator[Callable[[str], str]]:
     prefix = f"tulle-{unique()}-"
 
     def make(name: str) -> str:
-        _netns.create(prefix + name)
+        namespaces.create(prefix + name)
         return prefix + name
 
     yield make
-    _netns.delete(*_netns.existing(prefix))
-    assert _netns.existing(prefix) == []
+    namespaces.delete(*namespaces.existing(prefix))
+    assert namespaces.existing(prefix) == []
 
 
 @pytest.fixture
@@ -97,15 +97,15 @@ def lab(plugin: Path) -> Iterator[MakeLab]:
     """Starts labs: `lab(nodes=2, backend="host-gw")`. Nothing of them is left after the test."""
     with ExitStack() as stack:
 
-        def make(**settings: str | int | bool) -> _lab.Lab:
+        def make(**settings: str | int | bool) -> labs.Lab:
             spec = Spec(**({"name": unique(), "plugin": str(plugin)} | settings))  # type: ignore[arg-type]
             stack.callback(_assert_gone, spec)
-            stack.callback(_lab.down, spec.name)
-            return _lab.up(spec)
+            stack.callback(labs.down, spec.name)
+            return labs.up(spec)
 
         yield make
 
 
 def _assert_gone(spec: Spec) -> None:
-    assert _netns.existing(spec.prefix) == [], "namespaces of the lab are left"
+    assert namespaces.existing(spec.prefix) == [], "namespaces of the lab are left"
     assert not (LABS / spec.name).exists(), "files of the lab are left"

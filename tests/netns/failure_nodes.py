@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import _lab
-from _topology import REPO
-
+from scripts.lib.lab import labs
+from scripts.lib.lab.topology import REPO
 from tests.conformance.nodes import Call, Json, Node, Plugins, Reply, unique_name
 
 REFERENCE = Path("/usr/lib/cni")
@@ -86,7 +85,7 @@ def tullectl(plugin: Path, netns: str, run_dir: Path, *words: str) -> subprocess
     )
 
 
-def repair(plugin: Path, lab: _lab.Lab, node: str) -> None:
+def repair(plugin: Path, lab: labs.Lab, node: str) -> None:
     """`tullectl repair` on a node of a lab; fails the test when it could not put right what is wrong."""
     where = lab.node(node)
     done = tullectl(plugin, where.netns, where.state / "run", "repair")

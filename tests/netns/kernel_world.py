@@ -12,7 +12,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-import _netns
 import pytest
 
 from cni_plugin.describe import describe
@@ -25,6 +24,7 @@ from cni_plugin.model.base import POD, Object, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Bridge, PodLink, Port, Up, Veth
+from scripts.lib.lab import namespaces
 from tests.pace import PATIENCE
 
 MakeNetns = Callable[[str], str]
@@ -32,7 +32,7 @@ BRIDGE = "tulle0"
 
 
 def path(netns: str) -> str:
-    return str(_netns.NETNS_DIR / netns)
+    return str(namespaces.NETNS_DIR / netns)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def wrong(kernel: LinuxKernel, objects: Iterable[Object]) -> list[str]:
 
 def run(command: str, netns: str | None = None) -> str:
     """The output of a command on the node, or in a pod."""
-    return _netns.run(command.split(), netns=netns)
+    return namespaces.run(command.split(), netns=netns)
 
 
 def news(monitor: Monitor) -> Changed:

@@ -12,10 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import _lab
-import _netns
-from _topology import NETWORK, Node, conflist, shared_cluster
-
 from cni_plugin.describe import describe
 from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
@@ -24,6 +20,8 @@ from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.records import Records
 from cni_plugin.verbs.peers import survey
 from cni_plugin.verbs.repair import repair
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import NETWORK, Node, conflist, shared_cluster
 from tests.conformance import nodes as alone
 from tests.netns.agents import Agent, Asker, in_node
 from tests.pace import PATIENCE, until
@@ -43,7 +41,7 @@ class _Place(NamedTuple):
 class Members:
     """The nodes of a lab, a list of them that all agents watch, and their agents."""
 
-    def __init__(self, made: _lab.Lab, plugin: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, made: labs.Lab, plugin: Path, settings: Mapping[str, object]) -> None:
         self.lab = made
         self.file = made.state / "nodes.json"
         self.settings = {"source": {"type": "file", "path": str(self.file)}, "interval": 3600, **settings}
@@ -51,7 +49,7 @@ class Members:
         self.list = {str(each["name"]): each for each in cast(list[Json], self.conf.pop("nodes"))}
         self.agents: dict[str, Agent] = {}
         for node in made.nodes:
-            place = _Place(f"{_netns.NETNS_DIR / node.netns}", node.state, node.state / "run")
+            place = _Place(f"{namespaces.NETNS_DIR / node.netns}", node.state, node.state / "run")
             self.agents[node.name] = Agent(cast(alone.Node, place), plugin)
             self.prepare(node)
 
@@ -62,15 +60,15 @@ class Members:
         template = conflist(node)
         for each in cast(list[Json], template["plugins"]):
             each.pop("cluster", None)
-        _lab.write_json(node.state / "template.json", template)
+        labs.write_json(node.state / "template.json", template)
         cni = {"path": str(self.conflist(node.name)), "template": str(node.state / "template.json")}
         own = {"node": node.name, "network": NETWORK, "cni": cni, "log": "debug"}
-        _lab.write_json(node.state / "agent.json", {**own, **self.settings})
+        labs.write_json(node.state / "agent.json", {**own, **self.settings})
 
     def configure(self, name: str, **settings: object) -> None:
         """Other settings for one agent; it reads them when it starts."""
         path = self.lab.node(name).state / "agent.json"
-        _lab.write_json(path, {**json.loads(path.read_text()), **settings})
+        labs.write_json(path, {**json.loads(path.read_text()), **settings})
 
     def conflist(self, name: str) -> Path:
         """Where the runtime of a node finds its CNI configuration."""
@@ -82,7 +80,7 @@ class Members:
 
     def save(self, *names: str) -> None:
         """Write the list as an editor does."""
-        _lab.write_json(self.file, self.cluster(*names))
+        labs.write_json(self.file, self.cluster(*names))
 
     def start(self, *names: str) -> None:
         """Start the agents of these nodes (all)."""
@@ -123,7 +121,7 @@ class Members:
         routes = [self.lab.run(name, "ip", each, "route", "show", "proto", "84") for each in ("-4", "-6")]
         netns = self.lab.node(name).netns
         words = (["ip", "neigh", "show", "dev", DEVICE], ["bridge", "fdb", "show", "dev", DEVICE])
-        entries = [_netns.attempt(each, netns=netns).stdout for each in words]
+        entries = [namespaces.attempt(each, netns=netns).stdout for each in words]
         return "\n".join([*routes, *entries])
 
     def holds(self, name: str, peer: str) -> bool:
@@ -145,7 +143,7 @@ class Members:
     def reaches(self, source: str, target: str, timeout: float = 1.0) -> bool:
         """Whether a pod answers the first packet of another, in every family it has."""
         netns = self.lab.pod(source).netns
-        return all(_netns.ping(netns, each, timeout=timeout) for each in self.lab.pod(target).addresses)
+        return all(namespaces.ping(netns, each, timeout=timeout) for each in self.lab.pod(target).addresses)
 
     def answered(self, source: str, target: str) -> None:
         """Wait until a pod answers another one, asked again and again."""
@@ -169,7 +167,7 @@ class Members:
                     problems += [f"{each.what}: {each.problem}"] if each.problem else []
                 return [*map(describe, ops), *problems]
 
-        return in_node(f"{_netns.NETNS_DIR / self.lab.node(name).netns}", look)
+        return in_node(f"{namespaces.NETNS_DIR / self.lab.node(name).netns}", look)
 
 
 def has_log(agent: Agent) -> bool:
@@ -178,7 +176,7 @@ def has_log(agent: Agent) -> bool:
 
 
 @contextmanager
-def members(made: _lab.Lab, plugin: Path, **settings: object) -> Iterator[Members]:
+def members(made: labs.Lab, plugin: Path, **settings: object) -> Iterator[Members]:
     """The nodes of a lab with agents that are not started yet, and end with the block."""
     them = Members(made, plugin, settings)
     try:

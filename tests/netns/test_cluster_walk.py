@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import _lab
-import _netns
 import pytest
 
+from scripts.lib.lab import labs, namespaces
 from tests import soak
 from tests.cluster.control_plane import PORT, ControlPlane, missing
 from tests.cluster.etcd import PREFIX, Member, running
@@ -42,13 +41,13 @@ def chosen_seed() -> int:
 
 
 @contextmanager
-def file_walk(made: _lab.Lab, plugin: Path, seed: int, _: Path) -> Iterator[Walk]:
+def file_walk(made: labs.Lab, plugin: Path, seed: int, _: Path) -> Iterator[Walk]:
     with members(made, plugin) as them:
         yield FileWalk(them, seed)
 
 
 @contextmanager
-def etcd_walk(made: _lab.Lab, plugin: Path, seed: int, folder: Path) -> Iterator[Walk]:
+def etcd_walk(made: labs.Lab, plugin: Path, seed: int, folder: Path) -> Iterator[Walk]:
     if shutil.which("etcd") is None:
         pytest.skip("no etcd: apt-get install etcd-server etcd-client")
     etcd = Member(made.spec.wire, folder / "etcd", ROUTER)
@@ -58,7 +57,7 @@ def etcd_walk(made: _lab.Lab, plugin: Path, seed: int, folder: Path) -> Iterator
 
 
 @contextmanager
-def kubernetes_walk(made: _lab.Lab, plugin: Path, seed: int, folder: Path) -> Iterator[Walk]:
+def kubernetes_walk(made: labs.Lab, plugin: Path, seed: int, folder: Path) -> Iterator[Walk]:
     if missing():
         pytest.skip(f"no Kubernetes API server: {missing()}")
     folder.mkdir(exist_ok=True)
@@ -92,7 +91,7 @@ class Door:
         self._listener.close()
 
     def _open(self, netns: str) -> None:
-        enter(f"{_netns.NETNS_DIR / netns}")
+        enter(f"{namespaces.NETNS_DIR / netns}")
         self._listener = socket.create_server((ROUTER, PORT))
 
     def _serve(self) -> None:

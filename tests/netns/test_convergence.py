@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import _netns
 import msgspec
 import pytest
 
@@ -28,6 +27,7 @@ from cni_plugin.model.layer3 import Way
 from cni_plugin.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence
+from scripts.lib.lab import namespaces
 from tests.netns.conftest import MakeLab
 from tests.netns.kernel_world import MakeNetns, kernel_of, messages, news, run
 from tests.netns.test_failures_agent_repair import Reconciling, reconcile
@@ -333,7 +333,7 @@ def test_what_icmp_said_of_a_path_is_not_the_way(world: World, netns: MakeNetns)
         run(command, router)
     before = world.kernel.ways(["198.18.0.1"])
     assert before == {"198.18.0.1": Way("eth1", 1480, "198.51.100.1", "198.51.100.2")}
-    _netns.attempt(["ping", "-n", "-c1", "-W1", "-M", "do", "-s", "1400", "198.18.0.1"])
+    namespaces.attempt(["ping", "-n", "-c1", "-W1", "-M", "do", "-s", "1400", "198.18.0.1"])
     assert "mtu 1300" in run("ip route get 198.18.0.1")
     assert world.kernel.ways(["198.18.0.1"]) == before
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import _lab
-import _netns
 import pytest
-from _topology import NETWORK, REPO
 
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import NETWORK, REPO
 from tests.conformance.nodes import SYSTEM_PATH
 from tests.netns.conftest import MakeLab
 from tests.pace import until
@@ -25,43 +24,43 @@ from tests.unit.ctl.tool import Said
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def tullectl(lab: _lab.Lab, node: str, *words: str) -> Said:
+def tullectl(lab: labs.Lab, node: str, *words: str) -> Said:
     """The tool on a node of the lab."""
     where = lab.node(node)
     built = Path(lab.spec.plugin).resolve().parent / "tullectl"
     command = [str(built)] if built.exists() else [sys.executable, "-m", "cni_plugin.ctl"]
     environ = {"PATH": SYSTEM_PATH, "PYTHONPATH": str(REPO), "NETCONFPATH": str(where.state / "net.d"),
                "TULLE_RUN_DIR": where.env["TULLE_RUN_DIR"]}  # fmt: skip
-    done = subprocess.run([*_netns.inside(where.netns), *command, *words], env=environ, capture_output=True, text=True,
-                          timeout=60, check=False)  # fmt: skip
+    argv = [*namespaces.inside(where.netns), *command, *words]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60, check=False)
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def findings(lab: _lab.Lab, node: str, *words: str) -> dict[str, Any]:
+def findings(lab: labs.Lab, node: str, *words: str) -> dict[str, Any]:
     """What the doctor finds on a node, by name."""
     done = tullectl(lab, node, "doctor", "--json", *words)
     assert done.exit in (0, 1), done.err
     return {each["name"]: each for each in done.json}
 
 
-def with_pods(lab: _lab.Lab) -> _lab.Lab:
+def with_pods(lab: labs.Lab) -> labs.Lab:
     for node in lab.nodes:
         lab.add(node.name, "p1")
     return lab
 
 
 @contextmanager
-def agents(lab: _lab.Lab, *nodes: str, **settings: object) -> Iterator[None]:
+def agents(lab: labs.Lab, *nodes: str, **settings: object) -> Iterator[None]:
     """Real agents on these nodes, ready and heard; gone in the end."""
     with ExitStack() as stack:
         for name in nodes:
             where = lab.node(name)
             conf, log = where.state / "agent.json", where.state / "agent.log"
-            _lab.write_json(conf, settings)
+            labs.write_json(conf, settings)
             built = Path(lab.spec.plugin).resolve().parent / "tulled"
             command = [str(built)] if built.exists() else [sys.executable, "-I", "-m", "cni_plugin.agent"]
             process = subprocess.Popen(
-                [*_netns.inside(where.netns), *command, "--conf", str(conf)], stdin=subprocess.DEVNULL,
+                [*namespaces.inside(where.netns), *command, "--conf", str(conf)], stdin=subprocess.DEVNULL,
                 stdout=stack.enter_context(log.open("w")), stderr=subprocess.STDOUT,
                 env={"PATH": SYSTEM_PATH, "TULLE_RUN_DIR": where.env["TULLE_RUN_DIR"]},
             )
@@ -72,7 +71,7 @@ def agents(lab: _lab.Lab, *nodes: str, **settings: object) -> Iterator[None]:
         yield
 
 
-def whole_matrix(lab: _lab.Lab) -> Said:
+def whole_matrix(lab: labs.Lab) -> Said:
     """The matrix from n1 as soon as no row is unknown."""
 
     def look() -> Said | None:
@@ -253,9 +252,9 @@ def test_an_agents_source_that_is_broken_and_nodes_that_are_in_conflict_are_foun
     where = made.node("n1")
     folder, whole = where.state / "nodes.d", json.loads((where.state / "cluster.json").read_text())
     third = {"name": "n3", "address": "192.0.2.3", "podCIDRs": ["10.244.2.0/24"]}
-    _lab.write_json(folder / "net-conf.json", {key: whole[key] for key in ("network", "backend")})
+    labs.write_json(folder / "net-conf.json", {key: whole[key] for key in ("network", "backend")})
     for each in (*whole["nodes"], third):
-        _lab.write_json(folder / f"{each['name']}.json", each)
+        labs.write_json(folder / f"{each['name']}.json", each)
     made.configure("n1", cluster=f"{where.env['TULLE_RUN_DIR']}/cluster.json")
     with agents(made, "n1", node="n1", network=NETWORK, source={"type": "file", "path": str(folder)}):
         until(lambda: (tullectl(made, "n1", "status", "--json").json["cluster"] or {}).get("ready"), "n1 is ready")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from _topology import REPO
 
 from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
+from scripts.lib.lab.topology import REPO
 from tests.conformance.nodes import SYSTEM_PATH, UPLINK, WORLD4, Call, Json, Node
 from tests.netns.conftest import MakeLab, unique
 from tests.netns.failure_nodes import conf, node_with

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-import _lab
-import _netns
 import pytest
-from _topology import REPO
 
 from cni_plugin.agent.loop import COLLECTED
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import REPO
 from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
 from tests.pace import PATIENCE, until
@@ -36,7 +35,7 @@ class Reconciling:
     def __init__(self, netns: str, run_dir: Path, interval: float, grace: float, wrapper: tuple[str, ...] = ()) -> None:
         words = [sys.executable, "-m", "tests.netns.reconciling", str(run_dir), str(interval), str(grace)]
         self.process = subprocess.Popen(
-            [*_netns.inside(netns), *wrapper, *words], cwd=REPO,
+            [*namespaces.inside(netns), *wrapper, *words], cwd=REPO,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         self.said: list[Json] = []
@@ -65,7 +64,7 @@ def reconcile() -> Iterator[Callable[..., Reconciling]]:
     started: list[Reconciling] = []
 
     def start(
-        made: _lab.Lab, node: str = "n1", *, interval: float = 3600, grace: float = 300, wrapper: tuple[str, ...] = ()
+        made: labs.Lab, node: str = "n1", *, interval: float = 3600, grace: float = 300, wrapper: tuple[str, ...] = ()
     ) -> Reconciling:
         where = made.node(node)
         started.append(Reconciling(where.netns, where.state / "run", interval, grace, wrapper))
@@ -77,14 +76,14 @@ def reconcile() -> Iterator[Callable[..., Reconciling]]:
         each.process.wait()
 
 
-def two_nodes(lab: MakeLab, **settings: str | int | bool) -> _lab.Lab:
+def two_nodes(lab: MakeLab, **settings: str | int | bool) -> labs.Lab:
     made = lab(nodes=2, **settings)
     for node in made.nodes:
         made.add(node.name, "p1")
     return made
 
 
-def links(made: _lab.Lab, node: str) -> list[tuple[object, ...]]:
+def links(made: labs.Lab, node: str) -> list[tuple[object, ...]]:
     """Our links and the pods' ports: names, MACs, MTUs, masters, whether they are up, addresses."""
     return [
         (
@@ -96,36 +95,37 @@ def links(made: _lab.Lab, node: str) -> list[tuple[object, ...]]:
     ]
 
 
-def snapshot(made: _lab.Lab, node: str = "n1") -> tuple[object, ...]:
+def snapshot(made: labs.Lab, node: str = "n1") -> tuple[object, ...]:
     """All that Tulle has on a node outside of its pods."""
     routes = [made.run(node, "ip", each, "route", "show", "proto", "84") for each in ("-4", "-6")]
     entries = ["", ""]
     if made.spec.backend == "vxlan":
-        there = _netns.attempt(["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"], netns=made.node(node).netns)
-        fdb = _netns.attempt(["bridge", "fdb", "show", "dev", DEVICE], netns=made.node(node).netns)
+        netns = made.node(node).netns
+        there = namespaces.attempt(["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"], netns=netns)
+        fdb = namespaces.attempt(["bridge", "fdb", "show", "dev", DEVICE], netns=netns)
         entries = [there.stdout, fdb.stdout]
-    nft = _netns.attempt(["nft", "list", "table", "inet", "tulle"], netns=made.node(node).netns).stdout
-    forward = _netns.run(["cat", "/proc/sys/net/ipv4/ip_forward"], netns=made.node(node).netns)
+    nft = namespaces.attempt(["nft", "list", "table", "inet", "tulle"], netns=made.node(node).netns).stdout
+    forward = namespaces.run(["cat", "/proc/sys/net/ipv4/ip_forward"], netns=made.node(node).netns)
     return (
         sorted(map(repr, links(made, node))), *(sorted(text.splitlines()) for text in (*routes, *entries)),
         re.sub(r"# handle \d+", "", nft), forward,
     )
 
 
-def recovery(made: _lab.Lab, before: tuple[object, ...], name: str, *breaking: str) -> None:
+def recovery(made: labs.Lab, before: tuple[object, ...], name: str, *breaking: str) -> None:
     """Run a command on n1, and wait for the node to be as before."""
     made.run("n1", *breaking)
     settled(made, before, f"{name}: {' '.join(breaking)}")
 
 
-def settled(made: _lab.Lab, before: tuple[object, ...], what: str = "") -> None:
+def settled(made: labs.Lab, before: tuple[object, ...], what: str = "") -> None:
     """Wait for n1 to be as before."""
     until(lambda: snapshot(made) == before, f"n1 is as before: {what}", why=lambda: f"{before} {snapshot(made)}")
 
 
-def reaches(made: _lab.Lab, source: str = "n1/p1", target: str = "n2/p1") -> bool:
+def reaches(made: labs.Lab, source: str = "n1/p1", target: str = "n2/p1") -> bool:
     """Whether pods reach each other at the first packet, in every family they have."""
-    return all(_netns.ping(made.pod(source).netns, each) is not None for each in made.pod(target).addresses)
+    return all(namespaces.ping(made.pod(source).netns, each) is not None for each in made.pod(target).addresses)
 
 
 @pytest.mark.parametrize("link", [DEVICE, BRIDGE])
@@ -290,7 +290,7 @@ def test_failure_40_resync_of_1000_peers_is_one_pass_each_time_and_execs_nothing
         {"name": f"p{i}", "address": f"198.18.{i // 200}.{i % 200 + 1}", "podCIDRs": [f"10.{i // 200}.{i % 200}.0/24"]}
         for i in range(1000)
     ]
-    _lab.write_json(path, whole)
+    labs.write_json(path, whole)
     made.add("n1", "p1")
     trace = tmp_path / "trace"
     loop = reconcile(made, wrapper=("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=execve", "-o", str(trace)))
@@ -333,7 +333,7 @@ def test_a_pod_whose_sandbox_went_without_a_del_is_collected(
     state = made.node("n1").state
     loop = reconcile(made, interval=1, grace=1)
     gone = made.pods.pop("n1/p2")
-    _netns.delete(gone.netns)
+    namespaces.delete(gone.netns)
     leases = state / "ipam" / "pods"
     start = time.monotonic()
     until(lambda: not (leases / gone.addresses[0]).exists(), "the address is free")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import _lab
 import pytest
 
+from scripts.lib.lab import labs
 from tests.netns.conftest import MakeLab
 from tests.netns.members import Json, Members, members
 from tests.netns.test_mtu import OVERHEAD, crosses, mtu
@@ -16,7 +16,7 @@ SUBNETS = {4: "10.244.99.0/24", 6: "fd00:10:244:99::/64"}
 N2S_MAC = "0a:54:0a:f4:02:00"
 
 
-def stray(made: _lab.Lab, address: str, **more: object) -> Json:
+def stray(made: labs.Lab, address: str, **more: object) -> Json:
     """A node at this address, with a subnet of its own in the first family of the lab."""
     first = 6 if ":" in made.node("n1").pod_cidrs[0] else 4
     return {"name": "stray", "address": address, "podCIDRs": [SUBNETS[first]], **more}

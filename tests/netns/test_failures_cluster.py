@@ -10,17 +10,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import _lab
-import _netns
 import pytest
-from _topology import cluster
 
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import cluster
 from tests.netns.conftest import MakeLab
 from tests.netns.failure_nodes import repair
 from tests.pace import until
 
 DEVICE = "tulle.1"
-ServerInN2 = Callable[[_lab.Lab], None]
+ServerInN2 = Callable[[labs.Lab], None]
 SERVER = """
 import socket
 listener = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -56,49 +55,49 @@ table inet service {{
 """
 
 
-def two_nodes(lab: MakeLab, **settings: str | int | bool) -> _lab.Lab:
+def two_nodes(lab: MakeLab, **settings: str | int | bool) -> labs.Lab:
     made = lab(nodes=2, **settings)
     for node in made.nodes:
         made.add(node.name, "p1")
     return made
 
 
-def reaches(made: _lab.Lab, source: str = "n1/p1", target: str = "n2/p1") -> bool:
+def reaches(made: labs.Lab, source: str = "n1/p1", target: str = "n2/p1") -> bool:
     """Whether pods reach each other at the first packet, in every family they have."""
     pod = made.pod(target)
-    return all(_netns.ping(made.pod(source).netns, each) is not None for each in pod.addresses)
+    return all(namespaces.ping(made.pod(source).netns, each) is not None for each in pod.addresses)
 
 
-def device(made: _lab.Lab, node: str) -> dict[str, object]:
+def device(made: labs.Lab, node: str) -> dict[str, object]:
     (link,) = json.loads(made.run(node, "ip", "-d", "-j", "link", "show", DEVICE))
     assert isinstance(link, dict)
     return link
 
 
-def transfer(made: _lab.Lab, source: str, target: str, port: int, size: int) -> int:
+def transfer(made: labs.Lab, source: str, target: str, port: int, size: int) -> int:
     """Send `size` bytes by TCP to the server in n2/p1: how many arrived there."""
     netns, _ = made.place(source)
     words = ["python3", "-c", CLIENT, target, str(port), str(size)]
     done = until(
-        lambda: done if (done := _netns.attempt(words, netns=netns)).returncode == 0 else None, f"{target} listens"
+        lambda: done if (done := namespaces.attempt(words, netns=netns)).returncode == 0 else None, f"{target} listens"
     )
     assert done is not None
     return int(done.stdout)
 
 
-def knocks(made: _lab.Lab, source: str) -> int:
+def knocks(made: labs.Lab, source: str) -> int:
     """How often TCP there had to ask for a connection again, each time a second or more later (TCPSynRetrans)."""
     names, values = (line.split() for line in made.run(source, "cat", "/proc/net/netstat").splitlines()[:2])
     return int(dict(zip(names, values, strict=True))["TCPSynRetrans"])
 
 
 @pytest.fixture
-def server_in_n2() -> Iterator[Callable[[_lab.Lab], None]]:
+def server_in_n2() -> Iterator[Callable[[labs.Lab], None]]:
     """Starts a TCP server in n2/p1 that says how much it was sent; it ends with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(made: _lab.Lab) -> None:
-        argv = [*_netns.inside(made.pod("n2/p1").netns), "python3", "-c", SERVER]
+    def start(made: labs.Lab) -> None:
+        argv = [*namespaces.inside(made.pod("n2/p1").netns), "python3", "-c", SERVER]
         started.append(subprocess.Popen(argv))
 
     yield start
@@ -113,7 +112,7 @@ def test_failure_11_the_vxlan_devices_mac_is_set_at_creation(lab: MakeLab) -> No
     for node in made.nodes:
         # 3 is "set", and udev leaves such a MAC alone (NET_ADDR_SET, include/uapi/linux/netdevice.h).
         path = f"/sys/class/net/{DEVICE}/addr_assign_type"
-        assert _netns.run(["ip", "netns", "exec", node.netns, "cat", path]).strip() == "3"
+        assert namespaces.run(["ip", "netns", "exec", node.netns, "cat", path]).strip() == "3"
     first = [device(made, node.name)["address"] for node in made.nodes]
     for node in made.nodes:
         made.run(node.name, "ip", "link", "del", DEVICE)
@@ -157,7 +156,7 @@ def test_failure_12_nor_does_a_service_address_in_front_of_it_make_it_slow(
     server_in_n2(made)
     target = made.pod("n2/p1").address(4)
     transfer(made, "n1/p1", target, 8080, 10)
-    _netns.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=SERVICE.format(pod=target))
+    namespaces.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=SERVICE.format(pod=target))
     for source in ("n1/p1", "n1"):
         before = knocks(made, source)
         assert transfer(made, source, "203.0.113.80", 80, 1000) == 1000, source
@@ -187,11 +186,11 @@ def test_a_process_of_the_node_reaches_a_service_whose_backend_is_on_another_nod
     transfer(made, "n1", pod, 8080, 10)
     word, backend = ("ip", pod) if family == "4" else ("ip6", f"[{pod}]")
     text = FACE.format(word=word, face=face, backend=backend)
-    _netns.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=text)
+    namespaces.run(["nft", "-f", "-"], netns=made.node("n1").netns, stdin=text)
     assert transfer(made, "n1", face, 80, 1000) == 1000
 
 
-def _mtu(made: _lab.Lab, where: str, link: str) -> int:
+def _mtu(made: labs.Lab, where: str, link: str) -> int:
     (found,) = json.loads(made.run(where, "ip", "-j", "link", "show", link))
     return int(found["mtu"])
 
@@ -211,10 +210,10 @@ def test_failure_14_pods_have_the_uplinks_mtu_less_the_exact_overhead(
         assert _mtu(made, "n1", DEVICE) == mtu
     target = made.pod("n2/p1").address(made.spec.families[0])
     source = made.pod("n1/p1").netns
-    assert _netns.ping(source, target, size=mtu) is not None, "a packet of the whole MTU crosses"
+    assert namespaces.ping(source, target, size=mtu) is not None, "a packet of the whole MTU crosses"
     headers = 48 if ":" in target else 28
     larger = ["ping", "-n", "-c1", "-W1", "-M", "do", "-s", str(mtu + 1 - headers), target]
-    refused = _netns.attempt(larger, netns=source)
+    refused = namespaces.attempt(larger, netns=source)
     assert "message too long" in refused.stdout + refused.stderr, "one byte more is refused at home, not lost"
     server_in_n2(made)
     assert transfer(made, "n1/p1", target, 8080, 1_000_000) == 1_000_000
@@ -228,7 +227,7 @@ def test_failure_14_the_smaller_of_two_uplinks_mtu_counts(lab: MakeLab) -> None:
     assert _mtu(made, "n1/p1", "eth0") == 1450, "that of the interface which leads to the peers, not any other's"
 
 
-def _programmed(made: _lab.Lab, node: str) -> str:
+def _programmed(made: labs.Lab, node: str) -> str:
     """All that a node holds for its peers, as text."""
     routes = [made.run(node, "ip", each, "route", "show", "proto", "84") for each in ("-4", "-6")]
     vxlan = [["ip", "neigh", "show", "dev", DEVICE], ["bridge", "fdb", "show", "dev", DEVICE]]
@@ -317,7 +316,7 @@ def test_failure_38_either_family_is_carried_over_either(lab: MakeLab, underlay:
             {"name": each.name, "address": each.addresses[chosen], "podCIDRs": [each.pod_cidrs[i] for i in carried]}
             for each in made.nodes
         ]
-        _lab.write_json(node.state / "cluster.json", whole)
+        labs.write_json(node.state / "cluster.json", whole)
         made.add(node.name, "p1")
     assert len(made.pod("n2/p1").addresses) == len(carried)
     expression = "udp port 8472 and " + ("ip" if underlay == "4" else "ip6")

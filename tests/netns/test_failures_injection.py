@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 
-import _lab
-import _netns
 import pytest
 
+from scripts.lib.lab import labs, namespaces
 from tests.netns.conftest import MakeLab
 from tests.netns.test_failures_agent_repair import reconcile
 from tests.netns.test_failures_cluster import device, reaches, two_nodes
@@ -56,25 +55,25 @@ for _ in range(3): s.sendto(packet, (to, 8472))
 
 
 @contextmanager
-def heard(made: _lab.Lab, where: str = "n1/p1") -> Iterator[list[str]]:
+def heard(made: labs.Lab, where: str = "n1/p1") -> Iterator[list[str]]:
     """What a pod hears, complete when the block is left: a last word from its own node comes behind all others."""
     netns, _ = made.place(where)
     words = ["python3", "-c", LISTEN, str(PORT)]
-    with subprocess.Popen([*_netns.inside(netns), *words], stdout=subprocess.PIPE, text=True) as listener:
+    with subprocess.Popen([*namespaces.inside(netns), *words], stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None
         try:
             assert listener.stdout.readline().strip() == "ready"
             found: list[str] = []
             yield found
             said = ["bash", "-c", f"echo over > /dev/udp/{made.pod(where).addresses[0]}/{PORT}"]
-            _netns.run(said, netns=made.node(where.partition("/")[0]).netns)
+            namespaces.run(said, netns=made.node(where.partition("/")[0]).netns)
             while (line := listener.stdout.readline().strip()) != "over":
                 found.append(line)
         finally:
             listener.kill()
 
 
-def inject(made: _lab.Lab, source: str, target: str, words: str, *, vni: int = 1, bound: str = "") -> None:
+def inject(made: labs.Lab, source: str, target: str, words: str, *, vni: int = 1, bound: str = "") -> None:
     """Have a place send to a node's port what that should hand to its pod p1."""
     node = made.node(target)
     netns, _ = made.place(source)
@@ -82,11 +81,11 @@ def inject(made: _lab.Lab, source: str, target: str, words: str, *, vni: int = 1
     inside = str(ip_network(made.node("n2" if target == "n1" else "n1").pod_cidrs[0])[77])
     mac = str(device(made, target)["address"])
     argv = [node.addresses[0], str(vni), mac, inside, pod, str(PORT), words, bound]
-    done = _netns.attempt(["python3", "-c", INJECT, *argv], netns=netns)
+    done = namespaces.attempt(["python3", "-c", INJECT, *argv], netns=netns)
     assert done.returncode == 0 or "Operation not permitted" in done.stderr, done.stderr
 
 
-def bear(made: _lab.Lab, where: str, address: str) -> None:
+def bear(made: labs.Lab, where: str, address: str) -> None:
     """Give a place one more address, as whoever has CAP_NET_ADMIN in a pod can."""
     bits = ip_address(address).max_prefixlen
     made.run(where, "ip", "addr", "add", f"{address}/{bits}", "dev", "lo")
@@ -133,13 +132,13 @@ def test_other_peoples_tunnels_at_the_same_port_are_let_be(lab: MakeLab, family:
         made.run(place, *f"ip addr add {inner.format(number)}/{bits} dev theirs".split(),
                  *(["nodad"] if family == "6" else []))
         made.run(place, "ip", "link", "set", "theirs", "up")
-    assert _netns.ping(made.spec.wire, inner.format(1)) is not None
+    assert namespaces.ping(made.spec.wire, inner.format(1)) is not None
     assert reaches(made)
 
 
-def json_address(made: _lab.Lab, family: str) -> str:
+def json_address(made: labs.Lab, family: str) -> str:
     """The address that the wire itself has on the nodes' link."""
-    found = _netns.run(["ip", "-o", f"-{family}", "addr", "show", "dev", "link1", "scope", "global"],
+    found = namespaces.run(["ip", "-o", f"-{family}", "addr", "show", "dev", "link1", "scope", "global"],
                        netns=made.spec.wire)
     return found.split()[3].partition("/")[0]
 

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import _netns
 import pytest
-from _runtime import VERSIONS, Network, PluginError
 
 from cni_plugin.kernel.watch.inotify import Inotify
+from scripts.lib.lab import namespaces
+from scripts.lib.lab.runtime import VERSIONS, Network, PluginError
 from tests.cluster.etcd import CONF, PREFIX, Member, running
 from tests.conformance.clients import find_cnitool, results
 from tests.netns.agents import in_node
@@ -91,7 +91,7 @@ def ready(them: Members, name: str) -> tuple[int, str]:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    code, text = in_node(f"{_netns.NETNS_DIR / them.lab.node(name).netns}", ask)
+    code, text = in_node(f"{namespaces.NETNS_DIR / them.lab.node(name).netns}", ask)
     return code, text
 
 
@@ -214,7 +214,7 @@ def drive(them: Members, tool: str, version: str) -> bool:
     """ADD, CHECK where there is one, packets to a pod of the other node, and DEL, by cnitool on n1."""
     node = them.lab.node("n1")
     pod = f"{node.netns}-c{version.replace('.', '')}"
-    _netns.create(pod)
+    namespaces.create(pod)
     folder = node.state / "cnitool"
 
     def run(verb: str) -> subprocess.CompletedProcess[str]:
@@ -222,7 +222,7 @@ def drive(them: Members, tool: str, version: str) -> bool:
         command = f"exec {shlex.quote(str(tool))} {verb} pods /run/netns/{pod}"
         hidden = f"mkdir -p '{folder}'; mount --bind '{folder}' /var/lib; {command}"
         words = ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", hidden]
-        return _netns.attempt([*words], netns=node.netns, env=environ)
+        return namespaces.attempt([*words], netns=node.netns, env=environ)
 
     added = run("add")
     assert added.returncode == 0, added.stdout + added.stderr
@@ -230,10 +230,10 @@ def drive(them: Members, tool: str, version: str) -> bool:
     assert result.get("cniVersion", "0.1.0") == version
     if version >= "0.4.0":
         assert run("check").returncode == 0
-    reached = all(_netns.ping(pod, each) for each in them.lab.pod("n2/p1").addresses)
+    reached = all(namespaces.ping(pod, each) for each in them.lab.pod("n2/p1").addresses)
     deleted = run("del")
     assert deleted.returncode == 0, deleted.stdout + deleted.stderr
-    _netns.delete(pod)
+    namespaces.delete(pod)
     return reached
 
 
@@ -268,7 +268,7 @@ def test_failure_32_what_left_while_the_agent_was_away_is_gone_when_it_is_back_a
 
 def leaves_by(them: Members, address: str) -> bool:
     """Whether n1's tunnel begins at this address."""
-    shown = _netns.attempt(["ip", "-d", "link", "show", DEVICE], netns=them.lab.node("n1").netns)
+    shown = namespaces.attempt(["ip", "-d", "link", "show", DEVICE], netns=them.lab.node("n1").netns)
     return f"local {address} " in shown.stdout
 
 
@@ -280,7 +280,7 @@ def readdress(them: Members, addresses: tuple[str, ...], *, dev: str = "eth0", g
         run("n1", "ip", "addr", "add", f"{each}/{64 if ':' in each else 24}", "dev", dev, *(["nodad"] * (":" in each)))
     for each in ("192.0.2.254", "2001:db8:1::fe"):
         if (":" in each) in {":" in address for address in addresses}:
-            with suppress(_netns.CommandError):
+            with suppress(namespaces.CommandError):
                 run("n1", "ip", "route", "add", "default", "via", each, "dev", dev)
 
 
@@ -323,7 +323,7 @@ def test_failure_33_an_address_that_moves_to_another_interface_is_followed(
         joined(them)
         node = made.node("n1")
         words = f"link add n1b mtu 1400 type veth peer name eth1 mtu 1400 netns {node.netns}"
-        _netns.ip(made.spec.wire, words, "link set n1b master link1 up")
+        namespaces.ip(made.spec.wire, words, "link set n1b master link1 up")
         made.run("n1", "ip", "link", "set", "eth1", "up")
         readdress(them, node.addresses, dev="eth1")
         made.run("n1", "ip", "link", "set", "eth0", "down")
@@ -414,7 +414,7 @@ def test_failure_34_an_uplink_that_is_taken_out_and_put_back_is_used_again(
         made.run("n1", "ip", "link", "del", "eth0")
         them.until(lambda: not them.reaches("n1/p1", "n2/p1", 0.2), "nothing is reached")
         words = f"link add n1 mtu 1500 type veth peer name eth0 mtu 1500 netns {node.netns}"
-        _netns.ip(made.spec.wire, words, "link set n1 master link1 up")
+        namespaces.ip(made.spec.wire, words, "link set n1 master link1 up")
         made.run("n1", "ip", "link", "set", "eth0", "up")
         made.run("n1", "ip", "addr", "add", f"{node.addresses[0]}/24", "dev", "eth0")
         back(them, f"{backend}, another NIC")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _runtime import Attachment, Network, PluginError, Runtime
 
+from scripts.lib.lab.runtime import Attachment, Network, PluginError, Runtime
 from tests.conformance.nodes import NODE4, UPLINK, WORLD4, Json, Namespace, Node, ping_all
 from tests.conformance.observe import port_of, port_view, tentative
 from tests.netns.failure_nodes import REFERENCE, address, conf, node_with, ranges

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
 
-import _netns
 import pytest
 
 from cni_plugin.kernel.see.echo import LEAST, Echo, Reply
 from cni_plugin.kernel.see.heard import confirmed
+from scripts.lib.lab import namespaces
 from tests.netns.agents import in_node
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 def there(netns: str, work: Callable[[], Answer]) -> Answer:
     """What this finds in a namespace of that name."""
-    return in_node(str(_netns.NETNS_DIR / netns), work)
+    return in_node(str(namespaces.NETNS_DIR / netns), work)
 
 
 def back(echo: Echo, seconds: float = 2.0) -> list[Reply]:
@@ -101,12 +101,12 @@ def test_an_address_that_is_not_ours_is_no_source(netns: Callable[[str], str]) -
 
 def test_a_neighbour_that_answered_is_known_and_one_that_never_did_is_not(netns: Callable[[str], str]) -> None:
     one, other = netns("a"), netns("b")
-    _netns.ip(one, f"link add v0 type veth peer name v0 netns {other}")
+    namespaces.ip(one, f"link add v0 type veth peer name v0 netns {other}")
     for number, name in enumerate((one, other), 1):
-        _netns.ip(name, "link set v0 up", f"addr add 192.0.2.{number}/24 dev v0")
+        namespaces.ip(name, "link set v0 up", f"addr add 192.0.2.{number}/24 dev v0")
     begun = time.monotonic()
-    assert _netns.ping(one, "192.0.2.2")
-    assert _netns.ping(one, "192.0.2.3", timeout=0.2) is None
+    assert namespaces.ping(one, "192.0.2.2")
+    assert namespaces.ping(one, "192.0.2.3", timeout=0.2) is None
     found = there(one, confirmed)
     assert found.keys() == {"192.0.2.2"}
     assert 0 <= found["192.0.2.2"] <= time.monotonic() - begun

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import _netns
 import pytest
 
 from cni_plugin.kernel.host.netns import inside, open_namespace
@@ -21,6 +20,7 @@ from cni_plugin.kernel.watch.monitor import (
     Changed,
     Monitor,
 )
+from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import news
 
 PORT = "tl0123456789a"
@@ -44,7 +44,7 @@ class Watched:
 
     def __init__(self, netns: str) -> None:
         self._netns = netns
-        _netns.run(["sh", "-e"], netns=netns, stdin="\n".join(START))
+        namespaces.run(["sh", "-e"], netns=netns, stdin="\n".join(START))
         descriptor = open_namespace(f"/run/netns/{netns}")
         with inside(descriptor):
             self.monitor = Monitor()
@@ -53,12 +53,12 @@ class Watched:
         self.after(*(f"ip link set {name} alias tulle:x" for name in names))  # the first event about a link is news
 
     def _index(self, name: str) -> int:
-        return int(_netns.run(["ip", "-o", "link", "show", name], netns=self._netns).split(":")[0])
+        return int(namespaces.run(["ip", "-o", "link", "show", name], netns=self._netns).split(":")[0])
 
     def after(self, *commands: str) -> Changed:
         """What is told when these commands have run."""
         for each in commands:
-            _netns.run(each.split(), netns=self._netns)
+            namespaces.run(each.split(), netns=self._netns)
         return news(self.monitor)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-import _netns
 import pytest
 
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.plan.node import forwarding
 from cni_plugin.verbs.ensure import settle
+from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import MakeNetns, kernel_of, run
 from tests.pace import until
 
@@ -33,7 +33,7 @@ class Node:
 
     def learns(self) -> bool:
         """The router speaks once: whether there is a default route then, or was before."""
-        _netns.attempt([sys.executable, "-c", ADVERTISE], netns=self._router)  # its own address may be yet to come
+        namespaces.attempt([sys.executable, "-c", ADVERTISE], netns=self._router)  # its own address may be yet to come
         return self.default_route()
 
     def default_route(self) -> bool:
@@ -50,10 +50,10 @@ class Node:
 def node(netns: MakeNetns) -> Iterator[Node]:
     here, router = netns("node"), netns("router")
     for each in (here, router):  # else the routers' link-local addresses would be probed first
-        _netns.run(["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"], netns=each)
-    _netns.ip(here, f"link add eth0 type veth peer name eth0 netns {router}", "link set eth0 up")
-    _netns.ip(here, "link add eth1 type veth peer name far1", "link set eth1 up")
-    _netns.ip(router, "link set eth0 up")
+        namespaces.run(["sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"], netns=each)
+    namespaces.ip(here, f"link add eth0 type veth peer name eth0 netns {router}", "link set eth0 up")
+    namespaces.ip(here, "link add eth1 type veth peer name far1", "link set eth1 up")
+    namespaces.ip(router, "link set eth0 up")
     with kernel_of(here) as kernel:
         made = Node(kernel, router)
         until(made.learns, "the node has a default route")

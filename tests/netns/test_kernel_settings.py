@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-import _netns
 import pytest
 
 from cni_plugin.attachment import Attachment
@@ -20,6 +19,7 @@ from cni_plugin.model.links import Bridge
 from cni_plugin.netconf import parse
 from cni_plugin.plan.pod import Wire, pod_state
 from cni_plugin.spec import IPConfig
+from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import BRIDGE, MakeNetns, enter_new, kernel_of, put, run, wrong
 
 FOUR, SIX = IPConfig("10.22.0.5/24", "10.22.0.1"), IPConfig("fd22::5/64", "fd22::1")
@@ -98,7 +98,7 @@ def test_a_sandbox_without_ipv6_gets_it_for_its_interface_and_for_itself(
     put(kernel, wanted)
     assert wrong(kernel, wanted) == []
     run("ip link set lo up", pod)
-    assert _netns.ping(pod, "fd22::5", timeout=3), "a pod reaches itself"
+    assert namespaces.ping(pod, "fd22::5", timeout=3), "a pod reaches itself"
     assert run("sysctl -n net.ipv6.conf.default.disable_ipv6", pod) == "1\n", "other links are left as they were"
 
 
@@ -106,7 +106,7 @@ def test_a_pods_ipv6_address_outlives_its_link_going_down(kernel: LinuxKernel, n
     pod = enter_new(kernel, netns)
     wanted = pod_state(CONF, WIRE, (FOUR, SIX), ()).values()
     put(kernel, wanted)
-    _netns.ip(pod, "link set eth0 down", "link set eth0 up")
+    namespaces.ip(pod, "link set eth0 down", "link set eth0 up")
     assert wrong(kernel, wanted) == []
 
 

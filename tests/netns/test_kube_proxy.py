@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import _lab
-import _netns
 import pytest
-from _topology import POD_NETS, Node
 
+from scripts.lib.lab import labs, namespaces
+from scripts.lib.lab.topology import POD_NETS, Node
 from tests.answering import CLIENT, SERVER, Answer, answers
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab
@@ -118,13 +117,13 @@ SERVICES = (WEB, ALONE, FAR, NOBODY)
 class KubeProxy:
     """kube-proxy on one node of a lab, as far as its table goes."""
 
-    def __init__(self, made: _lab.Lab, node: Node) -> None:
+    def __init__(self, made: labs.Lab, node: Node) -> None:
         self.made, self.node = made, node
 
     def sync(self) -> None:
         """Write the tables of all families anew, each whole, in one transaction: as after its start."""
         text = "".join(self.table(family) for family in self.made.spec.families)
-        _netns.run(["nft", "-f", "-"], netns=self.node.netns, stdin=text)
+        namespaces.run(["nft", "-f", "-"], netns=self.node.netns, stdin=text)
 
     def listed(self) -> str:
         """Its tables as they are in the kernel; the handles tell a rule that was written anew from the old one."""
@@ -188,7 +187,7 @@ def _object(name: str, kind: str, elements: list[str]) -> str:
     return f"  {name} {{ type {kind}; {listed}}}\n"
 
 
-StartServers = Callable[[_lab.Lab], None]
+StartServers = Callable[[labs.Lab], None]
 
 
 @pytest.fixture
@@ -196,9 +195,9 @@ def serve() -> Iterator[StartServers]:
     """Starts a server in every pod named `server`, which says who it is and who asks; they end with the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(made: _lab.Lab) -> None:
+    def start(made: labs.Lab) -> None:
         mine = [
-            subprocess.Popen([*_netns.inside(pod.netns), "python3", "-c", SERVER, pod.path, str(PORT)],
+            subprocess.Popen([*namespaces.inside(pod.netns), "python3", "-c", SERVER, pod.path, str(PORT)],
                              stdout=subprocess.PIPE, text=True)
             for pod in made.pods.values() if pod.name == "server"
         ]
@@ -212,7 +211,7 @@ def serve() -> Iterator[StartServers]:
         each.communicate()
 
 
-def with_services(made: _lab.Lab, serve: StartServers) -> list[KubeProxy]:
+def with_services(made: labs.Lab, serve: StartServers) -> list[KubeProxy]:
     """A server on each node, a client on the first, and kube-proxy everywhere."""
     for path in ("n1/server", "n2/server", "n1/client"):
         if path not in made.pods:
@@ -226,7 +225,7 @@ def with_services(made: _lab.Lab, serve: StartServers) -> list[KubeProxy]:
 
 
 @pytest.fixture(params=[True, False], ids=["ipMasq", "no ipMasq"])
-def cluster(request: pytest.FixtureRequest, lab: MakeLab, serve: StartServers) -> _lab.Lab:
+def cluster(request: pytest.FixtureRequest, lab: MakeLab, serve: StartServers) -> labs.Lab:
     """Two nodes in VXLAN with Services; their pods are masqueraded as conf/kubernetes has it, or not at all."""
     made = lab(nodes=2)
     for node in made.nodes:
@@ -235,41 +234,41 @@ def cluster(request: pytest.FixtureRequest, lab: MakeLab, serve: StartServers) -
     return made
 
 
-def see_frames(made: _lab.Lab, node: str, seen: bool) -> None:
+def see_frames(made: labs.Lab, node: str, seen: bool) -> None:
     """Whether frames between two pods of a node pass its rules for packets, too."""
     keys = (f"bridge__bridge-nf-call-{each}tables" for each in ("ip", "ip6"))
-    _netns.sysctl(made.node(node).netns, **dict.fromkeys(keys, int(seen)))
+    namespaces.sysctl(made.node(node).netns, **dict.fromkeys(keys, int(seen)))
 
 
-def asked(made: _lab.Lab, where: str, address: str, port: int = 80, times: int = 1) -> set[Answer]:
+def asked(made: labs.Lab, where: str, address: str, port: int = 80, times: int = 1) -> set[Answer]:
     """What so many connections from there are told. Raises CommandError when one of them is not answered."""
     return set(answers(made.run(where, "python3", "-c", CLIENT, address, str(port), str(times))))
 
 
-def of(made: _lab.Lab, node: str) -> set[str]:
+def of(made: labs.Lab, node: str) -> set[str]:
     """All addresses of a node itself."""
     links = cast(list[dict[str, list[dict[str, str]]]], json.loads(made.run(node, "ip", "-j", "addr")))
     return {each["local"] for link in links for each in link["addr_info"]}
 
 
-def every_family(made: _lab.Lab) -> Iterator[tuple[int, str, str]]:
+def every_family(made: labs.Lab) -> Iterator[tuple[int, str, str]]:
     """A family, the addresses of n1 and n1/client in it."""
     for index, family in enumerate(made.spec.families):
         yield family, made.node("n1").addresses[index], made.pod("n1/client").address(family)
 
 
-def test_a_pod_reaches_a_service_on_both_nodes_and_is_seen_by_its_own_address(cluster: _lab.Lab) -> None:
+def test_a_pod_reaches_a_service_on_both_nodes_and_is_seen_by_its_own_address(cluster: labs.Lab) -> None:
     serves(cluster)
 
 
-def test_a_pod_reaches_itself_through_its_service(cluster: _lab.Lab) -> None:
+def test_a_pod_reaches_itself_through_its_service(cluster: labs.Lab) -> None:
     """kube-proxy masquerades it: what a pod gets from its own address it would not answer to the Service."""
     for family, _, _ in every_family(cluster):
         ((server, seen),) = asked(cluster, "n1/server", ALONE.address(family))
         assert server == "n1/server" and seen in of(cluster, "n1")
 
 
-def test_a_node_reaches_a_service_on_both_nodes(cluster: _lab.Lab) -> None:
+def test_a_node_reaches_a_service_on_both_nodes(cluster: labs.Lab) -> None:
     for family, _, _ in every_family(cluster):
         found = asked(cluster, "n1", WEB.address(family), times=24)
         assert {each.server for each in found} == {"n1/server", "n2/server"}
@@ -277,7 +276,7 @@ def test_a_node_reaches_a_service_on_both_nodes(cluster: _lab.Lab) -> None:
 
 
 def test_from_outside_the_node_port_of_a_node_without_an_endpoint_leads_to_the_other_and_back(
-    cluster: _lab.Lab,
+    cluster: labs.Lab,
 ) -> None:
     """The pod answers the node that was asked, which only that one can translate back."""
     for _, node, _ in every_family(cluster):
@@ -286,7 +285,7 @@ def test_from_outside_the_node_port_of_a_node_without_an_endpoint_leads_to_the_o
 
 
 @pytest.mark.parametrize("where", ["n1/client", "n1"])
-def test_a_service_without_endpoints_is_refused_and_not_timed_out(cluster: _lab.Lab, where: str) -> None:
+def test_a_service_without_endpoints_is_refused_and_not_timed_out(cluster: labs.Lab, where: str) -> None:
     """With IPv6 by the second packet, after a second: Linux takes no notice of an ICMPv6 error while it connects."""
 
     def refused(address: str) -> bool:
@@ -294,12 +293,12 @@ def test_a_service_without_endpoints_is_refused_and_not_timed_out(cluster: _lab.
             socket.create_connection((address, 80), 60)
         return True
 
-    netns = str(_netns.NETNS_DIR / cluster.place(where)[0])
+    netns = str(namespaces.NETNS_DIR / cluster.place(where)[0])
     for family in (4, 6):
         assert in_node(netns, partial(refused, NOBODY.address(family)))
 
 
-def test_a_pod_reaches_a_backend_beside_it_only_where_rules_see_what_crosses_the_bridge(cluster: _lab.Lab) -> None:
+def test_a_pod_reaches_a_backend_beside_it_only_where_rules_see_what_crosses_the_bridge(cluster: labs.Lab) -> None:
     """The answer goes from port to port of the bridge, and unseen nobody gives it the Service's address back.
 
     So it is with every bridge plugin and in every mode of kube-proxy. Other nodes and the node itself do without.
@@ -314,7 +313,7 @@ def test_a_pod_reaches_a_backend_beside_it_only_where_rules_see_what_crosses_the
     assert "kube-proxy with nftables" in findings(cluster, "n1")["services-need-br-netfilter"]["why"]
     for family, _, client in every_family(cluster):
         address = ALONE.address(family)
-        assert in_node(str(_netns.NETNS_DIR / cluster.pod("n1/client").netns), partial(unanswered, address))
+        assert in_node(str(namespaces.NETNS_DIR / cluster.pod("n1/client").netns), partial(unanswered, address))
         assert {each.server for each in asked(cluster, "n1", address)} == {"n1/server"}
         assert asked(cluster, "n1/client", FAR.address(family)) == {Answer("n2/server", client)}
     see_frames(cluster, "n1", True)
@@ -323,9 +322,9 @@ def test_a_pod_reaches_a_backend_beside_it_only_where_rules_see_what_crosses_the
         assert asked(cluster, "n1/client", ALONE.address(family)) == {Answer("n1/server", client)}
 
 
-def ours(made: _lab.Lab, node: str) -> str:
+def ours(made: labs.Lab, node: str) -> str:
     """Tulle's table there with its handles, "" when there is none."""
-    return _netns.attempt(["nft", "-a", "list", "table", "inet", "tulle"], netns=made.node(node).netns).stdout
+    return namespaces.attempt(["nft", "-a", "list", "table", "inet", "tulle"], netns=made.node(node).netns).stdout
 
 
 @pytest.fixture
@@ -369,7 +368,7 @@ def without_handles(listed: str) -> str:
     return re.sub(r" # handle \d+", "", listed)
 
 
-def serves(made: _lab.Lab) -> None:
+def serves(made: labs.Lab) -> None:
     """A Service with a backend on each node serves a pod in every family."""
     for family, _, client in every_family(made):
         found = asked(made, "n1/client", WEB.address(family), times=24)

@@ -9,10 +9,9 @@ import json
 import time
 from collections.abc import Callable
 
-import _lab
-import _netns
 import pytest
 
+from scripts.lib.lab import labs, namespaces
 from tests.netns.conftest import MakeLab
 from tests.netns.test_failures_agent_repair import Reconciling, reconcile
 from tests.netns.test_failures_cluster import ServerInN2, server_in_n2, transfer, two_nodes
@@ -23,19 +22,19 @@ Reconcile = Callable[..., Reconciling]
 OVERHEAD = {("vxlan", "4"): 50, ("vxlan", "6"): 70, ("host-gw", "dual"): 0}
 
 
-def underlay(made: _lab.Lab, mtu: int) -> None:
+def underlay(made: labs.Lab, mtu: int) -> None:
     """Give the link between the nodes this MTU."""
     wires = [("wire", each.name) for each in made.nodes]
     for place, link in (("wire", "link1"), *wires, *((each.name, "eth0") for each in made.nodes)):
         made.run(place, "ip", "link", "set", link, "mtu", str(mtu))
 
 
-def mtu(made: _lab.Lab, where: str, link: str) -> int:
+def mtu(made: labs.Lab, where: str, link: str) -> int:
     (found,) = json.loads(made.run(where, "ip", "-j", "link", "show", link))
     return int(found["mtu"])
 
 
-def mtus(made: _lab.Lab, node: str, pod: str = "p1") -> dict[str, int]:
+def mtus(made: labs.Lab, node: str, pod: str = "p1") -> dict[str, int]:
     """The MTUs that a packet of a pod meets on its node."""
     (inside,) = json.loads(made.run(f"{node}/{pod}", "ip", "-j", "link", "show", "eth0"))
     ports = json.loads(made.run(node, "ip", "-j", "link", "show", "type", "veth"))
@@ -45,7 +44,7 @@ def mtus(made: _lab.Lab, node: str, pod: str = "p1") -> dict[str, int]:
     return found | ({"device": mtu(made, node, "tulle.1")} if made.spec.backend == "vxlan" else {})
 
 
-def follows(made: _lab.Lab, node: str, wanted: int, pod: str = "p1") -> None:
+def follows(made: labs.Lab, node: str, wanted: int, pod: str = "p1") -> None:
     """Wait until all links of a pod have this MTU."""
     until(
         lambda: set(mtus(made, node, pod).values()) == {wanted}, f"{pod} of {node} has {wanted}",
@@ -53,19 +52,19 @@ def follows(made: _lab.Lab, node: str, wanted: int, pod: str = "p1") -> None:
     )
 
 
-def crosses(made: _lab.Lab, size: int) -> bool:
+def crosses(made: labs.Lab, size: int) -> bool:
     """Whether a packet of this size goes from pod to pod and back unfragmented, in every family."""
     return all(
-        _netns.ping(made.pod("n1/p1").netns, each, size=size) is not None for each in made.pod("n2/p1").addresses
+        namespaces.ping(made.pod("n1/p1").netns, each, size=size) is not None for each in made.pod("n2/p1").addresses
     )
 
 
-def is_refused_at_home(made: _lab.Lab, size: int) -> bool:
+def is_refused_at_home(made: labs.Lab, size: int) -> bool:
     """Whether the pod itself says that a packet of this size is too long."""
     for target in made.pod("n2/p1").addresses:
         payload = str(size - (48 if ":" in target else 28))
         words = ["ping", "-n", "-c1", "-W1", "-M", "do", "-s", payload, target]
-        done = _netns.attempt(words, netns=made.pod("n1/p1").netns)
+        done = namespaces.attempt(words, netns=made.pod("n1/p1").netns)
         if "message too long" not in done.stdout + done.stderr:
             return False
     return True
@@ -123,7 +122,7 @@ def test_an_mtu_that_somebody_gave_a_pod_since_stays_and_a_sandbox_that_is_gone_
         made.add("n1", pod)
     loop = reconcile(made)
     made.run("n1/p2", "ip", "link", "set", "eth0", "mtu", "1200")
-    _netns.delete(made.pod("n1/p3").netns)
+    namespaces.delete(made.pod("n1/p3").netns)
     while len(json.loads(made.run("n1", "ip", "-j", "link", "show", "master", "tulle0"))) > 2:
         time.sleep(0.02)  # the kernel takes a namespace apart when it has the time
     underlay(made, 1400)

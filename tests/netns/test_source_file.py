@@ -12,10 +12,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import _lab
-import _netns
 import pytest
 
+from scripts.lib.lab import labs, namespaces
 from tests.netns.conftest import MakeLab
 from tests.netns.members import Json, Members, members
 from tests.pace import PATIENCE
@@ -97,8 +96,8 @@ def test_what_is_written_wrong_changes_nothing_and_is_said(lab: MakeLab, plugin:
 class Pinging:
     """A stream of packets, 50 a second, while a block runs; how many of them went without an answer."""
 
-    def __init__(self, made: _lab.Lab, source: str, target: str) -> None:
-        words = [*_netns.inside(made.pod(source).netns), "ping", "-n", "-i", "0.02", "-W", "1", target]
+    def __init__(self, made: labs.Lab, source: str, target: str) -> None:
+        words = [*namespaces.inside(made.pod(source).netns), "ping", "-n", "-i", "0.02", "-W", "1", target]
         self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def __enter__(self) -> Pinging:
@@ -122,14 +121,14 @@ def test_a_folder_with_a_file_a_node_is_followed(lab: MakeLab, plugin: Path) -> 
     folder = made.state / "nodes.d"
     with members(made, plugin, source={"type": "file", "path": str(folder)}) as them:
         folder.mkdir()
-        _lab.write_json(folder / "net-conf.json", {**them.conf, "enableIPv6": True})
+        labs.write_json(folder / "net-conf.json", {**them.conf, "enableIPv6": True})
         for name in ("n1", "n2"):
-            _lab.write_json(folder / f"{name}.json", them.list[name])
+            labs.write_json(folder / f"{name}.json", them.list[name])
         them.join("n1", "n2")
         for name in ("n1", "n2"):
             made.add(name, "p1")
         assert silent(them) == []
-        _lab.write_json(folder / "another.json", them.list["n3"])
+        labs.write_json(folder / "another.json", them.list["n3"])
         them.until(lambda: all(them.holds(each, "n3") for each in ("n1", "n2")), "n3 is in all tables")
         them.join("n3")
         made.add("n3", "p1")
@@ -143,10 +142,10 @@ def test_a_folder_with_a_file_a_node_is_followed(lab: MakeLab, plugin: Path) -> 
         assert [them.off(each) for each in them.agents] == [[], [], []]
         folder.mkdir()
         for name in ("n1", "n2"):
-            _lab.write_json(folder / f"{name}.json", them.list[name])
+            labs.write_json(folder / f"{name}.json", them.list[name])
         time.sleep(0.3)
         assert them.holds("n1", "n3"), "a folder without the network's configuration is being filled"
-        _lab.write_json(folder / "net-conf.json", {**them.conf, "enableIPv6": True})
+        labs.write_json(folder / "net-conf.json", {**them.conf, "enableIPv6": True})
         them.until(lambda: not them.holds("n1", "n3"), "n3 is in no table")
 
 

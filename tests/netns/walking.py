@@ -17,9 +17,8 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import cast
 
-import _netns
-from _topology import Pod
-
+from scripts.lib.lab import namespaces
+from scripts.lib.lab.topology import Pod
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.etcd import PREFIX, Member
 from tests.netns.members import Json, Members
@@ -240,7 +239,7 @@ class Walk:
 
 
 def ping(pod: Pod, address: str) -> subprocess.Popen[bytes]:
-    words = [*_netns.inside(pod.netns), "ping", "-n", "-c1", "-W2", address]
+    words = [*namespaces.inside(pod.netns), "ping", "-n", "-c1", "-W2", address]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
