@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import msgspec
 
-from cni_plugin.netconf import _Conf, typed
+from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.network import Address, Network, NetworkConf, address_of, invalid, network_of, unusable
 from cni_plugin.network import parse as parse_network
 
@@ -26,7 +26,7 @@ _DERIVED = ("vtepmac",)
 """What backends announce for flannel's nodes' sake: ours derive it from a node's subnet, and so need not believe it."""
 
 
-class _NodeConf(_Conf, frozen=True):
+class _NodeConf(Conf, frozen=True):
     name: str
     address: str
     pod_cidrs: tuple[str, ...]
@@ -35,7 +35,7 @@ class _NodeConf(_Conf, frozen=True):
     since: float = 0.0
 
 
-class _ClusterConf(_Conf, frozen=True):
+class _ClusterConf(Conf, frozen=True):
     node: str = ""
     local_address: str = ""
     nodes: tuple[_NodeConf, ...] = ()

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
+from cni_plugin.conf.plugin import HOST_LOCAL, NetConf
+from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.keys import strangers
-from cni_plugin.netconf import HOST_LOCAL, NetConf, _Conf, typed
 from cni_plugin.network import NetworkKeys
 
 _LISTS, _RUNTIMES = ("cniversions", "disablecheck", "disablegc", "capabilities", "plugins"), (
@@ -25,7 +26,7 @@ _OTHERS = frozenset((*_LISTS, *_RUNTIMES, *_FLANNELS))
 _OPAQUE = ("cluster", "prevresult")
 
 
-class _Type(_Conf, frozen=True):
+class _Type(Conf, frozen=True):
     type: str = ""
 
 

@@ -23,9 +23,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cni_plugin import backend as backends
+from cni_plugin.conf.reading import typed
 from cni_plugin.doubts import of_network
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import typed
 from cni_plugin.network import (
     Address,
     Carving,

@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cni_plugin import netconf
+from cni_plugin.conf import reading
+from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import _Conf, typed
 
 Network: TypeAlias = IPv4Network | IPv6Network
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -44,7 +44,7 @@ _NO_MAC = "00:00:00:00:00:00"
 """For VXLAN it means "every MAC that is not known" (drivers/net/vxlan/vxlan_core.c, vxlan_xmit)."""
 
 
-class NetworkKeys(_Conf, frozen=True):
+class NetworkKeys(Conf, frozen=True):
     """The keys, as `cluster` and net-conf.json have them."""
 
     network: str = ""
@@ -114,7 +114,7 @@ def options_of(conf: NetworkKeys) -> dict[str, object]:
 
 def invalid(key: str, value: object, remedy: str) -> CniError:
     """The error for a key of the cluster's configuration."""
-    return netconf.invalid(f"cluster.{key}", value, remedy)
+    return reading.invalid(f"cluster.{key}", value, remedy)
 
 
 def network_of(key: str, text: str, family: int | None = None, *, masked: bool = False) -> Network:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from ipaddress import ip_interface
 from typing import NamedTuple
 
+from cni_plugin.conf.plugin import HOST_LOCAL, NetConf
+from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import INVALID_ENVIRONMENT, CniError
-from cni_plugin.netconf import HOST_LOCAL, NetConf, invalid
 from cni_plugin.spec import parse_args
 
 

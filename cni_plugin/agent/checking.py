@@ -17,9 +17,10 @@ from functools import partial
 from cni_plugin import backend, flannel
 from cni_plugin.agent import conflist, settings, source, whereabouts
 from cni_plugin.agent.settings import Settings
+from cni_plugin.conf.plugin import ENDINGS, parse
+from cni_plugin.conf.reading import decode, invalid
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
-from cni_plugin.netconf import ENDINGS, decode, invalid, parse
 from cni_plugin.verbs.peers import CLUSTER_FILE
 
 

@@ -14,9 +14,10 @@ from contextlib import suppress
 
 import msgspec
 
+from cni_plugin.conf.plugin import HOST_LOCAL, check_name
+from cni_plugin.conf.reading import decode
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.host import files
-from cni_plugin.netconf import HOST_LOCAL, check_name, decode
 
 DEFAULT: Mapping[str, object] = {
     "cniVersion": "1.0.0",

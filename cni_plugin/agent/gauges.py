@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from cni_plugin import netconf
+from cni_plugin.conf import reading
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.records import Record, Records
@@ -62,7 +62,7 @@ class Gauges:
 
     def _pools(self, record: Record) -> list[Pool]:
         try:
-            found = usage(self._kernel, self._records, netconf.decode(bytes(record.conf)))
+            found = usage(self._kernel, self._records, reading.decode(bytes(record.conf)))
         except Exception:  # whatever is wrong with one network's configuration, the others' numbers are wanted
             return []
         return [Pool(record.network, each.range_set, each.used, each.free) for each in found]

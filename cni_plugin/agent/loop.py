@@ -25,6 +25,7 @@ from cni_plugin.agent.outlived import Outlived
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.problems import Problems
 from cni_plugin.agent.settings import Settings
+from cni_plugin.conf.plugin import HOST_LOCAL
 from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.open import open_kernel
@@ -45,7 +46,6 @@ from cni_plugin.kernel.watch.monitor import (
 )
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.links import Bridge, Up
-from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from cni_plugin import decoding
+from cni_plugin.conf.reading import refuse_strangers
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.keys import complaint
-from cni_plugin.netconf import refuse_strangers
 
 DEFAULT_PATH = "/etc/tulle/agent.json"
 

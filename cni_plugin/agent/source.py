@@ -24,9 +24,9 @@ import msgspec
 
 from cni_plugin.agent import sources
 from cni_plugin.cluster import Node
+from cni_plugin.conf.reading import refuse_strangers, typed
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.keys import near
-from cni_plugin.netconf import refuse_strangers, typed
 from cni_plugin.network import Address, Network, NetworkConf
 
 

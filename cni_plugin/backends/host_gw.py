@@ -11,16 +11,16 @@ from collections.abc import Mapping
 
 from cni_plugin.backend import Me
 from cni_plugin.cluster import Node
+from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Route
-from cni_plugin.netconf import _Conf, typed
 from cni_plugin.network import Address
 
 OVERHEAD: Mapping[int, int] = {4: 0, 6: 0}
 
 
-class Config(_Conf, frozen=True):
+class Config(Conf, frozen=True):
     """Nothing to set."""
 
 

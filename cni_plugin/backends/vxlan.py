@@ -23,13 +23,13 @@ import msgspec
 
 from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
+from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.marks import MAX_MTU, MIN_MTU, TUNNEL, TUNNEL_ALIAS
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.host import Feature, Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Fdb, Up, Vxlan
-from cni_plugin.netconf import _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
@@ -40,7 +40,7 @@ DEFAULT_PORT = 8472
 """The kernel's own (drivers/net/vxlan/vxlan_core.c), older than IANA's 4789."""
 
 
-class Config(_Conf, frozen=True):
+class Config(Conf, frozen=True):
     """`vni` and `port` default to flannel's on Linux, a port of 0 is that, too. `mtu` of the device in bytes, else
 
     `wire_mtu` of the network between the nodes, where its links claim more than it carries; 0 when it is to be derived.

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import decoding, doubts, netconf
+from cni_plugin import decoding, doubts
+from cni_plugin.conf import plugin, reading
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.ctl.facts import Config
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
-from cni_plugin.netconf import NetConf
 
 
 class Read(NamedTuple):
@@ -32,13 +33,13 @@ def read(place: str, networks: Collection[str]) -> tuple[Read, ...]:
 
     Raises OSError when the folder cannot be listed.
     """
-    names = [each for each in files.listed(place) if each.endswith(netconf.ENDINGS)]
+    names = [each for each in files.listed(place) if each.endswith(plugin.ENDINGS)]
     return tuple(_read(f"{place}/{each}", networks) for each in names)
 
 
 def _read(path: str, networks: Collection[str]) -> Read:
     try:
-        raw = netconf.decode(files.follow(path), f"in {path}")
+        raw = reading.decode(files.follow(path), f"in {path}")
     except OSError as error:
         return Read(Config(path, problem=f"cannot be read: {error.strerror}"), None, {})
     except CniError as error:
@@ -51,7 +52,7 @@ def _read(path: str, networks: Collection[str]) -> Read:
     whole = {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **mine[0]}
     whole = {key: each for key, each in whole.items() if each is not None}
     try:
-        conf = netconf.parse(whole)
+        conf = plugin.parse(whole)
     except CniError as error:
         return Read(Config(path, ours=True, plugins=types, problem=error.msg), None, whole)
     found = msgspec.structs.replace(_config(path, types, conf), doubts=tuple(_doubts(whole, conf)))
@@ -114,6 +115,6 @@ def _doubts(raw: Mapping[str, object], conf: NetConf) -> Iterator[str]:
 
 def _backend(conf: NetConf) -> str:
     """The backend of the cluster, vxlan when none is named; "" without a cluster."""
-    folded = netconf.fold(_cluster(conf))
+    folded = reading.fold(_cluster(conf))
     backend = folded.get("backend") or {} if isinstance(folded, dict) else None
     return str(backend.get("type") or "vxlan") if isinstance(backend, dict) else ""

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 import msgspec
 
-from cni_plugin.netconf import NetConf
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.plan.address import interface
 from cni_plugin.plan.node import family
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig

@@ -12,12 +12,12 @@ from ipaddress import ip_interface
 
 import msgspec
 
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.host import Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge, PortVlan, Up, Vlan
-from cni_plugin.netconf import NetConf
 from cni_plugin.plan.pod import gateway_device
 
 FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}

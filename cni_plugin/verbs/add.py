@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin.conf.plugin import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model.base import State
 from cni_plugin.model.links import Veth
-from cni_plugin.netconf import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state

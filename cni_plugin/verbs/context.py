@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from cni_plugin import marks
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.meter import Meter
-from cni_plugin.netconf import NetConf
 from cni_plugin.records import Records
 from cni_plugin.spec import Request
 

@@ -12,8 +12,8 @@ import sys
 
 import msgspec
 
-from cni_plugin import netconf
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf import plugin
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
@@ -83,7 +83,7 @@ def with_recorded(context: Context, record: Record) -> Context:
         "CNI_NETNS": context.request.netns or record.netns,
     }
     conf = msgspec.structs.replace(
-        context.conf, name=record.network, ipam=netconf.IpamConf(type=record.ipam, data_dir=record.data_dir)
+        context.conf, name=record.network, ipam=plugin.IpamConf(type=record.ipam, data_dir=record.data_dir)
     )
     stdin = context.stdin if context.conf.ipam.type == record.ipam else bytes(record.conf)
     return context._replace(request=request, environ=environ, conf=conf, stdin=stdin)

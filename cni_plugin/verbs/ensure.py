@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from errno import EEXIST
 
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import KernelError
@@ -14,7 +15,6 @@ from cni_plugin.model.base import State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, Vxlan
-from cni_plugin.netconf import NetConf
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
 from cni_plugin.plan.pod import gateway_device

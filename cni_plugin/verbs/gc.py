@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
-from cni_plugin import netconf
 from cni_plugin.attachment import Attachment, owner, sealed
+from cni_plugin.conf import plugin, reading
 from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
@@ -153,14 +153,14 @@ def _unless_silent(ipam: str, silent: dict[str, NoAnswer], step: Callable[[], No
 
 def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:
     """What a DEL of this attachment would be given by a runtime that remembered it."""
-    raw = netconf.decode(bytes(record.conf))
+    raw = reading.decode(bytes(record.conf))
     try:
-        conf = netconf.parse(raw)
+        conf = plugin.parse(raw)
     except CniError:
-        conf = netconf.parse_name(raw)
+        conf = plugin.parse_name(raw)
     request = Request("DEL", record.container, record.netns, record.ifname, {}, PLUGIN_PATH, netns_override=False)
     environ = {"CNI_COMMAND": "DEL", "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir}
-    stdin, version = bytes(record.conf), netconf.version_of(raw)
+    stdin, version = bytes(record.conf), reading.version_of(raw)
     return Context("tulle", request, environ, raw, stdin, version, conf, kernel, records, Meter())
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from cni_plugin.conf.plugin import HOST_LOCAL
 from cni_plugin.errors import NOT_AVAILABLE, CniError
 from cni_plugin.kernel.host import files
-from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.spec import Result
 from cni_plugin.verbs.context import Context
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from cni_plugin import delegate, netconf
+from cni_plugin import delegate
+from cni_plugin.conf import reading
 from cni_plugin.errors import DELEGATE_FAILED, INCOMPATIBLE_VERSION, CniError
 from cni_plugin.spec import VERBS, VERSIONS, Result, at_least, parse_result, render
 from cni_plugin.verbs.context import Context, MustWait
@@ -98,7 +99,7 @@ class DelegatedLeases:
         version = older[-1]
         if not at_least(version, VERBS[verb].since):
             return {}
-        told = {key: each for key, each in netconf.decode(self._context.stdin).items()
+        told = {key: each for key, each in reading.decode(self._context.stdin).items()
                 if key.lower() not in ("cniversion", "prevresult")}
         stdin = msgspec.json.encode({**told, "cniVersion": version, **self._previous(verb, version)})
         return delegate.call(executable, verb, self._environ(verb), stdin)

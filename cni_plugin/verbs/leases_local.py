@@ -7,8 +7,8 @@ from functools import lru_cache
 from ipaddress import ip_interface
 from typing import Protocol, TypeAlias
 
-from cni_plugin import netconf
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf import plugin
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.spec import Dns, IPConfig, Result
@@ -49,7 +49,7 @@ class LocalLeases:
     @property
     def data_dir(self) -> str:
         """Where the leases of all networks are."""
-        return self._context.conf.ipam.data_dir or netconf.DEFAULT_DATA_DIR
+        return self._context.conf.ipam.data_dir or plugin.DEFAULT_DATA_DIR
 
     def add(self) -> Result:
         """Raises IpamError; CniError 7 without ranges or for a resolvConf that cannot be read."""

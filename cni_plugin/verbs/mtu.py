@@ -18,13 +18,13 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object
 from cni_plugin.model.links import Bridge, PodLink, Veth
-from cni_plugin.netconf import NetConf
 from cni_plugin.records import Record, Records
 from cni_plugin.verbs.peers import Facts
 

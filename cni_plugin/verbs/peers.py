@@ -20,6 +20,7 @@ import msgspec
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding, doubts
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.door import Kernel
@@ -31,7 +32,6 @@ from cni_plugin.model.host import Feature
 from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
 from cni_plugin.model.links import Fdb, Up, Vxlan
 from cni_plugin.model.nft import NftObject
-from cni_plugin.netconf import NetConf
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import aside, too_narrow
 from cni_plugin.records import Records, stem

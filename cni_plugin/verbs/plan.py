@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cni_plugin.conf.plugin import HOST_LOCAL
 from cni_plugin.diff import Op, diff
-from cni_plugin.netconf import HOST_LOCAL
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state

@@ -16,6 +16,8 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import NetConf, parse
+from cni_plugin.conf.reading import decode
 from cni_plugin.diff import Op, diff, differences
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import Kernel, OwnLink
@@ -24,7 +26,6 @@ from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge, Fdb, Port, PortVlan, Up, Veth
-from cni_plugin.netconf import NetConf, decode, parse
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
 from cni_plugin.plan.pod import gateway_device, lasting

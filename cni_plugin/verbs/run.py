@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cni_plugin import decoding, netconf, spec
+from cni_plugin import decoding, spec
+from cni_plugin.conf import plugin, reading
 from cni_plugin.errors import (
     ADDRESS_UNAVAILABLE,
     BUG,
@@ -98,13 +99,13 @@ def run_together(calls: Sequence[Call], open_kernel: OpenKernel, *, agent: Agent
 
 def may_wait(name: str, verb: str, stdin: bytes) -> bool:
     """Whether a request may have to wait for others: for a delegated IPAM, or for duplicate address detection."""
-    if name == netconf.HOST_LOCAL or verb == "VERSION":
+    if name == plugin.HOST_LOCAL or verb == "VERSION":
         return False
     try:
         conf = _parser(stdin)(name, stdin)
     except Exception:  # what is wrong with it is told when it is served
         return False
-    return conf.enabledad or conf.ipam.type not in ("", netconf.HOST_LOCAL)
+    return conf.enabledad or conf.ipam.type not in ("", plugin.HOST_LOCAL)
 
 
 def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Takedown[Reply]:
@@ -115,7 +116,7 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
         if request.verb == "VERSION":
             return Reply(spec.render_version(_version_or_newest(call.stdin)), 0)
         raw = _read(request.verb, call.stdin)
-        version = netconf.version_of(raw)
+        version = reading.version_of(raw)
         verb = spec.VERBS[request.verb]
         spec.check_version(version, verb.since, request.verb)
         conf = _parse(call, request.verb, raw, folder)
@@ -140,7 +141,7 @@ def refusal(error: Exception, version: str = "0.1.0") -> Reply:
     return Reply(spec.render_error(as_cni_error(error), version), 1)
 
 
-def _refuse_without_agent(verb: str, conf: netconf.NetConf) -> None:
+def _refuse_without_agent(verb: str, conf: plugin.NetConf) -> None:
     """DEL and GC always work: what cannot be cleaned up would be worse than an agent that is away."""
     if conf.agent == "required" and verb in ("ADD", "CHECK", "STATUS"):
         raise CniError(
@@ -185,21 +186,21 @@ def as_cni_error(error: Exception) -> CniError:
 
 
 def _decode(stdin: bytes) -> Mapping[str, object]:
-    return _decoded(stdin) if len(stdin) <= _REMEMBERED else netconf.decode(stdin)
+    return _decoded(stdin) if len(stdin) <= _REMEMBERED else reading.decode(stdin)
 
 
 @lru_cache(maxsize=64)
 def _decoded(stdin: bytes) -> Mapping[str, object]:
     """Remembered: an agent is asked in the same words for each pod of a network."""
-    return netconf.decode(stdin)
+    return reading.decode(stdin)
 
 
 @lru_cache(maxsize=64)
-def _parsed(name: str, stdin: bytes) -> netconf.NetConf:
-    return (netconf.parse_for_ipam if name == netconf.HOST_LOCAL else netconf.parse)(_decode(stdin))
+def _parsed(name: str, stdin: bytes) -> plugin.NetConf:
+    return (plugin.parse_for_ipam if name == plugin.HOST_LOCAL else plugin.parse)(_decode(stdin))
 
 
-def _parser(stdin: bytes) -> Callable[[str, bytes], netconf.NetConf]:
+def _parser(stdin: bytes) -> Callable[[str, bytes], plugin.NetConf]:
     return _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
 
 
@@ -215,27 +216,27 @@ def _read(verb: str, stdin: bytes) -> Mapping[str, object]:
         return {"cniVersion": version if version in spec.VERSIONS else "", "name": name}
 
 
-def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> netconf.NetConf:
+def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> plugin.NetConf:
     """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
     parse = _parser(call.stdin)
     if verb != "DEL":
-        return netconf.located(parse(call.name, call.stdin), folder)
+        return plugin.located(parse(call.name, call.stdin), folder)
     try:
-        return netconf.located(parse(call.name, call.stdin), folder)
+        return plugin.located(parse(call.name, call.stdin), folder)
     except CniError as error:
-        conf = netconf.parse_name(raw, folder)
+        conf = plugin.parse_name(raw, folder)
         print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
         return conf
 
 
 def _find(name: str, verb: str) -> Run:
     """The function behind a verb; only what is needed is imported, for a start-up is paid for each pod."""
-    if name == netconf.HOST_LOCAL:
+    if name == plugin.HOST_LOCAL:
         from cni_plugin.verbs import host_local
 
         return host_local.VERBS[verb]
-    if name not in netconf.MAIN_NAMES:
-        known = ", ".join((*netconf.MAIN_NAMES, netconf.HOST_LOCAL))
+    if name not in plugin.MAIN_NAMES:
+        known = ", ".join((*plugin.MAIN_NAMES, plugin.HOST_LOCAL))
         raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")
     found: Run
     match verb:
@@ -255,7 +256,7 @@ def _find(name: str, verb: str) -> Run:
 def _version_or_newest(stdin: bytes) -> str:
     """VERSION answers in the version asked for, as an error does; whatever else stands on stdin, it must not fail."""
     try:
-        return _known(netconf.version_of(netconf.decode(stdin)))
+        return _known(reading.version_of(reading.decode(stdin)))
     except (CniError, msgspec.MsgspecError):
         return spec.VERSIONS[-1]
 

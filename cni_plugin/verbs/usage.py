@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cni_plugin import netconf
+from cni_plugin.conf import plugin
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.meter import Meter
 from cni_plugin.records import Records
@@ -17,8 +17,8 @@ from ipam.allocator import Usage
 
 def usage(kernel: Kernel, records: Records, raw: Mapping[str, object]) -> tuple[Usage, ...]:
     """The range sets of a network's configuration, in order; () for a foreign IPAM. Raises CniError, IpamError."""
-    conf = netconf.parse(raw)
-    if conf.ipam.type != netconf.HOST_LOCAL:
+    conf = plugin.parse(raw)
+    if conf.ipam.type != plugin.HOST_LOCAL:
         return ()
     request = Request("STATUS", "", "", "", {}, (), netns_override=False)
     made = Context("tulle", request, {}, raw, b"", "1.1.0", conf, kernel, records, Meter())

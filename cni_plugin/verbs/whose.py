@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import product
 
+from cni_plugin.conf.plugin import DEFAULT_DATA_DIR
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import PodWire
 from cni_plugin.kernel.host import files
 from cni_plugin.marks import ALIAS, HOST_DEV
-from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.spec import parse_result
 from cni_plugin.verbs.context import Context
 from ipam.store import Owner, holder

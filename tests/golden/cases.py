@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from cni_plugin import backend
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
-from cni_plugin.netconf import NetConf
 from cni_plugin.plan import lease
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import bridge_state

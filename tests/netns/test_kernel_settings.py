@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import parse
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
@@ -16,7 +17,6 @@ from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Bridge
-from cni_plugin.netconf import parse
 from cni_plugin.plan.pod import Wire, pod_state
 from cni_plugin.spec import IPConfig
 from scripts.lib.lab import namespaces

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import netconf
 from cni_plugin.agent import conflist
+from cni_plugin.conf.plugin import parse
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.watch.inotify import Inotify
 
@@ -32,7 +32,7 @@ def test_a_cluster_that_the_template_names_is_kept() -> None:
 def test_what_is_written_without_a_template_is_a_configuration_that_the_plugin_takes() -> None:
     written = conflist.completed(conflist.DEFAULT, CLUSTER)
     (plugin,) = json.loads(json.dumps(written))["plugins"]
-    parsed = netconf.parse({**plugin, "name": written["name"], "cniVersion": written["cniVersion"]})
+    parsed = parse({**plugin, "name": written["name"], "cniVersion": written["cniVersion"]})
     assert (parsed.cluster, parsed.gateway, parsed.ipam.type) == (CLUSTER, True, "host-local")
 
 

@@ -21,7 +21,7 @@ MOST_PARAMETERS = 5
 ROOMS: dict[str, set[str]] = {
     # The executable: its start-up is the plugin's latency, so it takes nothing along.
     "client": set(),
-    # Values and words, the ground floor. `netconf` names keys that `spec` has types for.
+    # Values and words, the ground floor. `conf` names keys that `spec` has types for.
     "errors": set(),
     "histogram": set(),
     "meter": set(),
@@ -35,23 +35,23 @@ ROOMS: dict[str, set[str]] = {
     "marks": set(),
     "attachment": {"marks"},
     "keys": set(),
-    "netconf": {"decoding", "errors", "keys", "spec", "marks"},
-    "wish": {"errors", "netconf", "spec"},
+    "conf": {"decoding", "errors", "keys", "spec", "marks"},
+    "wish": {"errors", "conf", "spec"},
     "diff": {"model"},
     "describe": {"diff", "model"},
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
-    "network": {"errors", "netconf"},
-    "cluster": {"netconf", "network"},
+    "network": {"errors", "conf"},
+    "cluster": {"conf", "network"},
     "backend": {"errors", "network", "cluster", "model", "backends"},
-    "backends": {"errors", "network", "cluster", "model", "netconf", "backend", "marks"},
+    "backends": {"errors", "network", "cluster", "model", "conf", "backend", "marks"},
     # What flannel says of a network, and its backend says of itself.
-    "flannel": {"errors", "doubts", "netconf", "network", "backend"},
+    "flannel": {"errors", "doubts", "conf", "network", "backend"},
     # What was probably meant by keys that none of these has.
-    "doubts": {"keys", "netconf", "network", "cluster", "backend"},
+    "doubts": {"keys", "conf", "network", "cluster", "backend"},
     # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
     "mesh": {"network", "cluster"},
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
-    "plan": {"errors", "spec", "netconf", "network", "model", "cluster", "backend", "attachment", "marks"},
+    "plan": {"errors", "spec", "conf", "network", "model", "cluster", "backend", "attachment", "marks"},
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter"},
     # What is on disk: attachments, and what `plan` has masqueraded, through the door's files.
@@ -60,18 +60,18 @@ ROOMS: dict[str, set[str]] = {
     "delegate": {"decoding", "errors", "kernel"},
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
-        "errors", "decoding", "spec", "netconf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
+        "errors", "decoding", "spec", "conf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
         "records", "delegate", "ipam", "meter", "wish", "doubts", "attachment", "marks",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
-        "client", "errors", "decoding", "harmless", "keys", "spec", "netconf", "network", "cluster", "flannel",
+        "client", "errors", "decoding", "harmless", "keys", "spec", "conf", "network", "cluster", "flannel",
         "backend", "model", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
         "doubts", "attachment", "marks",
     },
     "ctl": {
-        "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "netconf", "model", "diff", "describe",
+        "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
         "doubts", "plan", "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
         "attachment", "marks",
     },
@@ -294,7 +294,7 @@ def test_what_is_public_says_what_it_promises() -> None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
         and not ast.get_docstring(node)
-        and not (isinstance(node, ast.ClassDef) and ast.unparse(node.bases[0]) == "_Conf")  # its keys say it
+        and not (isinstance(node, ast.ClassDef) and ast.unparse(node.bases[0]) == "Conf")  # its keys say it
     ]
     assert found == []
 

@@ -18,8 +18,9 @@ from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
 from cni_plugin.agent.sources import etcd, file, kubernetes
 from cni_plugin.backends import vxlan
+from cni_plugin.conf.plugin import IpamConf, NetConf, parse
+from cni_plugin.conf.reading import typed
 from cni_plugin.keys import spelled
-from cni_plugin.netconf import IpamConf, NetConf, parse, typed
 from cni_plugin.network import NetworkKeys
 from cni_plugin.records import DEFAULT_RUN_DIR
 from cni_plugin.spec import Dns

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni_plugin import backend, cluster
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
@@ -21,7 +22,6 @@ from cni_plugin.model.base import State
 from cni_plugin.model.host import Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Fdb, Vxlan
-from cni_plugin.netconf import NetConf
 from cni_plugin.records import Records
 from cni_plugin.verbs.guard import split
 from cni_plugin.verbs.peers import all_facts, ensure, load, program

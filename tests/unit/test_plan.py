@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni_plugin.attachment import Attachment, owner
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import diff
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import POD, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, PodLink, Veth
-from cni_plugin.netconf import NetConf
 from cni_plugin.plan import lease
 from cni_plugin.plan.node import adopt, bridge_state, displaced, forwarding
 from cni_plugin.plan.pod import (

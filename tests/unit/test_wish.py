@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from cni_plugin import netconf
 from cni_plugin import wish as asked
+from cni_plugin.conf import plugin
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import NetConf
 from cni_plugin.wish import Wish
 
 Json = dict[str, object]
@@ -17,7 +17,7 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle", "ipam": {"
 
 
 def conf(**keys: object) -> NetConf:
-    return netconf.parse({**BASE, **keys})
+    return plugin.parse({**BASE, **keys})
 
 
 def wish(cni_args: dict[str, str], **keys: object) -> Wish:

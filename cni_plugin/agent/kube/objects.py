@@ -26,8 +26,8 @@ import msgspec
 from cni_plugin import decoding, flannel, network
 from cni_plugin.agent import conflist
 from cni_plugin.cluster import Node
+from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import decode
 from cni_plugin.network import Address, Network, NetworkConf
 
 OURS = "tulle.network/"

@@ -22,9 +22,9 @@ from etcd3gw.exceptions import ConnectionFailedError, ConnectionTimeoutError, Et
 
 from cni_plugin import decoding
 from cni_plugin.agent.lease.schema import Stored
+from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import CniError
 from cni_plugin.harmless import Censor
-from cni_plugin.netconf import invalid
 
 PATIENCE = 3.0
 """Seconds to wait for a connection, and for the answer to a call."""

@@ -22,8 +22,8 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.agent.source import Announcement
 from cni_plugin.cluster import Node
+from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import _Conf, typed
 from cni_plugin.network import Address, Network, is_unicast_mac
 
 CONFIG, SUBNETS = "config", "subnets/"
@@ -33,7 +33,7 @@ _SPELLED = {"vni": "VNI", "vtepmac": "VtepMAC", "publickey": "PublicKey"}
 """How flannel writes what its backends announce (vxlanLeaseAttrs, wireguardLeaseAttrs)."""
 
 
-class _Value(_Conf, frozen=True):
+class _Value(Conf, frozen=True):
     public_ip: str = ""
     public_ipv6: str = ""
     backend_type: str = ""

@@ -13,8 +13,8 @@ from cni_plugin import flannel
 from cni_plugin.agent.lease.gateway import Change
 from cni_plugin.agent.lease.schema import CONFIG, SUBNETS, Entry, Stored, entry
 from cni_plugin.cluster import Node, unusable_flannel
+from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import decode
 from cni_plugin.network import NetworkConf
 
 MOST_COMPLAINTS = 20

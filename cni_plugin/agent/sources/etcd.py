@@ -22,7 +22,7 @@ from cni_plugin.agent.lease.memory import Memory, default_path
 from cni_plugin.agent.lease.view import View, peers
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, settled
-from cni_plugin.netconf import _Conf, invalid
+from cni_plugin.conf.reading import Conf, invalid
 from cni_plugin.network import Address
 
 GATHERING = 0.01
@@ -32,7 +32,7 @@ STOOD = 1.0
 """Seconds that a stream must have stood for its end to be no failure."""
 
 
-class Config(_Conf, frozen=True):
+class Config(Conf, frozen=True):
     endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",)
     prefix: str = "/coreos.com/network"
     ca_file: str = ""

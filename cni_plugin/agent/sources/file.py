@@ -29,10 +29,10 @@ from cni_plugin import doubts, flannel
 from cni_plugin.agent import conflist
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, parse, same_name, settled, used
+from cni_plugin.conf.reading import Conf, decode
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.watch.inotify import Inotify
-from cni_plugin.netconf import _Conf, decode
 from cni_plugin.network import NetworkConf
 from cni_plugin.network import parse as parse_network
 
@@ -48,7 +48,7 @@ _FRESH = 100_000_000
 _BROKEN = (CniError, OSError, msgspec.MsgspecError)
 
 
-class Config(_Conf, frozen=True):
+class Config(Conf, frozen=True):
     path: str = "/etc/tulle/cluster.json"
 
 

@@ -31,8 +31,8 @@ from cni_plugin.agent.kube.objects import Configured, Lease, Seen, read_config, 
 from cni_plugin.agent.kube.publish import Publisher
 from cni_plugin.agent.kube.view import View, has_flannel, own_of, snapshot
 from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
+from cni_plugin.conf.reading import Conf
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.netconf import _Conf
 from cni_plugin.network import Address
 
 _GOODBYE = 1.5
@@ -40,7 +40,7 @@ _SHARE = 4.0
 """Putting together takes at most one part in five of a core: four times the processor time that it took is waited."""
 
 
-class Config(_Conf, frozen=True):
+class Config(Conf, frozen=True):
     """`kubeconfig`: a file, "" for the service account of the pod that this is. `config_map`: namespace/name."""
 
     kubeconfig: str = ""

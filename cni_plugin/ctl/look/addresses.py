@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.plugin import HOST_LOCAL, check_name
 from cni_plugin.ctl.look.status import Row, alive
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
-from cni_plugin.netconf import HOST_LOCAL, check_name
 from cni_plugin.records import Record, Records
 from ipam.allocator import Allocator
 from ipam.store import Owner

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cni_plugin import netconf
+from cni_plugin.conf import plugin, reading
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
@@ -18,7 +18,7 @@ from cni_plugin.verbs.context import Context
 
 def first_config(folder: str) -> str:
     """The configuration that a runtime would use: the first in the folder. Raises CniError 7 without one."""
-    found = [name for name in files.names(folder) if name.endswith(netconf.ENDINGS)]
+    found = [name for name in files.names(folder) if name.endswith(plugin.ENDINGS)]
     if not found:
         raise CniError(INVALID_CONFIG, f"there is no network configuration in {folder}: name one, or install one there")
     return f"{folder}/{found[0]}"
@@ -31,7 +31,7 @@ def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -
     request = Request("ADD", container, "", ifname, {}, (), netns_override=False)
     name = str(raw.get("type", "tulle"))
     return Context(
-        name, request, {}, raw, msgspec.json.encode(raw), netconf.version_of(raw), netconf.parse(raw), kernel, records,
+        name, request, {}, raw, msgspec.json.encode(raw), reading.version_of(raw), plugin.parse(raw), kernel, records,
         Meter(),
     )
 
@@ -39,7 +39,7 @@ def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -
 def _plugin_of(path: str) -> Mapping[str, object]:
     """The configuration of our plugin in a file: of a list the entry of ours, with the list's name and version."""
     try:
-        raw = netconf.decode(files.follow(path), f"in {path}")
+        raw = reading.decode(files.follow(path), f"in {path}")
     except OSError as error:
         raise CniError(INVALID_CONFIG, f"{path!r}: {error.strerror}; name a file that can be read") from error
     plugins = raw.get("plugins")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from cni_plugin.conf.plugin import DEFAULT_DATA_DIR
 from cni_plugin.ctl import show
 from cni_plugin.ctl.options import DEFAULT_CONF_DIR, ConfDir, DataDir, Json, RunDir, or_explain
 from cni_plugin.kernel.open import open_kernel
-from cni_plugin.netconf import DEFAULT_DATA_DIR
 from cni_plugin.records import DEFAULT_RUN_DIR, Records
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 
 from cni_plugin import cluster as clusters
-from cni_plugin import decoding, netconf
+from cni_plugin import decoding
+from cni_plugin.conf import plugin, reading
 from cni_plugin.ctl.support.served import Request
 from cni_plugin.describe import describe
 from cni_plugin.errors import INVALID_CONFIG, CniError
@@ -68,7 +69,7 @@ def _prepared(request: Request, home: str, held: frozenset[str]) -> tuple[dict[s
     """The configuration, led away from the node, and a kernel that can serve it."""
     if request.verb == "VERSION" or not request.stdin.strip():
         return {}, FakeKernel()
-    raw = dict(netconf.decode(request.stdin.encode(), "of this request"))
+    raw = dict(reading.decode(request.stdin.encode(), "of this request"))
     ipam = _key(raw, "ipam")
     if ipam:
         raw[ipam] = _local_ipam(raw[ipam], home)
@@ -89,18 +90,18 @@ def _key(raw: Mapping[str, object], name: str) -> str:
 
 def _local_ipam(ipam: object, home: str) -> dict[str, object]:
     kind = ipam.get(_key(ipam, "type")) if isinstance(ipam, dict) else None
-    if not isinstance(ipam, dict) or kind not in (None, netconf.HOST_LOCAL):
+    if not isinstance(ipam, dict) or kind not in (None, plugin.HOST_LOCAL):
         raise CniError(
             INVALID_CONFIG,
             f"its addresses come from {kind!r}, another program, which would give out real ones: only requests with "
-            f"{netconf.HOST_LOCAL} can be replayed",
+            f"{plugin.HOST_LOCAL} can be replayed",
         )
     return {**{key: each for key, each in ipam.items() if key.lower() != "datadir"}, "dataDir": f"{home}/ipam"}
 
 
 def _ask_again(raw: dict[str, object], request: Request) -> None:
     """Have the addresses that were given given again: the folder here is empty, and would begin at the first one."""
-    told = netconf.decode(request.stdout.encode()) if request.stdout.strip() and not request.code else {}
+    told = reading.decode(request.stdout.encode()) if request.stdout.strip() and not request.code else {}
     before = raw.get(_key(raw, "prevresult")) or told
     ips = before.get("ips") if isinstance(before, dict) else None
     given = [each["address"] for each in ips or () if isinstance(each, dict) and isinstance(each.get("address"), str)]

@@ -1,7 +1,4 @@
-"""The network configuration on stdin, as typed values: all reading, defaults and validation in one place.
-
-JSON is read as the field's Go programs read it: keys match in any case (containerd really sends `HostPort`),
-`null` is absent, of two equal keys the later one holds. Every complaint names the key, the value and the remedy.
+"""The configuration of a plugin, which a runtime hands over on stdin, as typed values: all defaults and checks of it.
 
 The keys are those of the reference `bridge` plugin with the same defaults, plus `cluster` and `agent`.
 """
@@ -9,18 +6,12 @@ The keys are those of the reference `bridge` plugin with the same defaults, plus
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from cni_plugin import decoding
-from cni_plugin.errors import (
-    DECODING_FAILURE,
-    INVALID_CONFIG,
-    UNSUPPORTED_FIELD,
-    CniError,
-)
-from cni_plugin.keys import complaint, strangers
+from cni_plugin.conf.reading import Conf, fold, invalid, typed
+from cni_plugin.errors import INVALID_CONFIG, UNSUPPORTED_FIELD, CniError
 from cni_plugin.marks import MAX_MTU, MIN_MTU
 from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, check_address, check_prefix, flaw_of_ifname
 
@@ -30,25 +21,17 @@ MAIN_NAMES = ("tulle", "bridge")
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 ENDINGS = (".conf", ".conflist", ".json")
 """What libcni, and so every runtime, takes for a network configuration (libcni/api.go: ConfFiles)."""
-_SPECIAL = {"valid_attachments": "cni.dev/valid-attachments", "attachments": "cni.dev/attachments"}
+_VALID, _ONCE = "cni.dev/valid-attachments", "cni.dev/attachments"
 
 
-def _fold(field: str) -> str:
-    return _SPECIAL.get(field, field.replace("_", ""))
-
-
-class _Conf(msgspec.Struct, frozen=True, rename=_fold, kw_only=True):
-    """A JSON object whose keys are matched in lower case."""
-
-
-class RangeConf(_Conf, frozen=True):
+class RangeConf(Conf, frozen=True):
     subnet: str = ""
     range_start: str = ""
     range_end: str = ""
     gateway: str = ""
 
 
-class IpamConf(_Conf, frozen=True):
+class IpamConf(Conf, frozen=True):
     type: str = ""
     subnet: str = ""
     range_start: str = ""
@@ -60,42 +43,42 @@ class IpamConf(_Conf, frozen=True):
     data_dir: str = ""
 
 
-class VlanTrunk(_Conf, frozen=True):
+class VlanTrunk(Conf, frozen=True):
     id: int | None = None
     min_id: int | None = None
     max_id: int | None = None
 
 
-class RuntimeDns(_Conf, frozen=True):
+class RuntimeDns(Conf, frozen=True):
     servers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
 
-class RuntimeConfig(_Conf, frozen=True):
+class RuntimeConfig(Conf, frozen=True):
     ips: tuple[str, ...] = ()
     mac: str = ""
     ip_ranges: tuple[tuple[RangeConf, ...], ...] = ()
     dns: RuntimeDns = RuntimeDns()
 
 
-class CniArgs(_Conf, frozen=True):
+class CniArgs(Conf, frozen=True):
     ips: tuple[str, ...] = ()
     mac: str = ""
 
 
-class Args(_Conf, frozen=True):
+class Args(Conf, frozen=True):
     cni: CniArgs = CniArgs()
 
 
-class Attachment(_Conf, frozen=True):
+class Listed(Conf, frozen=True):
     """An attachment as GC's lists name it; without `ifname` it may be any of the container's."""
 
     container_id: str
     ifname: str = ""
 
 
-class NetConf(_Conf, frozen=True):
+class NetConf(Conf, frozen=True):
     """The configuration of one network. `mtu` in bytes, 0 when it is to be derived."""
 
     cni_version: str = "0.1.0"
@@ -125,8 +108,8 @@ class NetConf(_Conf, frozen=True):
     cluster: str | Mapping[str, object] | None = None
     agent: Literal["auto", "required", "none"] = "auto"
     prev_result: Mapping[str, object] | None = None
-    valid_attachments: tuple[Attachment, ...] | None = None
-    attachments: tuple[Attachment, ...] | None = None
+    valid_attachments: tuple[Listed, ...] | None = msgspec.field(default=None, name=_VALID)
+    attachments: tuple[Listed, ...] | None = msgspec.field(default=None, name=_ONCE)
 
     @property
     def gateway(self) -> bool:
@@ -154,72 +137,23 @@ class NetConf(_Conf, frozen=True):
         return tuple(sorted({*singles, *spans}))
 
     @property
-    def valid(self) -> tuple[Attachment, ...] | None:
+    def valid(self) -> tuple[Listed, ...] | None:
         """What GC may keep: the specification's key, else the name that libcni once gave it; None without either."""
         return self.attachments if self.valid_attachments is None else self.valid_attachments
 
     @property
     def incomplete(self) -> Mapping[str, str]:
         """The entries of that list which name no interface, by their keys, with what is to be done about each."""
-        key = _SPECIAL["attachments" if self.valid_attachments is None else "valid_attachments"]
+        key = _ONCE if self.valid_attachments is None else _VALID
         remedy = "the runtime must name an interface; all that {} has is kept meanwhile"
         entries = enumerate(self.valid or ())
         return {f"{key}[{at}].ifname": f"missing: {remedy.format(each.container_id)}"
                 for at, each in entries if not each.ifname}
 
 
-def decode(data: bytes, where: str = "on stdin") -> Mapping[str, object]:
-    """The configuration as plain values, keys as written; `where` it stands is for errors. Raises CniError 6."""
-    what = f"the network configuration {where}"
-    if not data.strip():
-        raise CniError(DECODING_FAILURE, f"there is no network configuration {where}: it must be a JSON object")
-    try:
-        shape = decoding.decode(data)
-    except msgspec.DecodeError as error:
-        raise CniError(DECODING_FAILURE, f"{what} is not valid JSON: {error}") from error
-    if not isinstance(shape, dict):
-        raise CniError(DECODING_FAILURE, f"{what} must be a JSON object")
-    return shape
-
-
-def version_of(raw: Mapping[str, object]) -> str:
-    """The `cniVersion` of a configuration; the specification calls an absent one 0.1.0. Raises CniError 6."""
-    found = next((each for key, each in reversed(list(raw.items())) if key.lower() == "cniversion" and each), "")
-    if not isinstance(found, str):
-        raise CniError(DECODING_FAILURE, f'invalid cniVersion {found!r}: it must be a string, such as "1.1.0"')
-    return found or "0.1.0"
-
-
-Shape = TypeVar("Shape")
-
-
-def fold(value: object) -> object:
-    """The same JSON with keys in lower case and without nulls."""
-    if isinstance(value, dict):
-        return {key.lower(): fold(each) for key, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [fold(each) for each in value]
-    return value
-
-
-def typed(value: object, shape: type[Shape], at: str = "") -> Shape:
-    """A JSON value as a typed one. Raises CniError 7 that names the key as it was written, and the value."""
-    try:
-        return msgspec.convert(fold(value), shape)
-    except msgspec.ValidationError as error:
-        raise CniError(INVALID_CONFIG, complaint(error, value, at, shape)) from error
-
-
-def refuse_strangers(value: object, made: object, at: str = "", *, exact: bool = False) -> None:
-    """For settings that are ours alone. Raises CniError 7 for a key that is none of theirs, `made` being the value."""
-    for each in strangers(value, made, at=at, exact=exact):
-        remedy = f"did you mean {each.meant}?" if each.meant else "remove it"
-        raise CniError(INVALID_CONFIG, f"invalid {each.path}: there is no such key; {remedy}")
-
-
 _OPAQUE = ("cluster", "prevresult", "ipam")
 _OWN = frozenset(NetConf.__struct_encode_fields__).difference(_OPAQUE)
-_OF_IPAM = ("cniversion", "name", "type", "args", "runtimeconfig", *_SPECIAL.values())
+_OF_IPAM = ("cniversion", "name", "type", "args", "runtimeconfig", _VALID, _ONCE)
 
 
 def parse(raw: Mapping[str, object]) -> NetConf:
@@ -314,11 +248,6 @@ def check_name(name: str) -> None:
         what = "invalid characters found in network name" if name else "missing network name"
         remedy = "a network's name begins with a letter or digit and holds letters, digits, '_.-'"
         raise CniError(INVALID_CONFIG, f"{what}: invalid name {name!r}: {remedy}")
-
-
-def invalid(key: str, value: object, remedy: str) -> CniError:
-    """The error for a key of the configuration."""
-    return CniError(INVALID_CONFIG, f"invalid {key} {value!r}: {remedy}")
 
 
 def _check_bridge(conf: NetConf) -> None:

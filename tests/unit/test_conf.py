@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from cni_plugin import netconf
+from cni_plugin.conf import plugin, reading
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
-from cni_plugin.netconf import NetConf
 from cni_plugin.spec import RouteConfig
 
 Json = dict[str, object]
@@ -17,12 +17,12 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle"}
 
 
 def conf(**keys: object) -> NetConf:
-    return netconf.parse({**BASE, **keys})
+    return plugin.parse({**BASE, **keys})
 
 
 def refusal(raw: Json) -> CniError:
     with pytest.raises(CniError) as caught:
-        netconf.parse(raw)
+        plugin.parse(raw)
     return caught.value
 
 
@@ -65,9 +65,9 @@ def test_keys_inside_ipam_ranges_and_runtime_config_are_known_in_any_case() -> N
 
 
 def test_of_two_equal_keys_the_later_holds() -> None:
-    raw = netconf.decode(b'{"name": "pods", "mtu": 1400, "MTU": 1500, "mtu": 1400, "Mtu": 1300}')
-    assert netconf.parse(raw).mtu == 1300
-    assert netconf.parse(netconf.decode(b'{"name": "a", "name": "b"}')).name == "b"
+    raw = reading.decode(b'{"name": "pods", "mtu": 1400, "MTU": 1500, "mtu": 1400, "Mtu": 1300}')
+    assert plugin.parse(raw).mtu == 1300
+    assert plugin.parse(reading.decode(b'{"name": "a", "name": "b"}')).name == "b"
 
 
 def test_null_is_absent() -> None:
@@ -83,20 +83,20 @@ def test_unknown_keys_are_somebody_elses() -> None:
 
 def test_what_is_in_unknown_keys_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     folded: list[object] = []
-    fold = netconf.fold
+    fold = reading.fold
 
     def noted(value: object) -> object:
         folded.append(value)
         return fold(value)
 
-    monkeypatch.setattr(netconf, "fold", noted)
+    monkeypatch.setattr(reading, "fold", noted)
     conf(others={"odd": [[], []]}, prevResult={"odd": 1})
     assert "odd" not in str(folded)
 
 
 def test_an_absent_version_is_0_1_0() -> None:
-    assert netconf.version_of({}) == "0.1.0"
-    assert netconf.version_of({"CNIVersion": "0.4.0"}) == "0.4.0"
+    assert reading.version_of({}) == "0.1.0"
+    assert reading.version_of({"CNIVersion": "0.4.0"}) == "0.4.0"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_an_absent_version_is_0_1_0() -> None:
 )
 def test_what_is_not_a_json_object_does_not_decode(stdin: bytes, says: str) -> None:
     with pytest.raises(CniError, match=says) as caught:
-        netconf.decode(stdin)
+        reading.decode(stdin)
     assert caught.value.code == 6
 
 
@@ -252,40 +252,40 @@ def test_in_a_cluster_the_bridge_is_the_default_gateway_unless_told_otherwise(
 
 
 def test_a_foreign_ipam_keeps_its_own_keys_to_itself() -> None:
-    assert conf(ipam={"type": "dhcp", "ranges": "all", "subnet": 5}).ipam == netconf.IpamConf(type="dhcp")
+    assert conf(ipam={"type": "dhcp", "ranges": "all", "subnet": 5}).ipam == plugin.IpamConf(type="dhcp")
 
 
 def test_as_ipam_the_main_plugins_keys_are_not_looked_at() -> None:
     raw = {"name": "pods", "type": "macvlan", "mtu": "auto", "vlan": "trunk", **host_local(subnet="10.22.0.0/24")}
-    assert netconf.parse_for_ipam(raw).ipam.subnet == "10.22.0.0/24"
+    assert plugin.parse_for_ipam(raw).ipam.subnet == "10.22.0.0/24"
 
 
 def test_as_ipam_routes_are_checked_and_the_name_too() -> None:
     with pytest.raises(CniError, match=r"invalid ipam\.routes\.dst 'x'"):
-        netconf.parse_for_ipam({"name": "pods", **host_local(routes=[{"dst": "x"}])})
+        plugin.parse_for_ipam({"name": "pods", **host_local(routes=[{"dst": "x"}])})
     with pytest.raises(CniError, match=r"invalid name '\.\.'"):
-        netconf.parse_for_ipam({"name": "..", **host_local()})
+        plugin.parse_for_ipam({"name": "..", **host_local()})
 
 
 def test_a_network_and_its_ipam_are_found_in_a_configuration_that_is_broken_otherwise() -> None:
     raw = {"Name": "pods", "mtu": "x", "vlan": -1, "ipam": {"type": "host-local", "dataDir": "/d", "ranges": 7}}
-    found = netconf.parse_name(raw)
+    found = plugin.parse_name(raw)
     assert (found.name, found.ipam.type, found.ipam.data_dir) == ("pods", "host-local", "/d")
 
 
 def test_a_broken_configuration_is_searched_for_its_ipam_in_any_case() -> None:
-    found = netconf.parse_name({"name": "pods", "mtu": "x", "IPAM": {"Type": "host-local", "DataDir": "/d"}})
+    found = plugin.parse_name({"name": "pods", "mtu": "x", "IPAM": {"Type": "host-local", "DataDir": "/d"}})
     assert (found.ipam.type, found.ipam.data_dir) == ("host-local", "/d")
 
 
 @pytest.mark.parametrize("ipam", [7, {"type": 7, "dataDir": []}, None])
 def test_a_broken_ipam_is_none(ipam: object) -> None:
-    assert netconf.parse_name({"name": "pods", "ipam": ipam}).ipam == netconf.IpamConf()
+    assert plugin.parse_name({"name": "pods", "ipam": ipam}).ipam == plugin.IpamConf()
 
 
 def test_without_a_name_nothing_can_be_found() -> None:
     with pytest.raises(CniError, match="invalid name"):
-        netconf.parse_name({"mtu": "x"})
+        plugin.parse_name({"mtu": "x"})
 
 
 # GC's list
@@ -297,7 +297,7 @@ def listed(key: str) -> Json:
 
 @pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
 def test_the_list_of_valid_attachments_is_read_under_both_names_that_libcni_sends(key: str) -> None:
-    assert conf(**listed(key)).valid == (netconf.Attachment(container_id="c1", ifname="eth0"),)
+    assert conf(**listed(key)).valid == (plugin.Listed(container_id="c1", ifname="eth0"),)
 
 
 def test_the_specifications_name_goes_before_the_other() -> None:
@@ -321,7 +321,7 @@ def test_a_configuration_as_a_runtime_sends_it_is_read() -> None:
         "prevResult": {"cniVersion": "1.0.0", "ips": []},
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]},
     }).encode()
-    found = netconf.parse(netconf.decode(stdin))
+    found = plugin.parse(reading.decode(stdin))
     assert found.prev_result == {"cniVersion": "1.0.0", "ips": []}
     assert found.ip_masq
     assert found.gateway
