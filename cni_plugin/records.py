@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
+from typing import Protocol
 
 import msgspec
 
@@ -55,8 +56,44 @@ class Record(msgspec.Struct, frozen=True):
         return Attachment(self.network, self.container, self.ifname)
 
 
+class Disk(Protocol):
+    """What is asked of files: `kernel.files`, or the picture of them that a preview draws."""
+
+    def read(self, path: str) -> bytes | None:
+        """As `files.read`."""
+
+    def note(self, path: str) -> bytes | None:
+        """As `files.note`."""
+
+    def names(self, path: str) -> list[str]:
+        """As `files.names`."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """As `files.write`."""
+
+    def make_own(self, root: str, *names: str) -> None:
+        """As `files.make_own`."""
+
+    def remove(self, path: str) -> bool:
+        """As `files.remove`."""
+
+    def remove_with_leftover(self, path: str) -> bool:
+        """As `files.remove_with_leftover`."""
+
+    def remove_folder(self, path: str) -> bool:
+        """As `files.remove_folder`."""
+
+    def sweep(self, path: str) -> None:
+        """As `files.sweep`."""
+
+    def set_aside(self, path: str) -> None:
+        """As `files.set_aside`."""
+
+
 class Records:
     """The records below one run folder. All methods raise OSError when the folder cannot be used."""
+
+    disk: Disk = files
 
     def __init__(self, run_dir: str) -> None:
         self.run_dir = run_dir
@@ -75,8 +112,8 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write an attachment's record."""
-        files.make_own(self.run_dir, "attachments", stem(record.network))
-        files.write(self._path(record.attachment), msgspec.json.encode(record))
+        self.disk.make_own(self.run_dir, "attachments", stem(record.network))
+        self.disk.write(self._path(record.attachment), msgspec.json.encode(record))
 
     def find(self, attachment: Attachment) -> Record | None:
         """The attachment's record of this boot. One that cannot be read is set aside, and counts as none."""
@@ -88,17 +125,17 @@ class Records:
 
     def remove(self, attachment: Attachment) -> bool:
         """Remove the record; whether the network has no attachment left."""
-        files.remove_with_leftover(self._path(attachment))
-        return files.remove_folder(self.folder(attachment.network))
+        self.disk.remove_with_leftover(self._path(attachment))
+        return self.disk.remove_folder(self.folder(attachment.network))
 
     def sweep(self, network: str) -> None:
         """Remove what killed writers left among a network's records. The caller holds the lock."""
-        files.sweep(self.folder(network))
+        self.disk.sweep(self.folder(network))
 
     def all(self, network: str = "") -> Iterator[Record]:
         """Every record of this boot, or those of one network."""
         for name in [network] if network else self.networks():
-            for entry in files.names(self.folder(name)):
+            for entry in self.disk.names(self.folder(name)):
                 record = self.load(name, entry)
                 if record is not None:
                     yield record
@@ -109,7 +146,7 @@ class Records:
 
     def networks(self) -> list[str]:
         """The networks that have attachments, by their stems."""
-        return files.names(self._attachments)
+        return self.disk.names(self._attachments)
 
     def load(self, network: str, entry: str) -> Record | None:
         """The record in a file of a network's folder."""
@@ -117,36 +154,42 @@ class Records:
 
     def masquerades(self) -> dict[str, Masquerade]:
         """What each network has masqueraded, by their stems."""
-        found = {name: self.masquerade(name) for name in files.names(self._networks)}
+        found = {name: self.masquerade(name) for name in self.disk.names(self._networks)}
         return {name: each for name, each in found.items() if each is not None}
 
     def masquerade(self, network: str) -> Masquerade | None:
         """What this one has; None where nothing is noted, or nothing that can be understood."""
         try:
-            return decoding.decode_as(Masquerade, files.note(f"{self._networks}/{stem(network)}") or b"")
+            return decoding.decode_as(Masquerade, self.disk.note(f"{self._networks}/{stem(network)}") or b"")
         except msgspec.MsgspecError:
             return None
 
     def set_masquerade(self, network: str, wanted: Masquerade) -> None:
         """Note what a network has masqueraded."""
-        files.make_own(self.run_dir, "networks")
-        files.write(f"{self._networks}/{stem(network)}", msgspec.json.encode(wanted))
+        self.disk.make_own(self.run_dir, "networks")
+        self.disk.write(f"{self._networks}/{stem(network)}", msgspec.json.encode(wanted))
 
     def drop_masquerade(self, network: str) -> bool:
         """Forget it; whether there was anything."""
-        return files.remove_with_leftover(f"{self._networks}/{stem(network)}")
+        return self.disk.remove_with_leftover(f"{self._networks}/{stem(network)}")
 
     def _load(self, path: str) -> Record | None:
         """What is no record, whatever it is, stands in nobody's way: it is set aside, and `tullectl doctor` tells."""
         try:
-            data = files.read(path)
+            data = self.disk.read(path)
             record = decoding.decode_as(Record, data) if data is not None else None
         except (OSError, msgspec.DecodeError) as error:
             if isinstance(error, OSError) and error.errno not in files.ODD:
                 raise
-            _set_aside(path, error)
+            self._set_aside(path, error)
             return None
         return record if record is not None and record.boot == files.boot_id() else None
+
+    def _set_aside(self, path: str, why: Exception) -> None:
+        """On a disk that cannot be written it stays, and is passed over."""
+        with suppress(OSError):
+            self.disk.set_aside(path)
+            print(f"tulle: {path} is no record and was set aside: {why}", file=sys.stderr)
 
     def _path(self, attachment: Attachment) -> str:
         name = f"{attachment.container}:{attachment.ifname}"
@@ -156,10 +199,3 @@ class Records:
 def stem(network: str) -> str:
     """What a network's file is called: its name where that is short enough; what is one already stays."""
     return network if len(network) <= 255 else f"={sha256(network.encode()).hexdigest()}"
-
-
-def _set_aside(path: str, why: Exception) -> None:
-    """On a disk that cannot be written it stays, and is passed over."""
-    with suppress(OSError):
-        files.set_aside(path)
-        print(f"tulle: {path} is no record and was set aside: {why}", file=sys.stderr)

@@ -36,7 +36,7 @@ from ipam.hints import Hints
 from ipam.ranges import IP, RangeSet, address, canonical
 from ipam.session import Boot, Session
 from ipam.store import Lease as Stored
-from ipam.store import Owner, Store, is_storable
+from ipam.store import Owner, is_storable
 
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 """Where the reference keeps its state unless told otherwise."""
@@ -183,12 +183,16 @@ class Allocator:
         return tuple(
             Usage(one.index, used, one.size - used, one.size) for one, used in zip(self._sets, counts, strict=True))
 
-    def preview(self) -> tuple[Lease, ...]:
-        """What `allocate` would give now if nobody came first; writes nothing. Raises PoolExhausted."""
+    def preview(self, requested: Sequence[IP] = ()) -> tuple[Lease, ...]:
+        """What `allocate` would give now if nobody came first; writes nothing. Raises as that does."""
+        wishes = _assign(self._sets, requested)
         with self._session() as session:
             taken = {lease.ip for lease in session.valid()} if session.present else set()
             cursors = [session.store.cursor(one.index) if session.present else None for one in self._sets]
-        chosen = (_first_free(one, cursor, taken) for one, cursor in zip(self._sets, cursors, strict=True))
+            granted = {one.index: _granted(session, one, wishes[one.index])
+                       for one in self._sets if one.index in wishes}
+        chosen = (granted.get(one.index) or _first_free(one, cursor, taken)
+                  for one, cursor in zip(self._sets, cursors, strict=True))
         return tuple(map(_lease, self._sets, chosen))
 
     def free_ranges(self) -> tuple[tuple[IP, IP], ...]:
@@ -237,7 +241,7 @@ def _assign(sets: Sequence[RangeSet], requested: Sequence[IP]) -> dict[int, IP]:
 
 def _choose(session: Session, one: RangeSet, wish: IP | None) -> IP:
     if wish is not None:
-        return _granted(session.store, one, wish)
+        return _granted(session, one, wish)
     cursor = session.store.cursor(one.index)
     ip = _next_free(session, one, cursor)
     if ip is not None:
@@ -254,12 +258,12 @@ def _choose(session: Session, one: RangeSet, wish: IP | None) -> IP:
     return ip
 
 
-def _granted(store: Store, one: RangeSet, wish: IP) -> IP:
+def _granted(session: Session, one: RangeSet, wish: IP) -> IP:
     if wish in one.reserved:
         raise AddressTaken(
             f"requested IP address {wish} is not available in range set {one}, being reserved as gateway, network or "
             "broadcast: request another")
-    lease = store.read(wish)
+    lease = session.store.read(wish) if session.present else None
     if lease is None:
         return wish
     holder = f"belongs to {lease.owner}" if lease.owner else f"has a damaged lease file ({lease.flaw})"

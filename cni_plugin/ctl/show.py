@@ -54,11 +54,6 @@ def lines(text: str) -> None:
     out.print(text, markup=False)
 
 
-def warn(text: str) -> None:
-    """Say on stderr what is probably a mistake."""
-    err.print(text, markup=False, style="yellow")
-
-
 def heading(text: str) -> None:
     """Print a heading."""
     out.print(text, markup=False, style="bold")

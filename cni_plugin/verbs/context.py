@@ -25,7 +25,7 @@ class MustWait(BaseException):
 class Context(NamedTuple):
     """One request. `name` is what the plugin was called by; `version` the result's; `stdin` as it came.
 
-    `waits`: whether it may wait for another program here.
+    `waits`: whether it may wait for another program here; `preview`: nothing is to be leased, for nothing is made.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Context(NamedTuple):
     records: Records
     meter: Meter
     waits: bool = True
+    preview: bool = False
 
     @property
     def attachment(self) -> Attachment:

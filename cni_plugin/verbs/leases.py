@@ -25,6 +25,9 @@ class Leases(Protocol):
     def add(self) -> Result:
         """Lease addresses for the request's attachment; all or nothing."""
 
+    def preview(self) -> Result:
+        """What `add` would give, if nobody else came first; nothing is taken, and nobody who would take it is asked."""
+
     def delete(self) -> None:
         """Give back what the request's attachment holds; nothing is success."""
 
@@ -45,6 +48,11 @@ class Leases(Protocol):
 
 def leases(context: Context, pod_cidrs: Sequence[str] = ()) -> Leases:
     """The IPAM of this configuration; `pod_cidrs` are this node's subnets, used when no ranges are given."""
+    found = _leases(context, pod_cidrs)
+    return Previewed(found) if context.preview else found
+
+
+def _leases(context: Context, pod_cidrs: Sequence[str]) -> Leases:
     kind = context.conf.ipam.type
     if kind == HOST_LOCAL:
         from cni_plugin.verbs.leases_local import LocalLeases
@@ -73,6 +81,10 @@ class NoLeases:
         """Nothing."""
         return Result()
 
+    def preview(self) -> Result:
+        """Nothing."""
+        return Result()
+
     def delete(self) -> None:
         """Nothing to give back."""
 
@@ -84,3 +96,15 @@ class NoLeases:
 
     def status(self) -> None:
         """Nothing can run out."""
+
+
+class Previewed(NoLeases):
+    """What another IPAM would give, and nothing is taken or given back."""
+
+    def __init__(self, ipam: Leases) -> None:
+        self.before_link = ipam.before_link
+        self._ipam = ipam
+
+    def add(self) -> Result:
+        """Raises what the other one raises."""
+        return self._ipam.preview()

@@ -43,6 +43,10 @@ class DelegatedLeases:
             raise
         return lease
 
+    def preview(self) -> Result:
+        """Nothing: it cannot be asked without leasing."""
+        return Result()
+
     def delete(self) -> None:
         """Raises what the delegate answers."""
         self._call("DEL")

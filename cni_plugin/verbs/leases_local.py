@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Protocol, TypeAlias
 
 from cni_plugin.attachment import Attachment
@@ -53,12 +53,13 @@ class LocalLeases:
 
     def add(self) -> Result:
         """Raises IpamError; CniError 7 without ranges or for a resolvConf that cannot be read."""
-        conf = self._context.conf
-        dns = _resolv_conf(conf.ipam.resolv_conf)
-        wanted = [ip_interface(each).ip for each in wish(conf, self._context.request.args).ips]
-        given = self._allocator().allocate(self._owner, wanted)
-        ips = tuple(IPConfig(str(each.address), str(each.gateway or "")) for each in given)
-        return Result(ips=ips, routes=conf.ipam.routes, dns=dns)
+        dns = _resolv_conf(self._context.conf.ipam.resolv_conf)
+        return self._result(self._allocator().allocate(self._owner, self._wanted()), dns)
+
+    def preview(self) -> Result:
+        """Raises as `add` does."""
+        dns = _resolv_conf(self._context.conf.ipam.resolv_conf)
+        return self._result(self._allocator().preview(self._wanted()), dns)
 
     def delete(self) -> None:
         """Raises StoreError."""
@@ -103,9 +104,12 @@ class LocalLeases:
         """How full each range set is."""
         return self._allocator().usage()
 
-    def preview(self) -> tuple[Lease, ...]:
-        """What `add` would give, if nobody else came first; nothing is taken."""
-        return self._allocator().preview()
+    def _wanted(self) -> list[IPv4Address | IPv6Address]:
+        return [ip_interface(each).ip for each in wish(self._context.conf, self._context.request.args).ips]
+
+    def _result(self, given: Sequence[Lease], dns: Dns) -> Result:
+        ips = tuple(IPConfig(str(each.address), str(each.gateway or "")) for each in given)
+        return Result(ips=ips, routes=self._context.conf.ipam.routes, dns=dns)
 
     def _allocator(self) -> Allocator:
         """With the ranges, which only giving needs."""

@@ -104,14 +104,6 @@ def tell_doubts(network: str, raw: object) -> None:
         print(f"tulle: {network}: {each}", file=sys.stderr)
 
 
-def doubts_in(raw: Mapping[str, object], conf: NetConf, records: Records) -> list[str]:
-    """What is probably a mistake in a configuration, its list of nodes included. Raises CniError for a bad one."""
-    found = doubts.of_plugin(raw, conf)
-    if conf.cluster is None or conf.cluster == cluster_file(records):
-        return found
-    return [*found, *doubts.of_cluster(_decoded(conf.cluster, _data(conf.cluster, records)))]
-
-
 def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[Facts | None, bool]:
     """What came of the list as it is now, unless somebody took the device away; whether just that is noted."""
     assert conf.cluster is not None
@@ -264,7 +256,7 @@ def cluster_file(records: Records) -> str:
 def load(records: Records, network: str) -> Facts | None:
     """What was programmed for a network in this boot. Raises OSError."""
     try:
-        data = files.note(f"{records.run_dir}/clusters/{stem(network)}")
+        data = records.disk.note(f"{records.run_dir}/clusters/{stem(network)}")
         facts = decoding.decode_as(Facts, data) if data else None
     except msgspec.MsgspecError:
         return None
@@ -273,14 +265,14 @@ def load(records: Records, network: str) -> Facts | None:
 
 def all_facts(records: Records) -> list[Facts]:
     """What was programmed for each network."""
-    found = (load(records, name) for name in files.names(f"{records.run_dir}/clusters"))
+    found = (load(records, name) for name in records.disk.names(f"{records.run_dir}/clusters"))
     return [each for each in found if each is not None]
 
 
 def programmed(records: Records, network: str) -> State:
     """The objects that were programmed for a network. Raises OSError."""
     try:
-        data = files.note(f"{records.run_dir}/programmed/{stem(network)}")
+        data = records.disk.note(f"{records.run_dir}/programmed/{stem(network)}")
         return state(decoding.decode_as(tuple[AnyObject, ...], data)) if data else {}
     except msgspec.MsgspecError:
         return {}
@@ -288,8 +280,8 @@ def programmed(records: Records, network: str) -> State:
 
 def forget(records: Records, network: str) -> None:
     """Drop what is noted of a network, so that the next ensure begins anew."""
-    files.remove(f"{records.run_dir}/clusters/{stem(network)}")
-    files.remove(f"{records.run_dir}/programmed/{stem(network)}")
+    records.disk.remove(f"{records.run_dir}/clusters/{stem(network)}")
+    records.disk.remove(f"{records.run_dir}/programmed/{stem(network)}")
 
 
 def _data(source: str | Mapping[str, object], records: Records) -> bytes:
@@ -369,7 +361,7 @@ def standing(kernel: Kernel, want: State, others: State, device: str) -> State:
 def others(records: Records, but: str) -> State:
     """What other clusters' networks had programmed."""
     found: State = {}
-    for name in files.names(f"{records.run_dir}/programmed"):
+    for name in records.disk.names(f"{records.run_dir}/programmed"):
         if name != but:
             found.update(programmed(records, name))
     return found
@@ -381,12 +373,12 @@ def _device_mtu(want: State, device: str) -> int:
 
 def save(records: Records, facts: Facts, want: State) -> None:
     """Note what was programmed. Facts come last: by them the rest is believed. The caller holds the lock."""
-    files.make_own(records.run_dir, "programmed")
-    files.write(f"{records.run_dir}/programmed/{stem(facts.network)}", msgspec.json.encode(tuple(want.values())))
+    records.disk.make_own(records.run_dir, "programmed")
+    records.disk.write(f"{records.run_dir}/programmed/{stem(facts.network)}", msgspec.json.encode(tuple(want.values())))
     note(records, facts)
 
 
 def note(records: Records, facts: Facts) -> None:
     """Write facts alone. The caller holds the lock."""
-    files.make_own(records.run_dir, "clusters")
-    files.write(f"{records.run_dir}/clusters/{stem(facts.network)}", msgspec.json.encode(facts))
+    records.disk.make_own(records.run_dir, "clusters")
+    records.disk.write(f"{records.run_dir}/clusters/{stem(facts.network)}", msgspec.json.encode(facts))

@@ -12,9 +12,8 @@ from cni_plugin.plan import lease as plan
 from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import full_bridge
-from cni_plugin.verbs.leases import leases, refuse_unwritable
-from cni_plugin.verbs.peers import Facts, ensure, tell_doubts
-from cni_plugin.verbs.plan import expected
+from cni_plugin.verbs.leases import Leases, leases, refuse_unwritable
+from cni_plugin.verbs.peers import ensure, tell_doubts
 
 
 def status(context: Context) -> bytes:
@@ -33,16 +32,17 @@ def status(context: Context) -> bytes:
         tell_doubts(context.conf.name, context.conf.cluster)
     if context.kernel.ports(context.bridge) >= MOST_PORTS:
         raise CniError(NOT_AVAILABLE, full_bridge(context.bridge))
-    leases(context, facts.pod_cidrs if facts else ()).status()
-    stuck = context.kernel.out_of_reach(_needed(context, facts))
+    ipam = leases(context, facts.pod_cidrs if facts else ())
+    ipam.status()
+    stuck = context.kernel.out_of_reach(_needed(context, ipam))
     if stuck:
         raise CniError(NOT_AVAILABLE, f"the next ADD would fail by {stuck[0]}", "\n".join(stuck))
     return b""
 
 
-def _needed(context: Context, facts: Facts | None) -> Iterator[Sysctl]:
+def _needed(context: Context, ipam: Leases) -> Iterator[Sysctl]:
     """The settings without which the bridge would not carry the next pod; one yet to be made gets the default ones."""
-    gateways = plan.gateways(context.conf, expected(context, facts).ips)
+    gateways = plan.gateways(context.conf, plan.completed(context.conf, ipam.preview()).ips)
     for each in bridge_state(context.conf, context.bridge, gateways, 0).values():
         if isinstance(each, Sysctl) and each.vital:
             made = not each.dev or context.kernel.link_index(each.dev)

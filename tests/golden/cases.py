@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_interface
+
+import msgspec
 
 from cni_plugin import backend
 from cni_plugin.attachment import Attachment
@@ -118,3 +121,32 @@ def said(name: str, shape: tuple[str, str]) -> str:
         return made(node(name, shape))
     except CniError as error:
         return f"# refused with code {error.code}: {error.msg}"
+
+
+def requests() -> Iterator[tuple[str, Json]]:
+    """For each golden plan the configuration with which a runtime would ask for it; `dataDir` is the caller's."""
+    for name, (keys, leased, routes) in PODS.items():
+        ranges = [[{"subnet": str(ip_interface(each.address).network), "rangeStart": each.address.partition("/")[0]}]
+                  for each in leased]
+        own = [{key: each for key, each in msgspec.to_builtins(route).items() if each} for route in routes]
+        ipam: Json = {"ipam": {**IPAM, "ranges": ranges, "routes": own}} if leased else {}
+        yield f"pod-{name}", {**keys, **ipam}
+    pods: Json = {"isDefaultGateway": True, "ipMasq": True, "ipam": IPAM}
+    for backend_name in backend.names():
+        for family, shape in BACKENDS.items():
+            yield f"backend-{backend_name}-{family}", {**pods, "cluster": _listed(backend_name, shape)}
+    yield "backend-vxlan-direct-routing", {**pods, "cluster": _listed("vxlan", BACKENDS["v4"], directRouting=True)}
+    for name, networks in MASQUERADES.items():
+        subnets = [each for network in networks.values() for each in network.subnets]
+        ranges = [[{"subnet": each}] for each in subnets[:1]]
+        yield f"masquerade-{name}", {**pods, "name": next(iter(networks)), "ipam": {**IPAM, "ranges": ranges}}
+
+
+def _listed(name: str, shape: tuple[str, str], **options: object) -> Json:
+    """A list of three nodes, of which this is the first."""
+    nodes = []
+    for number in (1, 2, 3):
+        addresses, pod_cidrs = (each.replace("{}", str(number)).split() for each in shape)
+        keys = {"ipv6Address" if ":" in each and len(addresses) > 1 else "address": each for each in addresses}
+        nodes.append({"name": f"n{number}", **keys, "podCIDRs": pod_cidrs})
+    return {"node": "n1", "backend": {"type": name, **options}, "nodes": nodes}

@@ -56,6 +56,8 @@ ROOMS: dict[str, set[str]] = {
     "kernel": {"model", "diff", "describe", "meter"},
     # What is on disk: attachments, and what `plan` has masqueraded, through the door's files.
     "records": {"decoding", "model", "plan", "kernel", "attachment"},
+    # The same as it would be, kept in memory.
+    "store": {"kernel", "attachment", "records"},
     # Other executables.
     "delegate": {"decoding", "errors", "kernel"},
     # The requests themselves. `ipam` is known here and above, nowhere below.
@@ -72,8 +74,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
-        "doubts", "plan", "kernel", "records", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
-        "attachment", "marks",
+        "doubts", "plan", "kernel", "records", "store", "verbs", "ipam", "backend", "cluster", "histogram",
+        "mesh", "attachment", "marks",
     },
     # Stands alone: it could be anybody's.
     "ipam": set(),
@@ -97,6 +99,7 @@ KERNEL: dict[str, set[str]] = {
     "read": {"errors", "host", "nft", "rtnl"},
     "door": set(),
     "fake": {"door", "errors"},
+    "recording": {"door", "fake"},
     "linux": {"apply", "door", "errors", "host", "nft", "read", "rtnl", "see"},
     "open": {"door", "linux"},
 }

@@ -26,18 +26,12 @@ def plan(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Print what an ADD with this configuration would do, in the words of ip, bridge and nft; nothing is touched."""
-    from cni_plugin.ctl.look.plan import context, first_config
+    from cni_plugin.ctl.look.plan import first_config, plan_add
     from cni_plugin.describe import script
-    from cni_plugin.verbs.peers import doubts_in
-    from cni_plugin.verbs.plan import plan_add
 
     folder = os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR
     with open_kernel() as kernel:
-        records = Records(run_dir)
-        asked = or_explain(lambda: context(config or first_config(folder), (container, ifname), kernel, records))
-        steps = or_explain(lambda: plan_add(asked))
-        for each in doubts_in(asked.raw, asked.conf, records):
-            show.warn(each)
+        steps = or_explain(lambda: plan_add(config or first_config(folder), (container, ifname), kernel, run_dir))
     if json:
         show.as_json([{"what": step.title, "ops": script(step.ops).splitlines()} for step in steps])
         return

@@ -1,19 +1,41 @@
-"""`tullectl plan`: what an ADD with a configuration would do on this node as it is; nothing is touched."""
+"""`tullectl plan`: what an ADD with a configuration would do, in order: a real one, on a kernel that only takes notes.
+
+Addresses are previewed and nothing is written, so the same ADD, if nobody else comes first, makes these operations,
+and answers the errors that this one ends with. What it says on stderr is said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from cni_plugin import spec
 from cni_plugin.conf import plugin, reading
+from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
+from cni_plugin.kernel.recording import Recorder
 from cni_plugin.meter import Meter
-from cni_plugin.records import Records
-from cni_plugin.spec import Request
+from cni_plugin.model.base import POD
+from cni_plugin.model.links import Veth
+from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.store.preview import Previewed
+from cni_plugin.verbs.add import add
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.peers import load
+
+_CLUSTER, _MASQUERADE, _BRIDGE, _POD = _TOPICS = ("this node's part of the cluster", "masquerade", "the bridge", "the pod")
+"""In the order of ADD."""
+
+
+class Step(NamedTuple):
+    """Operations that belong together, with what they are for."""
+
+    title: str
+    ops: Sequence[Op]
 
 
 def first_config(folder: str) -> str:
@@ -24,15 +46,29 @@ def first_config(folder: str) -> str:
     return f"{folder}/{found[0]}"
 
 
-def context(path: str, pod: tuple[str, str], kernel: Kernel, records: Records) -> Context:
-    """The context of an ADD with the configuration in this file. Raises CniError 6 or 7."""
-    raw = _plugin_of(path)
+def plan_add(path: str, pod: tuple[str, str], kernel: Kernel, run_dir: str) -> list[Step]:
+    """The steps of ADD for a pod (container, interface) with the configuration in a file. Raises what ADD would."""
+    found: dict[str, list[Op]] = {}
+    records = Previewed(run_dir)
+    recorder = Recorder(kernel, lambda ops: found.setdefault(_topic(context, ops), []).extend(ops))
+    context = _context(_plugin_of(path), pod, recorder, records)
+    add(context)
+    titles = _titles(context)
+    told = [topic for topic in _TOPICS if topic in titles or topic in found]
+    return [Step(titles.get(topic, topic), found.get(topic, ())) for topic in told]
+
+
+def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, records: Previewed) -> Context:
+    """As `verbs.run` makes it of a request. Raises CniError 1, 6 or 7."""
+    version = reading.version_of(raw)
+    spec.check_version(version)
+    conf = plugin.located(plugin.parse(raw), files.here())
     container, ifname = pod
-    request = Request("ADD", container, "", ifname, {}, (), netns_override=False)
+    request = spec.Request("ADD", container, "", ifname, {}, (), netns_override=False)
+    environ = {"CNI_NETNS": "", "TULLE_RUN_DIR": records.run_dir}
     name = str(raw.get("type", "tulle"))
     return Context(
-        name, request, {}, raw, msgspec.json.encode(raw), reading.version_of(raw), plugin.parse(raw), kernel, records,
-        Meter(),
+        name, request, environ, raw, msgspec.json.encode(raw), version, conf, kernel, records, Meter(), preview=True
     )
 
 
@@ -49,3 +85,24 @@ def _plugin_of(path: str) -> Mapping[str, object]:
     if not ours:
         raise CniError(INVALID_CONFIG, f"{path!r}: no plugin of type tulle or bridge in its list")
     return {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **ours[0]}
+
+
+def _topic(context: Context, ops: Sequence[Op]) -> str:
+    """What a batch is about: before the attachment is on record it is the cluster."""
+    keys = {op.object.key for op in ops}
+    if masquerade_chain({}).key in keys:
+        return _MASQUERADE
+    if Veth(context.attachment.host_dev).key in keys or any(op.object.key[1] == POD for op in ops):
+        return _POD
+    return _BRIDGE if context.records.find(context.attachment) else _CLUSTER
+
+
+def _titles(context: Context) -> dict[str, str]:
+    """What is told of also when there is nothing to do."""
+    titles = {_BRIDGE: f"{_BRIDGE} {context.bridge}", _POD: _POD}
+    facts = load(context.records, context.conf.name) if context.conf.cluster is not None else None
+    if facts is not None:
+        titles[_CLUSTER] = f"{_CLUSTER}: {facts.peers} peers by {facts.backend}"
+    if context.records.masquerade(context.conf.name) is not None:
+        titles[_MASQUERADE] = _MASQUERADE
+    return titles
