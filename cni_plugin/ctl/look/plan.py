@@ -27,8 +27,9 @@ from cni_plugin.verbs.add import add
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.peers import load
 
-_CLUSTER, _MASQUERADE, _BRIDGE, _POD = _TOPICS = ("this node's part of the cluster", "masquerade", "the bridge", "the pod")
+_TOPICS = ("this node's part of the cluster", "masquerade", "the bridge", "the pod")
 """In the order of ADD."""
+_CLUSTER, _MASQUERADE, _BRIDGE, _POD = _TOPICS
 
 
 class Step(NamedTuple):
