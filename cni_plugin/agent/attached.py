@@ -21,7 +21,7 @@ from cni_plugin.conf.plugin import NetConf, parse
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.mtu import follows
 from cni_plugin.verbs.repair import Use, bridges
 

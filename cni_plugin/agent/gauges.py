@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cni_plugin.conf import reading
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.usage import usage
 
 BRIDGE_PORTS = "/sys/class/net/{}/brif"

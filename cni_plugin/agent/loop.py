@@ -46,7 +46,7 @@ from cni_plugin.kernel.watch.monitor import (
 )
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.links import Bridge, Up
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead
 from cni_plugin.verbs.peers import Facts, all_facts

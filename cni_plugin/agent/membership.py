@@ -31,7 +31,7 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.watch.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
 from cni_plugin.network import Address, Network, NetworkConf
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.convergence import Convergence, Watch
 from cni_plugin.verbs.peers import CLUSTER_FILE, Facts
 from cni_plugin.verbs.repair import Repair

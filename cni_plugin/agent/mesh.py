@@ -28,7 +28,7 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.echo import Echo, Reply
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import peers
 
 EVERY = 2.0

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from cni_plugin.agent.mesh import place_of
 from cni_plugin.kernel.see.knock import Knock
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import offload
 from cni_plugin.verbs.peers import Facts, all_facts
 

@@ -10,7 +10,7 @@ from cni_plugin.model.base import State, state
 from cni_plugin.model.links import Bridge, Vxlan
 from cni_plugin.plan.guard import places
 from cni_plugin.plan.masquerade import masquerade_chain
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import guard
 from cni_plugin.verbs.ensure import apply
 from cni_plugin.verbs.peers import all_facts, forget

@@ -11,7 +11,7 @@ from cni_plugin.conf.plugin import DEFAULT_DATA_DIR
 from cni_plugin.ctl import show
 from cni_plugin.ctl.options import DEFAULT_CONF_DIR, ConfDir, DataDir, Json, RunDir, or_explain
 from cni_plugin.kernel.open import open_kernel
-from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 
 def repair(

@@ -16,7 +16,7 @@ from cni_plugin.ctl.facts import ERROR, HINT, UNKNOWN, WARNING, Facts, Finding
 from cni_plugin.ctl.gather import Places, gather, probe
 from cni_plugin.ctl.host import Host
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 Find: TypeAlias = Callable[[Facts], Iterator[Finding]]
 ORDER = (ERROR, WARNING, UNKNOWN, HINT)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.host import files
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 
 class Previewed(Records):

@@ -25,8 +25,8 @@ from cni_plugin.model.links import Veth
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
-from cni_plugin.records import Record
 from cni_plugin.spec import Interface, Result, readable, render
+from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
 from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_bridge, put_record, undo_bridge

@@ -25,8 +25,8 @@ from cni_plugin.plan.lease import subnets
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import adopt
 from cni_plugin.plan.pod import lasting
-from cni_plugin.records import Record, stem
 from cni_plugin.spec import IPConfig, Result, parse_result, readable
+from cni_plugin.store.records import Record, stem
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import leases
 

@@ -11,8 +11,8 @@ from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.meter import Meter
-from cni_plugin.records import Records
 from cni_plugin.spec import Request
+from cni_plugin.store.records import Records
 
 
 class MustWait(BaseException):

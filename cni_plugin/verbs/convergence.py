@@ -33,7 +33,7 @@ from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh, Way
 from cni_plugin.model.links import Fdb
 from cni_plugin.plan.cluster import Plan, Terms, delta, ends, plan
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import guard, peers
 from cni_plugin.verbs.ensure import naming_rivals, settle_most
 from cni_plugin.verbs.peers import Facts

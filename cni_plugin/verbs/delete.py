@@ -19,7 +19,7 @@ from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
 from cni_plugin.model.links import Veth
 from cni_plugin.plan.pod import learned_neighbours, node_routes
-from cni_plugin.records import Record
+from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
 from cni_plugin.verbs.leases import leases

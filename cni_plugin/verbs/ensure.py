@@ -18,7 +18,7 @@ from cni_plugin.model.links import Bridge, Fdb, Vxlan
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
 from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
 from cni_plugin.plan.pod import gateway_device
-from cni_plugin.records import Record, Records, stem
+from cni_plugin.store.records import Record, Records, stem
 
 MOST_REFUSED = 20
 """Objects of peers that the kernel may refuse before the whole is given up."""

@@ -19,7 +19,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Addr
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.ensure import settle
 from cni_plugin.verbs.peers import all_facts
 

@@ -16,8 +16,8 @@ from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.meter import Meter
-from cni_plugin.records import Record, Records
 from cni_plugin.spec import Request
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import forget, release, unplugging
 from cni_plugin.verbs.ensure import sweep_records

@@ -25,7 +25,7 @@ from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object
 from cni_plugin.model.links import Bridge, PodLink, Veth
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.peers import Facts
 
 

@@ -11,7 +11,7 @@ from cni_plugin import decoding
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.plan.offload import trusted
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 
 class _Verdict(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from cni_plugin.model.links import Fdb, Up, Vxlan
 from cni_plugin.model.nft import NftObject
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import aside, too_narrow
-from cni_plugin.records import Records, stem
+from cni_plugin.store.records import Records, stem
 from cni_plugin.verbs import guard
 from cni_plugin.verbs import offload as offloading
 from cni_plugin.verbs.ensure import naming_rivals, settle, settle_most

@@ -29,7 +29,7 @@ from cni_plugin.model.links import Bridge, Fdb, Port, PortVlan, Up, Veth
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
 from cni_plugin.plan.pod import gateway_device, lasting
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs import former, guard
 from cni_plugin.verbs.ensure import apply, steps
 from cni_plugin.verbs.mtu import follow, follows

@@ -33,7 +33,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import PASSING, KernelError, NetnsError
 from cni_plugin.kernel.host import files
 from cni_plugin.meter import Meter
-from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.context import Context, MustWait
 from cni_plugin.verbs.teardown import Takedown, together
 

@@ -17,7 +17,7 @@ from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.peers import survey
 from cni_plugin.verbs.repair import repair
 from scripts.lib.lab import labs, namespaces

@@ -16,7 +16,7 @@ import time
 from cni_plugin.agent.loop import Reconciler
 from cni_plugin.agent.settings import Settings
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 
 def say(**words: object) -> None:

@@ -24,7 +24,7 @@ from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl.netlink import Netlink, Outcome
 from cni_plugin.kernel.watch.monitor import EVERYTHING, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Beyond, Changed, Monitor
 from cni_plugin.model.layer3 import Way
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence
 from scripts.lib.lab import namespaces

@@ -9,7 +9,7 @@ import pytest
 
 from cni_plugin.ctl.look.status import FORMER, report
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.repair import repair
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab

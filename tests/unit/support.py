@@ -20,7 +20,7 @@ from cni_plugin.model.base import Key, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
 from cni_plugin.plan.cluster import Terms, plan
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.run import Agent, run
 
 Json = dict[str, object]

@@ -23,7 +23,7 @@ from cni_plugin.kernel.watch.monitor import EVERYTHING, LINKS, ROUTES, UPLINKS, 
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh, Route, Way
 from cni_plugin.model.links import Vxlan
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import peers
 from cni_plugin.verbs.convergence import Convergence
 from tests.unit.support import UPLINK, Json, Node, net_conf, node_state

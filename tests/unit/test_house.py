@@ -55,26 +55,24 @@ ROOMS: dict[str, set[str]] = {
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter"},
     # What is on disk: attachments, and what `plan` has masqueraded, through the door's files.
-    "records": {"decoding", "model", "plan", "kernel", "attachment"},
-    # The same as it would be, kept in memory.
-    "store": {"kernel", "attachment", "records"},
+    "store": {"decoding", "model", "plan", "kernel", "attachment"},
     # Other executables.
     "delegate": {"decoding", "errors", "kernel"},
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
         "errors", "decoding", "spec", "conf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
-        "records", "delegate", "ipam", "meter", "wish", "doubts", "attachment", "marks",
+        "store", "delegate", "ipam", "meter", "wish", "doubts", "attachment", "marks",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "conf", "network", "cluster", "flannel",
-        "backend", "model", "kernel", "records", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
+        "backend", "model", "kernel", "store", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
         "doubts", "attachment", "marks",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
-        "doubts", "plan", "kernel", "records", "store", "verbs", "ipam", "backend", "cluster", "histogram",
+        "doubts", "plan", "kernel", "store", "verbs", "ipam", "backend", "cluster", "histogram",
         "mesh", "attachment", "marks",
     },
     # Stands alone: it could be anybody's.
@@ -151,7 +149,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     # One door for JSON, which bounds it.
     "msgspec.json.decode": ("cni_plugin/decoding.py",),
     "msgspec.json.Decoder": (),
-    "print": ("cni_plugin/records.py", "cni_plugin/verbs/", "cni_plugin/agent/", "cni_plugin/ctl/"),
+    "print": ("cni_plugin/store/records.py", "cni_plugin/verbs/", "cni_plugin/agent/", "cni_plugin/ctl/"),
     "open_kernel": ("cni_plugin/agent/", "cni_plugin/ctl/", "cni_plugin/verbs/run.py"),
 }
 

@@ -21,7 +21,7 @@ from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES
 from cni_plugin.model.base import Key, Object
 from cni_plugin.model.layer3 import Addr, Route, Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs import gc, peers
 from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.repair import Repair

@@ -22,8 +22,8 @@ from cni_plugin.conf.plugin import IpamConf, NetConf, parse
 from cni_plugin.conf.reading import typed
 from cni_plugin.keys import spelled
 from cni_plugin.network import NetworkKeys
-from cni_plugin.records import DEFAULT_RUN_DIR
 from cni_plugin.spec import Dns
+from cni_plugin.store.records import DEFAULT_RUN_DIR
 from tests.helm import CHART, HelmError, helm, render
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -20,7 +20,7 @@ from cni_plugin.cluster import Node
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.echo import Reply, checksum
 from cni_plugin.mesh import LOST, MOST, STRANGER, WAITING, Cell, Question
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 NONCE = b"01234567"
 digests = st.lists(st.binary(min_size=8, max_size=8), min_size=1, max_size=MOST)

@@ -16,7 +16,7 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.layer3 import Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.mtu import follow
 from cni_plugin.verbs.peers import ensure
 from cni_plugin.verbs.repair import repair

@@ -17,8 +17,8 @@ from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import PodLink
 from cni_plugin.plan.address import interface
 from cni_plugin.plan.masquerade import CHAIN, Masquerade, masquerade_chain
-from cni_plugin.records import Records
 from cni_plugin.spec import VERSIONS
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import check
 from tests.unit.support import Node
 

@@ -18,7 +18,7 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.kernel.host import files
 from cni_plugin.network import Network
-from cni_plugin.records import DEFAULT_RUN_DIR
+from cni_plugin.store.records import DEFAULT_RUN_DIR
 
 DEFAULT_PATH = "/var/lib/tulle/lease.json"
 FLANNEL_ENV = "/run/flannel/subnet.env"

@@ -11,7 +11,7 @@ from cni_plugin.ctl.host import Host
 from cni_plugin.ctl.reach import WAIT
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 
 class Asked(NamedTuple):

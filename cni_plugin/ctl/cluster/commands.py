@@ -19,7 +19,7 @@ from cni_plugin.ctl import show
 from cni_plugin.ctl.options import DEFAULT_CONF_DIR, ConfDir, Json, Network, Pinged, RunDir, fail, or_explain
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.open import open_kernel
-from cni_plugin.records import DEFAULT_RUN_DIR
+from cni_plugin.store.records import DEFAULT_RUN_DIR
 
 if TYPE_CHECKING:
     from cni_plugin.ctl.cluster.ping import Echoed, Summary

@@ -27,7 +27,7 @@ from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Route
 from cni_plugin.model.links import Vxlan
 from cni_plugin.plan.cluster import Part, Plan
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs import guard
 from cni_plugin.verbs.offload import broken
 from cni_plugin.verbs.peers import CLUSTER_FILE, Facts, all_facts, planned

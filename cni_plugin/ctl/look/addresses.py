@@ -11,7 +11,7 @@ from cni_plugin.ctl.look.status import Row, alive
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from ipam.allocator import Allocator
 from ipam.store import Owner
 

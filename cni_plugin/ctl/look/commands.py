@@ -15,7 +15,7 @@ import typer
 from cni_plugin.ctl import show
 from cni_plugin.ctl.options import DEFAULT_CONF_DIR, ConfDir, Json, RunDir, or_explain
 from cni_plugin.kernel.open import open_kernel
-from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 
 def plan(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cni_plugin.describe import script
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.repair import Repair, repair
 
 

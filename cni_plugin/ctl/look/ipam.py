@@ -10,7 +10,7 @@ from cni_plugin.conf.plugin import DEFAULT_DATA_DIR
 from cni_plugin.ctl import show
 from cni_plugin.ctl.options import DataDir, Json, RunDir, or_explain
 from cni_plugin.kernel.open import open_kernel
-from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 ipam_app = typer.Typer(help="The addresses of the in-process host-local IPAM.", no_args_is_help=True)
 

@@ -12,7 +12,7 @@ from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.see.look import Link
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.former import outside
 from cni_plugin.verbs.peers import Facts, all_facts
 from cni_plugin.verbs.usage import usage

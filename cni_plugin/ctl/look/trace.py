@@ -31,7 +31,7 @@ from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan, Up, Veth
 from cni_plugin.plan.pod import derived_mac, lasting
-from cni_plugin.records import Record, Records
+from cni_plugin.store.records import Record, Records
 
 Trace = dict[str, object]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cni_plugin.ctl.host import Looker
 from cni_plugin.kernel.nft.ruleset import Hook
 from cni_plugin.kernel.see.look import Way
-from cni_plugin.records import Record
+from cni_plugin.store.records import Record
 
 
 class Ground(NamedTuple):

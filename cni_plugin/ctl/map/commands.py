@@ -13,7 +13,7 @@ from cni_plugin.ctl.options import DEFAULT_CONF_DIR, ConfDir, Network, Pinged, R
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.open import open_kernel
-from cni_plugin.records import DEFAULT_RUN_DIR, Records
+from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 if TYPE_CHECKING:
     from cni_plugin.ctl.cluster.matrix import Row

@@ -13,7 +13,7 @@ import msgspec
 
 from cni_plugin.ctl.cluster.matrix import Pair, Row
 from cni_plugin.ctl.cluster.roster import DIRECT, Membership
-from cni_plugin.records import Record
+from cni_plugin.store.records import Record
 
 MOST_NAMED = 60
 """Nodes that are drawn with names, and with lines between others."""

@@ -36,7 +36,7 @@ from cni_plugin.harmless import Censor
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.host.program import run
 from cni_plugin.kernel.see.look import Sight
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 from cni_plugin.verbs.peers import all_facts
 
 STDOUT = "-"

@@ -23,7 +23,7 @@ from cni_plugin.agent.loop import Reconciler
 from cni_plugin.agent.membership import Membership
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl import netlink
-from cni_plugin.records import Records
+from cni_plugin.store.records import Records
 
 
 class Counts:

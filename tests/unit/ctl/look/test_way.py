@@ -7,7 +7,7 @@ import pytest
 from cni_plugin.ctl.look.way import Ground, way
 from cni_plugin.kernel.nft.ruleset import Hook, hooks, rules
 from cni_plugin.kernel.see.look import Entry, Link, Way
-from cni_plugin.records import Record
+from cni_plugin.store.records import Record
 from tests.unit.ctl.tool import View
 from tests.unit.support import Node
 

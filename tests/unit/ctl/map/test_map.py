@@ -22,7 +22,7 @@ from cni_plugin.ctl.map import picture as map_picture
 from cni_plugin.ctl.map import svg as map_svg
 from cni_plugin.ctl.map.layout import Dot, Frame, Text, corners, fit, layout, shortened
 from cni_plugin.ctl.map.picture import FAST, LOST, MIDDLE, SLOW, UNKNOWN, Picture, pace
-from cni_plugin.records import Record
+from cni_plugin.store.records import Record
 
 SVG = "{http://www.w3.org/2000/svg}"
 Shape: TypeAlias = Sequence[tuple[float, float]]
