@@ -10,25 +10,10 @@ leaves inwards, then creations from links outwards. What goes with its link is n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import msgspec
 
-from cni_plugin.model.base import Key, Object, State
-from cni_plugin.model.host import Feature, Sysctl
-from cni_plugin.model.layer3 import Neigh
-from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan
-
-Verb: TypeAlias = Literal["create", "change", "delete"]
-
-_RANK = (
-    *("Bridge", "Vxlan", "Veth", "Vlan", "PodLink"),
-    *("Sysctl", "Feature", "Port", "PortVlan", "Up"),
-    *("Addr", "Neigh", "Fdb", "Route", "Set", "Element", "Chain"),
-)
-
-_OF_PORT = (Port, PortVlan, Fdb)
-"""What a link has as a port of its bridge, and loses with it (net/bridge/br_if.c, del_nbp)."""
+from cni_plugin.model.base import Key, Object, State, Verb
 
 
 class Op(msgspec.Struct, frozen=True):
@@ -37,11 +22,6 @@ class Op(msgspec.Struct, frozen=True):
     verb: Verb
     object: Object
     was: Object | None = None
-
-
-def rank(each: Object) -> int:
-    """The place of an object's kind in the order of creation."""
-    return _RANK.index(type(each).__name__)
 
 
 def differences(want: Object, have: Object) -> tuple[str, ...]:
@@ -65,24 +45,21 @@ def diff(want: State, have: State) -> list[Op]:
     survivors = {
         key: each
         for key, each in have.items()
-        if key not in lost and not _falls(each, lost) and not (isinstance(each, _OF_PORT) and _falls(each, moved))
+        if key not in lost and not _falls(each, lost) and not (each.OF_PORT and _falls(each, moved))
     }
     removals = [
         Op("delete", each)
         for key, each in have.items()
-        if key in lost and not _falls(each, lost) and not isinstance(each, PodLink)
+        if key in lost and not _falls(each, lost) and not each.COMES_ALONG
     ]
     creations = [op for key, each in want.items() if (op := _make(each, survivors.get(key))) is not None]
-    removals.sort(key=lambda op: -rank(op.object))
-    creations.sort(key=lambda op: rank(op.object))
+    removals.sort(key=lambda op: -op.object.RANK)
+    creations.sort(key=lambda op: op.object.RANK)
     return removals + creations
 
 
 def invert(ops: Sequence[Op]) -> list[Op]:
-    """The operations that undo `ops`, last first. What cannot or need not be undone is left out:
-
-    sysctls of the node are shared with everybody and a learned neighbour is only a cache.
-    """
+    """The operations that undo `ops`, last first. What cannot or need not be undone is left out (`Object.undone`)."""
     return [back for op in reversed(ops) if (back := _inverse(op)) is not None]
 
 
@@ -101,9 +78,7 @@ def _falls(each: Object, lost: set[Key]) -> bool:
 
 
 def _inverse(op: Op) -> Op | None:
-    if isinstance(op.object, Sysctl | Feature | PodLink):
-        return None
-    if isinstance(op.object, Neigh) and op.object.learned:
+    if not op.object.undone:
         return None
     if op.verb == "create":
         return Op("delete", op.object)

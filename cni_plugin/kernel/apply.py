@@ -35,7 +35,7 @@ from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.model.base import HOST, POD
 from cni_plugin.model.host import Feature, Sysctl
 from cni_plugin.model.layer3 import Route
-from cni_plugin.model.links import LinkObject, PodLink, Veth
+from cni_plugin.model.links import Link, PodLink, Veth
 from cni_plugin.model.nft import NftObject
 
 Lane = tuple[str, str]
@@ -147,7 +147,7 @@ class _Run:
             if _makes_link(op):
                 self._flush()
                 self._finish(op, made[1:])
-            elif isinstance(op.object, LinkObject) and op.verb == "delete":
+            elif isinstance(op.object, Link) and op.verb == "delete":
                 self._space.forget(op.object.name)
         self._flush()
 
@@ -225,7 +225,7 @@ def _deletes_veth(op: Op) -> bool:
 
 
 def _makes_link(op: Op) -> bool:
-    return op.verb == "create" and isinstance(op.object, LinkObject)
+    return op.verb == "create" and isinstance(op.object, Link)
 
 
 def _lane(op: Op) -> Lane:

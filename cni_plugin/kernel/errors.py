@@ -25,7 +25,7 @@ class KernelError(Exception):
         self.errno = errno
         self.done = tuple(done)
         self.reason = reason or os.strerror(errno)
-        lacking = missing(type(op.object).__name__, errno) if op.verb == "create" else ""
+        lacking = missing(op.object, errno) if op.verb == "create" else ""
         then = f"; {remedy(lacking)}" if lacking else ""
         super().__init__(f"{describe(op).splitlines()[-1]}: {self.reason}{then}")
 

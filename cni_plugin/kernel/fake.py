@@ -19,11 +19,12 @@ from msgspec import structs
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.marks import ALIAS
 from cni_plugin.model.base import HOST, POD, Key, Object, State, state
 from cni_plugin.model.host import Sysctl
-from cni_plugin.model.layer3 import ROUTE_PROTOCOL, Addr, Neigh, Route, Way
-from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Veth, Vlan, Vxlan
-from cni_plugin.model.nft import Element, Set
+from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
+from cni_plugin.model.links import Fdb, Link, Veth, Vxlan
+from cni_plugin.model.nft import Element
 
 _T = TypeVar("_T")
 _MAC = "02:00:00:00:00:01"
@@ -196,7 +197,7 @@ class FakeKernel:
     def owned(self, device: str) -> State:
         """Routes with our protocol number on the node, and the entries of this device."""
         self.asked["owned"] += 1
-        ours = (each for each in self._all(Route) if each.ns == HOST and not _is_foreign(each))
+        ours = (each for each in self._all(Route) if each.ns == HOST and not each.foreign)
         routes = (each for each in ours if each.via or each.dev == device)
         neighbours = (each for each in self._all(Neigh) if each.dev == device and not each.learned)
         remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
@@ -208,13 +209,13 @@ class FakeKernel:
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """Links with our mark."""
-        links = (each for each in self.state.values() if isinstance(each, Bridge | Veth | Vxlan | Vlan))
-        found = (OwnLink(each.name, each.alias, getattr(each, "master", "")) for each in links)
-        return tuple(each for each in found if each.alias.startswith("tulle:"))
+        links = (each for each in self._all(Link) if each.where == HOST)
+        found = (OwnLink(each.name, getattr(each, "alias", ""), getattr(each, "master", "")) for each in links)
+        return tuple(each for each in found if each.alias.startswith(ALIAS))
 
     def ports(self, bridge: str) -> int:
-        """Veths in the bridge."""
-        return sum(isinstance(each, Veth) and each.master == bridge for each in self.state.values())
+        """Links in the bridge."""
+        return len(self._ports_of(bridge))
 
     def locally_held(self) -> frozenset[str]:
         """`held`, and the addresses on the node's links."""
@@ -231,34 +232,20 @@ class FakeKernel:
         return [each for each in self.state.values() if isinstance(each, kind)]
 
     def _find(self, want: Object) -> Object | None:
-        have = self.state.get(want.key)
-        if _is_foreign(have):
-            return None
-        if have is None and isinstance(want, PortVlan) and not want.member:
-            return want if ("link", HOST, want.name) in self.state else None
-        if have is None and isinstance(want, Route) and want.ns == POD and not want.table:
-            return self._moved(want)
-        return have
-
-    def _moved(self, want: Route) -> Route | None:
-        """A pod's route that may stand in any table, as if it stood where it was looked for."""
-        same = (want.dst, want.dev, want.via, want.priority)
-        for each in self._all(Route):
-            if each.ns == POD and (each.dst, each.dev, each.via, each.priority) == same:
-                return structs.replace(each, table=0)
-        return None
+        have = want.found_in(self.state)
+        return None if have is None or have.foreign else have
 
     def _refusal(self, op: Op) -> int:
         """The errno that a kernel would answer with, 0 if it would do it."""
         if op.verb == "delete":
             return 0
-        needs = [op.object.holder, *_needs(op.object)]
+        needs = [op.object.holder, *op.object.needs]
         if any(key is not None and not self._exists(key) for key in needs):
             return errno.ENODEV
-        if isinstance(op.object, PodLink) and op.object.key not in self.state:
-            return errno.ENODEV
         standing = self.state.get(op.object.key)
-        if op.verb == "create" and standing is not None and (_is_foreign(standing) or not _may_stand(op.object)):
+        if op.object.COMES_ALONG and standing is None:
+            return errno.ENODEV
+        if op.verb == "create" and standing is not None and (standing.foreign or not op.object.replaces):
             return errno.EEXIST
         return 0
 
@@ -271,16 +258,16 @@ class FakeKernel:
     def _carry_out(self, op: Op) -> None:
         each = op.object
         if op.verb == "delete":
-            if not _is_foreign(self.state.get(each.key)):
+            standing = self.state.get(each.key)
+            if standing is not None and not standing.foreign:
                 self._remove(each.key)
-        elif isinstance(each, PortVlan) and not each.member:
+        elif each.absent:
             self.state.pop(each.key, None)
         else:
             self._note(each.key)
             self.state[each.key] = each
-            if isinstance(each, Veth) and op.verb == "create" and each.peer:
-                peer = PodLink(each.peer, mac=each.peer_mac, mtu=each.peer_mtu or each.mtu)
-                self.state[peer.key] = peer
+            if op.verb == "create":
+                self.state.update(state(each.along))
 
     def _note(self, key: Key) -> None:
         """A link has its number for life, and no other link gets it."""
@@ -292,39 +279,21 @@ class FakeKernel:
         gone = self.state.pop(key, None)
         if key[:2] == ("link", HOST):
             self._numbers.pop(key[2], None)
-        if not isinstance(gone, Bridge | Veth | Vxlan | Vlan | PodLink | Set):
+        if gone is None or not gone.HOLDS:
             return
-        if isinstance(gone, Veth) and gone.peer:
-            self._remove(("link", POD, gone.peer))
+        for each in gone.along:
+            self._remove(each.key)
         for each in [each for each in self.state.values() if each.holder == key]:
             self._remove(each.key)
-        for port in self._all(Veth):
-            if isinstance(gone, Bridge) and port.master == gone.name:
+        if isinstance(gone, Link) and gone.where == HOST:
+            for port in self._ports_of(gone.name):
                 self._release(port)
 
-    def _release(self, port: Veth) -> None:
+    def _ports_of(self, bridge: str) -> list[Link]:
+        return [each for each in self._all(Link) if getattr(each, "master", "") == bridge]
+
+    def _release(self, port: Link) -> None:
         """A bridge that goes leaves its ports behind, without what made them ports."""
         self.state[port.key] = structs.replace(port, master="")
-        settings: list[Port | PortVlan] = [*self._all(Port), *self._all(PortVlan)]
-        for each in settings:
-            if each.name == port.name:
-                self._remove(each.key)
-
-
-def _is_foreign(each: Object | None) -> bool:
-    """A route of the node that another program made: never seen, replaced or removed."""
-    return isinstance(each, Route) and each.ns == HOST and each.protocol != ROUTE_PROTOCOL
-
-
-def _needs(each: Object) -> list[Key]:
-    """Links that must be there beside the holder."""
-    if isinstance(each, Veth) and each.master:
-        return [("link", HOST, each.master)]
-    return [("link", HOST, each.underlay)] if isinstance(each, Vxlan) and each.underlay else []
-
-
-def _may_stand(each: Object) -> bool:
-    """Whether a creation is welcome where one stands already, as `kernel.linux` asks for it."""
-    if isinstance(each, Route):
-        return each.ns == HOST
-    return not isinstance(each, Bridge | Veth | Vxlan | Vlan | Addr)
+        for each in [each for each in self.state.values() if each.OF_PORT and each.holder == port.key]:
+            self._remove(each.key)

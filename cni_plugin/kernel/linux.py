@@ -37,8 +37,9 @@ from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.kernel.rtnl.routes import Routes
 from cni_plugin.kernel.rtnl.ways import ways
 from cni_plugin.kernel.see.routers import taught
+from cni_plugin.marks import ALIAS
 from cni_plugin.meter import Meter
-from cni_plugin.model.base import ALIAS_MARK, HOST, Object, State, state
+from cni_plugin.model.base import HOST, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Neigh, Route, Way
 from cni_plugin.model.links import Fdb
@@ -293,7 +294,7 @@ class LinuxKernel:
         for each in self._host.links():
             name, alias = each.text("IFLA_IFNAME"), each.text("IFLA_IFALIAS")
             names[each.link] = name
-            if alias.startswith(ALIAS_MARK):
+            if alias.startswith(ALIAS):
                 up = bool(each.field("flags") & IFF_UP)
                 found.append((OwnLink(name, alias, up=up), each.number("IFLA_MASTER")))
         return tuple(link._replace(master=names.get(master, "")) for link, master in found)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+from cni_plugin.model.base import Object
+
 MODULES = {
     "bridge": ("bridge",),
     "veth": ("veth",),
@@ -17,7 +19,6 @@ MODULES = {
     "masquerade": ("nf_tables", "nft_chain_nat", "nft_masq"),
 }
 """By what they make possible."""
-_MADE_BY = {"Bridge": "bridge", "Veth": "veth", "Vxlan": "vxlan", "Vlan": "vlan", "Chain": "masquerade"}
 _LINK_MISSING = (errno.EOPNOTSUPP,)
 _NFT_MISSING = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
@@ -31,7 +32,6 @@ def remedy(what: str) -> str:
     )
 
 
-def missing(kind: str, code: int) -> str:
-    """What a kernel that refuses to make an object of this kind of the model has no module for, "" when it has."""
-    what = _MADE_BY.get(kind, "")
-    return what if what and code in (_NFT_MISSING if kind == "Chain" else _LINK_MISSING) else ""
+def missing(each: Object, code: int) -> str:
+    """What a kernel that refuses to make an object of this kind has no module for, "" when it has."""
+    return each.MADE_BY if code in (_NFT_MISSING if each.SPOKEN == "nft" else _LINK_MISSING) else ""

@@ -37,7 +37,7 @@ from cni_plugin.model.base import HOST, POD, Object, State, state
 from cni_plugin.model.host import Feature, Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
-from cni_plugin.model.nft import Chain, NftObject, Set
+from cni_plugin.model.nft import Chain, Element, NftObject, Set
 
 _ADDR_SET = "3"
 """NET_ADDR_SET: the MAC was set by somebody, include/uapi/linux/netdevice.h."""
@@ -259,7 +259,9 @@ class Reader:
                 return self._nft.read(want)
             if isinstance(want, Set):
                 return self._nft.read_set(want.name)
-            return want if want.value in self._nft.elements(want.set) else None
+            if isinstance(want, Element):
+                return want if want.value in self._nft.elements(want.set) else None
+            raise TypeError(f"{want!r} is nothing of nft's")
         except NftError as error:
             raise KernelError(Op("create", want), error.errno, (), str(error)) from error
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cni_plugin.model.base import HOST, Key, Object, link_key
+from cni_plugin.model.base import HOST, POD, Key, Object, Verb, link_key
+from cni_plugin.model.words import on
 
 
 class Sysctl(Object, frozen=True, tag="sysctl"):
     """A value below /proc/sys. `dev` is the link whose removal takes the key along, if there is one."""
 
+    RANK: ClassVar[int] = 200
+    SPOKEN: ClassVar[str] = "host"
     VITAL: ClassVar[tuple[str, ...]] = ("/ip_forward", "/forwarding", "/disable_ipv6")
 
     name: str
@@ -30,10 +33,20 @@ class Sysctl(Object, frozen=True, tag="sysctl"):
     def holder(self) -> Key | None:
         return link_key(self.ns, self.dev) if self.dev else None
 
+    @property
+    def undone(self) -> bool:
+        return False  # the node's are shared with everybody
+
+    def words(self, verb: Verb) -> str:
+        where = "ip netns exec POD " if self.ns == POD else ""
+        return f"# {self.name} is left as it is" if verb == "delete" else f"{where}sysctl -w {self.name}={self.value}"
+
 
 class Feature(Object, frozen=True, tag="feature"):
     """Transmit checksum offload of a link, as `ethtool -K dev tx on|off` sets it."""
 
+    RANK: ClassVar[int] = 210
+    SPOKEN: ClassVar[str] = "host"
     dev: str
     tx_checksum: bool
 
@@ -44,6 +57,13 @@ class Feature(Object, frozen=True, tag="feature"):
     @property
     def holder(self) -> Key | None:
         return link_key(HOST, self.dev)
+
+    @property
+    def undone(self) -> bool:
+        return False  # it goes with its link
+
+    def words(self, verb: Verb) -> str:
+        return f"ethtool -K {self.dev} tx {on(self.tx_checksum or verb == 'delete')}"
 
 
 def ipv6_settings(dev: str, ns: str = HOST) -> tuple[Sysctl, ...]:

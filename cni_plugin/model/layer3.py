@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
-from cni_plugin.model.base import HOST, POD, Key, Object, link_key
+from msgspec import structs
+
+from cni_plugin.model.base import HOST, POD, Key, Object, Verb, link_key
+from cni_plugin.model.words import ADD, ip, pairs
 
 BOOT_PROTOCOL = 3
 """RTPROT_BOOT, what `ip route add` marks routes with; a pod's routes bear it, for they go with the pod."""
@@ -35,6 +39,7 @@ class Way(NamedTuple):
 class Addr(Object, frozen=True, tag="addr"):
     """An address with its prefix length on a link. `dad`: IPv6 duplicate address detection is wanted."""
 
+    RANK: ClassVar[int] = 300
     FIXED: ClassVar[tuple[str, ...]] = ("dad",)
     dev: str
     address: str
@@ -49,6 +54,14 @@ class Addr(Object, frozen=True, tag="addr"):
     def holder(self) -> Key | None:
         return link_key(self.ns, self.dev)
 
+    @property
+    def replaces(self) -> bool:
+        return False
+
+    def words(self, verb: Verb) -> str:
+        nodad = " nodad" if ":" in self.address and not self.dad and verb != "delete" else ""
+        return f"{ip(self.ns)} addr {ADD[verb]} {self.address} dev {self.dev}{nodad}"
+
 
 class Route(Object, frozen=True, tag="route"):
     """A unicast route. `via` may be of the other family (RFC 5549); `scope` is rtnetlink's number, -1 the kernel's.
@@ -58,6 +71,7 @@ class Route(Object, frozen=True, tag="route"):
     route while the new one is checked (net/ipv6/route.c, ip6_route_check_nh_onlink).
     """
 
+    RANK: ClassVar[int] = 330
     FIXED: ClassVar[tuple[str, ...]] = ("dev",)
     dst: str
     dev: str
@@ -85,10 +99,50 @@ class Route(Object, frozen=True, tag="route"):
     def holder(self) -> Key | None:
         return link_key(self.ns, self.dev)
 
+    @property
+    def foreign(self) -> bool:
+        return self.ns == HOST and self.protocol != ROUTE_PROTOCOL
+
+    @property
+    def replaces(self) -> bool:
+        return self.ns == HOST
+
+    @property
+    def title(self) -> str:
+        return f"a route to {self.dst}"
+
+    def words(self, verb: Verb) -> str:
+        family = "inet6 " if ":" in self.via and ":" not in self.dst else ""
+        via = f" via {family}{self.via}" if self.via else ""
+        rest = pairs(
+            ("proto", self.protocol if self.ns != POD else 0),
+            ("src", self.src),
+            ("table", self.table if self.table != MAIN_TABLE else 0),
+            ("metric", self.priority),
+            ("scope", self.scope),
+            ("mtu", self.mtu),
+            ("advmss", self.advmss),
+        )
+        onlink = " onlink" if self.onlink else ""
+        return f"{ip(self.ns)} route {ADD[verb]} {self.dst}{via} dev {self.dev}{rest}{onlink}"
+
+    def found_in(self, state: Mapping[Key, Object]) -> Object | None:
+        have = state.get(self.key)
+        return self._moved(state) if have is None and self.ns == POD and not self.table else have
+
+    def _moved(self, state: Mapping[Key, Object]) -> Route | None:
+        """A pod's route that may stand in any table, as if it stood where it was looked for."""
+        same = (self.ns, self.dst, self.dev, self.via, self.priority)
+        for each in state.values():
+            if isinstance(each, Route) and (each.ns, each.dst, each.dev, each.via, each.priority) == same:
+                return structs.replace(each, table=0)
+        return None
+
 
 class Neigh(Object, frozen=True, tag="neigh"):
     """A neighbour entry: permanent for a VTEP; `learned` is one the kernel found, which is only ever forgotten."""
 
+    RANK: ClassVar[int] = 310
     dev: str
     address: str
     mac: str = ""
@@ -101,3 +155,12 @@ class Neigh(Object, frozen=True, tag="neigh"):
     @property
     def holder(self) -> Key | None:
         return link_key(HOST, self.dev)
+
+    @property
+    def undone(self) -> bool:
+        return not self.learned  # else it is only a cache
+
+    def words(self, verb: Verb) -> str:
+        if verb == "delete":
+            return f"ip neigh del {self.address} dev {self.dev}"
+        return f"ip neigh replace {self.address} lladdr {self.mac} dev {self.dev} nud permanent"

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from collections.abc import Mapping
+from typing import ClassVar
 
-from cni_plugin.model.base import HOST, POD, Key, Object, link_key
+from cni_plugin.model.base import HOST, POD, Key, Object, Verb, link_key
+from cni_plugin.model.words import ip, on, pairs
 
 
-class Bridge(Object, frozen=True, tag="bridge"):
+class Link(Object, frozen=True):
+    """A link of any kind. `GROUPED`: many go at a time, so they are deleted as one group (`kernel.rtnl.remover`)."""
+
+    HOLDS: ClassVar[bool] = True
+    GROUPED: ClassVar[bool] = False
+    name: str
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.where, self.name)
+
+    @property
+    def replaces(self) -> bool:
+        return False
+
+
+class Bridge(Link, frozen=True, tag="bridge"):
     """A Linux bridge. `pinned`: its MAC was set and so no longer follows its ports' (net/bridge/br_stp_if.c)."""
 
-    name: str
+    RANK: ClassVar[int] = 100
+    MADE_BY: ClassVar[str] = "bridge"
     mtu: int = 0
     mac: str = ""
     alias: str = ""
@@ -18,16 +37,28 @@ class Bridge(Object, frozen=True, tag="bridge"):
     pinned: bool = True
     promisc: bool = False
 
-    @property
-    def key(self) -> Key:
-        return link_key(HOST, self.name)
+    def words(self, verb: Verb) -> str:
+        if verb == "delete":
+            return _deletion(self.name)
+        common = pairs(("address", self.mac), ("mtu", self.mtu))
+        promisc = " promisc on" if self.promisc else ""
+        if verb == "change":
+            alias = pairs(("alias", self.alias))
+            filtering = int(self.vlan_filtering)
+            return f"ip link set {self.name}{common}{promisc}{alias} type bridge vlan_filtering {filtering}"
+        vlans = " vlan_filtering 1" if self.vlan_filtering else ""
+        return f"ip link add {self.name}{common} type bridge{vlans}" + (
+            f" && ip link set {self.name}{promisc}" if promisc else ""
+        )
 
 
-class Veth(Object, frozen=True, tag="veth"):
+class Veth(Link, frozen=True, tag="veth"):
     """A pair made at once: `name` on the host, up in `master`; `peer` in the pod, down; `peer_mtu` where it differs."""
 
+    RANK: ClassVar[int] = 120
+    MADE_BY: ClassVar[str] = "veth"
     FIXED: ClassVar[tuple[str, ...]] = ("peer",)
-    name: str
+    GROUPED: ClassVar[bool] = True
     master: str = ""
     mtu: int = 0
     mac: str = ""
@@ -37,11 +68,25 @@ class Veth(Object, frozen=True, tag="veth"):
     peer_mtu: int = 0
 
     @property
-    def key(self) -> Key:
-        return link_key(HOST, self.name)
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(HOST, self.master),) if self.master else ()
+
+    @property
+    def along(self) -> tuple[Object, ...]:
+        return (PodLink(self.peer, mac=self.peer_mac, mtu=self.peer_mtu or self.mtu),) if self.peer else ()
+
+    def words(self, verb: Verb) -> str:
+        if verb == "delete":
+            return _deletion(self.name)
+        common = pairs(("master", self.master), ("address", self.mac), ("mtu", self.mtu))
+        if verb == "change":
+            return f"ip link set {self.name}{common}" + (f" alias '{self.alias}'" if self.alias else "")
+        peer = pairs(("address", self.peer_mac), ("mtu", self.peer_mtu or self.mtu))
+        alias = f" && ip link set {self.name} alias '{self.alias}'" if self.alias else ""
+        return f"ip link add {self.name} up{common} type veth peer {self.peer} netns POD{peer}{alias}"
 
 
-class Vxlan(Object, frozen=True, tag="vxlan"):
+class Vxlan(Link, frozen=True, tag="vxlan"):
     """A VXLAN device without learning: every neighbour and FDB entry is ours.
 
     Without an `underlay` its packets go by the routing table, each peer's by the interface that leads there; with one
@@ -49,8 +94,9 @@ class Vxlan(Object, frozen=True, tag="vxlan"):
     mark along (Group Based Policy); a device without it drops those of one that does (vxlan_rcv).
     """
 
+    RANK: ClassVar[int] = 110
+    MADE_BY: ClassVar[str] = "vxlan"
     FIXED: ClassVar[tuple[str, ...]] = ("vni", "port", "local", "underlay", "gbp")
-    name: str
     vni: int
     port: int
     local: str
@@ -61,46 +107,68 @@ class Vxlan(Object, frozen=True, tag="vxlan"):
     gbp: bool = False
 
     @property
-    def key(self) -> Key:
-        return link_key(HOST, self.name)
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(HOST, self.underlay),) if self.underlay else ()
+
+    def words(self, verb: Verb) -> str:
+        if verb == "delete":
+            return _deletion(self.name)
+        common = pairs(("address", self.mac), ("mtu", self.mtu))
+        if verb == "change":
+            return f"ip link set {self.name}{common}"
+        bound = pairs(("dev", self.underlay))
+        return (
+            f"ip link add {self.name}{common} type vxlan id {self.vni} local {self.local}{bound} dstport {self.port} "
+            f"nolearning{' gbp' if self.gbp else ''}"
+        )
 
 
-class Vlan(Object, frozen=True, tag="vlan"):
+class Vlan(Link, frozen=True, tag="vlan"):
     """An 802.1Q device on `parent`: where a bridge that filters VLANs has a gateway address in VLAN `vid`."""
 
+    RANK: ClassVar[int] = 130
+    MADE_BY: ClassVar[str] = "vlan"
     FIXED: ClassVar[tuple[str, ...]] = ("parent", "vid")
-    name: str
     parent: str
     vid: int
     alias: str = ""
 
     @property
-    def key(self) -> Key:
-        return link_key(HOST, self.name)
-
-    @property
     def holder(self) -> Key | None:
         return link_key(HOST, self.parent)
 
+    def words(self, verb: Verb) -> str:
+        if verb == "delete":
+            return _deletion(self.name)
+        return f"ip link add link {self.parent} name {self.name} type vlan id {self.vid}"
 
-class PodLink(Object, frozen=True, tag="podlink"):
+
+class PodLink(Link, frozen=True, tag="podlink"):
     """The end of a veth pair that is in the pod, as CHECK finds it; made with its `Veth`, never by itself."""
 
-    name: str
+    RANK: ClassVar[int] = 140
+    COMES_ALONG: ClassVar[bool] = True
     mac: str = ""
     mtu: int = 0
 
     @property
-    def key(self) -> Key:
-        return link_key(POD, self.name)
+    def where(self) -> str:
+        return POD
 
+    @property
+    def replaces(self) -> bool:
+        return True
 
-LinkObject: TypeAlias = Bridge | Veth | Vxlan | Vlan | PodLink
+    def words(self, verb: Verb) -> str:
+        if verb == "create":
+            return f"# {self.name} in POD comes with its veth"
+        return f"ip -n POD link set {self.name}" + pairs(("address", self.mac), ("mtu", self.mtu))
 
 
 class Up(Object, frozen=True, tag="up"):
     """The link is administratively up."""
 
+    RANK: ClassVar[int] = 240
     name: str
     ns: str = HOST
 
@@ -112,10 +180,15 @@ class Up(Object, frozen=True, tag="up"):
     def holder(self) -> Key | None:
         return link_key(self.ns, self.name)
 
+    def words(self, verb: Verb) -> str:
+        return f"{ip(self.ns)} link set {self.name} {'down' if verb == 'delete' else 'up'}"
+
 
 class Port(Object, frozen=True, tag="port"):
     """The flags of a bridge port. `locked`: only source MACs with a static FDB entry may enter (Linux 5.18)."""
 
+    RANK: ClassVar[int] = 220
+    OF_PORT: ClassVar[bool] = True
     name: str
     hairpin: bool = False
     isolated: bool = False
@@ -129,10 +202,19 @@ class Port(Object, frozen=True, tag="port"):
     def holder(self) -> Key | None:
         return link_key(HOST, self.name)
 
+    def words(self, verb: Verb) -> str:
+        flags = Port(self.name) if verb == "delete" else self
+        return (
+            f"bridge link set dev {self.name} hairpin {on(flags.hairpin)} "
+            f"isolated {on(flags.isolated)} locked {on(flags.locked)}"
+        )
+
 
 class PortVlan(Object, frozen=True, tag="portvlan"):
     """VLANs `vid` to `last` on a bridge port, or on the bridge itself (`self_`); not `member`: it is in none."""
 
+    RANK: ClassVar[int] = 230
+    OF_PORT: ClassVar[bool] = True
     name: str
     vid: int
     last: int = 0
@@ -149,10 +231,26 @@ class PortVlan(Object, frozen=True, tag="portvlan"):
     def holder(self) -> Key | None:
         return link_key(HOST, self.name)
 
+    @property
+    def absent(self) -> bool:
+        return not self.member
+
+    def words(self, verb: Verb) -> str:
+        vids = f"{self.vid}-{self.last}" if self.last else f"{self.vid}"
+        flags = (" pvid" if self.pvid else "") + (" untagged" if self.untagged else "")
+        word = "del" if (verb == "delete") == self.member else "add"
+        return f"bridge vlan {word} dev {self.name} vid {vids}{flags}{' self' if self.self_ else ''}"
+
+    def found_in(self, state: Mapping[Key, Object]) -> Object | None:
+        have = state.get(self.key)
+        return self if have is None and self.absent and self.holder in state else have
+
 
 class Fdb(Object, frozen=True, tag="fdb"):
     """A forwarding entry: `dst` is the VTEP behind a VXLAN device; without one it binds a MAC to a bridge port."""
 
+    RANK: ClassVar[int] = 320
+    OF_PORT: ClassVar[bool] = True
     dev: str
     mac: str
     dst: str = ""
@@ -165,3 +263,12 @@ class Fdb(Object, frozen=True, tag="fdb"):
     @property
     def holder(self) -> Key | None:
         return link_key(HOST, self.dev)
+
+    def words(self, verb: Verb) -> str:
+        word = "del" if verb == "delete" else "replace"
+        way = f"dst {self.dst} self permanent" if self.dst else "master static"
+        return f"bridge fdb {word} {self.mac} dev {self.dev} {way}{pairs(('vlan', self.vid))}"
+
+
+def _deletion(name: str) -> str:
+    return f"ip link del {name}"

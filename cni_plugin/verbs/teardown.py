@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.model.links import LinkObject
+from cni_plugin.model.links import Link
 
 Done = TypeVar("Done")
 Takedown: TypeAlias = Generator[Sequence[Op], None, Done]
@@ -60,7 +60,7 @@ def _apply_all(kernel: Kernel, handed: dict[int, Sequence[Op]]) -> dict[int, Exc
     A refusal of the whole does not tell who is concerned: then each is done by itself, and what is gone is success.
     """
     ops = [op for each in handed.values() for op in each]
-    ops.sort(key=lambda op: not isinstance(op.object, LinkObject))
+    ops.sort(key=lambda op: not isinstance(op.object, Link))
     try:
         kernel.apply(ops)
     except (KernelError, OSError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.diff import Op, diff, differences, invert, rank
+from cni_plugin.diff import Op, diff, differences, invert
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.base import POD, Object, State, state
@@ -153,9 +153,9 @@ def test_removals_come_before_creations_leaves_first_and_links_first(want: State
 
     removals = [op for op in ops if op.verb == "delete"]
     assert ops[: len(removals)] == removals
-    assert [rank(op.object) for op in removals] == sorted((rank(op.object) for op in removals), reverse=True)
+    assert [op.object.RANK for op in removals] == sorted((op.object.RANK for op in removals), reverse=True)
     creations = ops[len(removals) :]
-    assert [rank(op.object) for op in creations] == sorted(rank(op.object) for op in creations)
+    assert [op.object.RANK for op in creations] == sorted(op.object.RANK for op in creations)
 
 
 def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:

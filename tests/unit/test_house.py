@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "conf": {"decoding", "errors", "keys", "spec", "marks"},
     "wish": {"errors", "conf", "spec"},
     "diff": {"model"},
-    "describe": {"diff", "model"},
+    "describe": {"diff"},
     # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
     "network": {"errors", "conf"},
     "cluster": {"conf", "network"},
@@ -53,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
     "plan": {"errors", "spec", "conf", "network", "model", "cluster", "backend", "attachment", "marks"},
     # The door. `describe` words its errors.
-    "kernel": {"model", "diff", "describe", "meter"},
+    "kernel": {"model", "diff", "describe", "meter", "marks"},
     # What is on disk: attachments, and what `plan` has masqueraded, through the door's files.
     "store": {"decoding", "model", "plan", "kernel", "attachment"},
     # Other executables.

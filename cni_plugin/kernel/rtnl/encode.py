@@ -13,13 +13,13 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from cni_plugin.diff import Op, Verb
+from cni_plugin.diff import Op
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import broadcast_of, family_of, random_mac
 from cni_plugin.kernel.rtnl.codec import Attr, nest
 from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_PROMISC, IFF_UP, NTF_MASTER, NTF_SELF, NUD_PERMANENT
 from cni_plugin.kernel.rtnl.settings import INET_CONF
-from cni_plugin.model.base import POD
+from cni_plugin.model.base import POD, Verb
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import MAIN_TABLE, Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan

@@ -32,7 +32,7 @@ from cni_plugin.kernel.rtnl.raw import (
     nested,
     number,
 )
-from cni_plugin.model.base import ALIAS_MARK
+from cni_plugin.marks import ALIAS
 from cni_plugin.model.layer3 import Way
 
 _RTMSG, _IFINFO, _ATTRIBUTE, _NUMBER = Struct("=BBBBBBBBI"), Struct("=BxHiII"), Struct("=HH"), Struct("=I")
@@ -155,6 +155,6 @@ def _link(answer: bytes) -> _Link:
     found = dict(attributes(answer, HEADER.size + _IFINFO.size, len(answer)))
     inet6 = nested(nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), _IFLA_INET6_CONF)
     mtu6 = number(inet6[4 * _DEVCONF_MTU6 : 4 * _DEVCONF_MTU6 + 4])
-    own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS_MARK.encode())
+    own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS.encode())
     kind = nested(found.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND).rstrip(b"\0").decode()
     return _Link(found[IFLA_IFNAME].rstrip(b"\0").decode(), number(found[IFLA_MTU]), mtu6, own, kind)
