@@ -21,7 +21,7 @@ from cni_plugin.conf.plugin import ENDINGS, parse
 from cni_plugin.conf.reading import decode, invalid
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
-from cni_plugin.verbs.peers import CLUSTER_FILE
+from cni_plugin.store.clusters import CLUSTER_FILE
 
 
 def mistakes(path: str) -> list[str]:

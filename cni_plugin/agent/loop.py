@@ -19,7 +19,6 @@ from time import monotonic, perf_counter
 from typing import Protocol
 
 from cni_plugin import decoding
-from cni_plugin.agent.attached import Attached, Attachments
 from cni_plugin.agent.guard import worded
 from cni_plugin.agent.outlived import Outlived
 from cni_plugin.agent.patience import Patience
@@ -46,11 +45,12 @@ from cni_plugin.kernel.watch.monitor import (
 )
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.links import Bridge, Up
+from cni_plugin.node.attached import Attached, Attachments
+from cni_plugin.node.cluster.convergence import Watch
+from cni_plugin.node.repair import Repair, bridge, cluster, gateways, guarded, masquerade, mtu, ports
+from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs.convergence import Watch
 from cni_plugin.verbs.gc import collect_dead, is_dead
-from cni_plugin.verbs.peers import Facts, all_facts
-from cni_plugin.verbs.repair import Repair, bridge, cluster, gateways, guarded, masquerade, mtu, ports
 
 QUIET, LONGEST = 0.030, 0.150
 """Seconds without an event after which a pass is made, and seconds after the first event when it is made anyway."""
@@ -336,7 +336,7 @@ class Reconciler:
         self._events.watch(links, tunnels, uplinks - bridges, beyond)
         self._watch_lists(facts)
 
-    def _watch_lists(self, facts: Iterable[Facts]) -> None:
+    def _watch_lists(self, facts: Iterable[ClusterFacts]) -> None:
         """The files of lists that people keep; an agent's own changes with what its source says.
 
         And while there are pods of former subnets the records of their network, for the end of the last is no event.

@@ -31,10 +31,10 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.watch.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
 from cni_plugin.network import Address, Network, NetworkConf
+from cni_plugin.node.cluster.convergence import Convergence, Watch
+from cni_plugin.node.repair import Repair
+from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.convergence import Convergence, Watch
-from cni_plugin.verbs.peers import CLUSTER_FILE, Facts
-from cni_plugin.verbs.repair import Repair
 
 SOON, LATE = 1.0, 30.0
 """Seconds after which what was refused is tried again, at first and at most."""
@@ -187,7 +187,7 @@ class Membership:
         return f"cluster of {next(iter(self._convergence), self._settings.network)}"
 
     @property
-    def _facts(self) -> Facts | None:
+    def _facts(self) -> ClusterFacts | None:
         return next((each.facts for each in self._convergence.values()), None)
 
     def _left_out(self) -> tuple[str, ...]:

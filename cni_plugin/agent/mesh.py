@@ -28,8 +28,9 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.echo import Echo, Reply
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
+from cni_plugin.store import clusters as notes
+from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import peers
 
 EVERY = 2.0
 """Seconds between two rounds, for which a measurement holds; and between two looks whether the list has changed."""
@@ -247,14 +248,14 @@ def place_of(records: Records, network: str) -> Place | None:
     names = files.names(f"{records.run_dir}/clusters")
     for name in sorted(names, key=lambda each: (each != network, each)):
         with suppress(CniError, OSError, msgspec.MsgspecError):
-            facts = peers.load(records, name)
+            facts = notes.load(records, name)
             found = _place(facts) if facts is not None else None
             if found is not None:
                 return found
     return None
 
 
-def _place(facts: peers.Facts) -> Place | None:
+def _place(facts: ClusterFacts) -> Place | None:
     source = decoding.decode(facts.source)
     raw = decoding.decode(files.follow(source)) if isinstance(source, str) else source
     nodes = clusters.parse(raw).nodes

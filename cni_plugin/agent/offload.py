@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 from cni_plugin.agent.mesh import place_of
 from cni_plugin.kernel.see.knock import Knock
+from cni_plugin.store import offload
+from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import offload
-from cni_plugin.verbs.peers import Facts, all_facts
 
 EVERY, PATIENCE = 5.0, 4.0
 """Seconds between two looks at what is programmed; and within which an answer counts: a SYN is sent again after 1 and 3
@@ -126,6 +126,6 @@ class Offload:
             self._anew()
 
 
-def _outer(facts: Facts, own: str) -> str:
+def _outer(facts: ClusterFacts, own: str) -> str:
     """An address of this node's that NAT is done for, of the family of the pods; "" where it has none."""
     return next((each for each in facts.addresses if (":" in each) == (":" in own)), "")

@@ -8,12 +8,12 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
 from cni_plugin.model.base import State, state
 from cni_plugin.model.links import Bridge, Vxlan
+from cni_plugin.node.cluster import guard
+from cni_plugin.node.settle import apply
 from cni_plugin.plan.guard import places
 from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.store.clusters import all_facts, forget
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import guard
-from cni_plugin.verbs.ensure import apply
-from cni_plugin.verbs.peers import all_facts, forget
 
 
 def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:

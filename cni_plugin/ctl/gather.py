@@ -36,8 +36,8 @@ from cni_plugin.kernel.see.probe import VLAN_FILTERING
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import PodLink, PortVlan, Vxlan
 from cni_plugin.plan.node import FORWARDING, family
+from cni_plugin.store.clusters import all_facts, programmed
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs.peers import all_facts, programmed
 from cni_plugin.verbs.usage import usage
 
 _SYSCTLS = (

@@ -22,17 +22,19 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model.base import State
 from cni_plugin.model.links import Veth
+from cni_plugin.node.cluster.peers import ensure
+from cni_plugin.node.mtu import fitting, wanted
+from cni_plugin.node.settle import apply
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
 from cni_plugin.spec import Interface, Result, readable, render
+from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
-from cni_plugin.verbs.ensure import apply, drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
+from cni_plugin.verbs.ensure import drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
 from cni_plugin.verbs.leases import Leases, leases
-from cni_plugin.verbs.mtu import fitting, wanted
-from cni_plugin.verbs.peers import Facts, ensure
 from cni_plugin.wish import wish
 
 
@@ -116,7 +118,7 @@ def _take_back(step: Callable[..., object], *arguments: object) -> None:
         print(f"tulle: while taking back a failed ADD: {error}; DEL will try again", file=sys.stderr)
 
 
-def _wire(context: Context, lease: Result, facts: Facts | None) -> Wire:
+def _wire(context: Context, lease: Result, facts: ClusterFacts | None) -> Wire:
     attachment = context.attachment
     mtu = wanted(context.conf, facts, context.kernel)
     width = fitting(mtu, context.bridge, context.kernel)

@@ -50,7 +50,7 @@ def forget(context: Context, attachment: Attachment) -> None:
     """Remove the record; with the last of a network go the gateways of subnets that the node has no more."""
     last = drop_record(context.kernel, context.records, attachment)
     if last and files.names(f"{context.records.run_dir}/clusters"):
-        from cni_plugin.verbs import former  # for who is in no cluster it is nothing
+        from cni_plugin.node import former  # for who is in no cluster it is nothing
 
         try:
             former.clear(context.kernel, context.records)

@@ -1,100 +1,21 @@
-"""What every verb does with a desired state: compare, apply, and on failure put back what was done."""
+"""What the verbs make beside the pod itself, and share: its bridge, its record, and its network's masquerade."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from errno import EEXIST
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import NetConf
-from cni_plugin.diff import Op, diff, invert
+from cni_plugin.diff import Op
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
-from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model.base import State, state
-from cni_plugin.model.host import Sysctl
-from cni_plugin.model.layer3 import Addr, Neigh, Route
-from cni_plugin.model.links import Bridge, Fdb, Vxlan
+from cni_plugin.model.layer3 import Addr
+from cni_plugin.model.links import Bridge
+from cni_plugin.node.settle import apply, settle, steps, undo
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
-from cni_plugin.plan.node import FORWARDING, adopt, bridge_state, displaced, still_taught
+from cni_plugin.plan.node import adopt, bridge_state, displaced
 from cni_plugin.plan.pod import gateway_device
 from cni_plugin.store.records import Record, Records, stem
-
-MOST_REFUSED = 20
-"""Objects of peers that the kernel may refuse before the whole is given up."""
-
-
-def apply(kernel: Kernel, ops: Sequence[Op]) -> None:
-    """Apply all or nothing. Raises KernelError, after what had been done is undone."""
-    try:
-        kernel.apply(ops)
-    except KernelError as error:
-        undo(kernel, error.done)
-        raise
-
-
-def undo(kernel: Kernel, ops: Sequence[Op]) -> None:
-    """Take back operations, as far as the kernel lets us: one refusal must not keep the rest from being tried."""
-    for op in invert(ops):
-        try:
-            kernel.apply([op])
-        except KernelError:
-            continue
-
-
-def steps(kernel: Kernel, want: State, have: State) -> list[Op]:
-    """What makes `want` of `have` on the node; before it forwards IPv6, what keeps the routes that it has learned.
-
-    Two dumps, when forwarding is switched on, which is once in a boot.
-    """
-    forwards = state([Sysctl(FORWARDING[6], "1")]).items()
-    turned_on = forwards <= want.items() and not forwards <= have.items()
-    return diff({**still_taught(kernel.taught()), **want} if turned_on else want, have)
-
-
-def settle(kernel: Kernel, want: State, have: State) -> list[Op]:
-    """Make `want` of `have`; the operations that it took."""
-    ops = steps(kernel, want, have)
-    if ops:
-        apply(kernel, ops)
-    return ops
-
-
-def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tuple[str, ...]]:
-    """Make `want` of `have`, but for what the kernel refuses of peers: the operations that it took, and why others not.
-
-    Raises KernelError for anything else that is refused, and for too many, after what was done is taken back.
-    """
-    left, done = steps(kernel, want, have), list[Op]()
-    refused: list[str] = []
-    while left:
-        try:
-            kernel.apply(left)
-        except KernelError as error:
-            if not isinstance(error.op.object, Route | Neigh | Fdb) or len(refused) == MOST_REFUSED:
-                undo(kernel, [*done, *error.done])
-                raise
-            refused.append(str(error))
-            done += error.done
-            over = {id(error.op), *map(id, error.done)}
-            left = [op for op in left if id(op) not in over]
-        else:
-            return [*done, *left], tuple(refused)
-    return done, tuple(refused)
-
-
-@contextmanager
-def naming_rivals(kernel: Kernel) -> Iterator[None]:
-    """Of a device whose VNI another one has, the kernel's refusal is told with that one's name."""
-    try:
-        yield
-    except KernelError as error:
-        device = error.op.object
-        rival = kernel.vni_holder(device.vni) if error.errno == EEXIST and isinstance(device, Vxlan) else ""
-        if not rival or not isinstance(device, Vxlan):
-            raise
-        remedy = f"that is {rival}: remove it (ip link delete {rival}), or give the cluster another backend.vni"
-        raise KernelError(error.op, error.errno, error.done, f"{error.reason}; {remedy}") from error
 
 
 def full_bridge(bridge: str) -> str:

@@ -8,12 +8,12 @@ from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, Cn
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model.host import Sysctl
+from cni_plugin.node.cluster.peers import ensure, tell_doubts
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.leases import Leases, leases, refuse_unwritable
-from cni_plugin.verbs.peers import ensure, tell_doubts
 
 
 def status(context: Context) -> bytes:

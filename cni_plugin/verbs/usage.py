@@ -8,10 +8,10 @@ from cni_plugin.conf import plugin
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.meter import Meter
 from cni_plugin.spec import Request
+from cni_plugin.store.clusters import all_facts
 from cni_plugin.store.records import Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases_local import LocalLeases
-from cni_plugin.verbs.peers import all_facts
 from ipam.allocator import Usage
 
 

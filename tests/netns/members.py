@@ -17,9 +17,9 @@ from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.node.cluster.peers import survey
+from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.peers import survey
-from cni_plugin.verbs.repair import repair
 from scripts.lib.lab import labs, namespaces
 from scripts.lib.lab.topology import NETWORK, Node, conflist, shared_cluster
 from tests.conformance import nodes as alone

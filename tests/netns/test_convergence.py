@@ -24,9 +24,10 @@ from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl.netlink import Netlink, Outcome
 from cni_plugin.kernel.watch.monitor import EVERYTHING, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Beyond, Changed, Monitor
 from cni_plugin.model.layer3 import Way
+from cni_plugin.node.cluster import peers
+from cni_plugin.node.cluster.convergence import Convergence
+from cni_plugin.store import clusters as notes
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import peers
-from cni_plugin.verbs.convergence import Convergence
 from scripts.lib.lab import namespaces
 from tests.netns.conftest import MakeLab
 from tests.netns.kernel_world import MakeNetns, kernel_of, messages, news, run
@@ -46,7 +47,7 @@ class World:
     def __init__(self, kernel: LinuxKernel, folder: Path) -> None:
         self.kernel = kernel
         self.records = Records(str(folder))
-        self.path = peers.cluster_file(self.records)
+        self.path = notes.cluster_file(self.records)
         self.restart()
         self.monitor = Monitor()
         self.passes: list[Changed] = []
@@ -439,7 +440,7 @@ def test_a_kill_between_any_two_steps_is_put_right_when(netns: MakeNetns, tmp_pa
             run("ip link set wire up")
             run("ip link set eth0 up")
             folder = tmp_path / str(target)
-            Convergence("pods", kernel, Records(str(folder))).converge(one, f"{folder}/{peers.CLUSTER_FILE}")
+            Convergence("pods", kernel, Records(str(folder))).converge(one, f"{folder}/{notes.CLUSTER_FILE}")
             died = dies_at_step(folder, one, two, target)
             deaths += died
             fresh = World(kernel, folder)
@@ -484,7 +485,7 @@ def dies_at_step(folder: Path, one: Cluster, two: Cluster, target: int) -> bool:
     try:
         with LinuxKernel() as kernel:
             convergence = Convergence("pods", kernel, Records(str(folder)))
-            path = f"{folder}/{peers.CLUSTER_FILE}"
+            path = f"{folder}/{notes.CLUSTER_FILE}"
             convergence.converge(one, path)
             armed = True
             convergence.converge(two, path)

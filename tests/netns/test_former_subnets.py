@@ -9,8 +9,8 @@ import pytest
 
 from cni_plugin.ctl.look.status import FORMER, report
 from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.repair import repair
 from tests.netns.agents import in_node
 from tests.netns.conftest import MakeLab
 from tests.netns.members import Members, members

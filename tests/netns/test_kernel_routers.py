@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from cni_plugin.kernel.linux import LinuxKernel
+from cni_plugin.node.settle import settle
 from cni_plugin.plan.node import forwarding
-from cni_plugin.verbs.ensure import settle
 from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import MakeNetns, kernel_of, run
 from tests.pace import until

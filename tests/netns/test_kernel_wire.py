@@ -15,8 +15,8 @@ from cni_plugin.model.base import POD, Object, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan
+from cni_plugin.node.mtu import fitting
 from cni_plugin.plan.pod import Wire, pod_state
-from cni_plugin.verbs.mtu import fitting
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, enter_new, kernel_of, put, run, wire, wrong
 from tests.unit.support import net_conf
 

@@ -58,21 +58,26 @@ ROOMS: dict[str, set[str]] = {
     "store": {"decoding", "model", "plan", "kernel", "attachment"},
     # Other executables.
     "delegate": {"decoding", "errors", "kernel"},
+    # The parts of a node that are kept true, and how: by a verb once, by the agent for ever.
+    "node": {
+        "decoding", "errors", "conf", "model", "diff", "cluster", "backend", "plan", "kernel", "store", "doubts",
+        "attachment", "marks",
+    },
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
-        "errors", "decoding", "spec", "conf", "model", "diff", "describe", "cluster", "backend", "plan", "kernel",
-        "store", "delegate", "ipam", "meter", "wish", "doubts", "attachment", "marks",
+        "errors", "decoding", "spec", "conf", "model", "diff", "describe", "plan", "kernel",
+        "store", "node", "delegate", "ipam", "meter", "wish", "doubts", "attachment", "marks",
     },
     # The entries. They choose a kernel. The agent carves a node's subnet out of the cluster's network by `ipam`, and
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "conf", "network", "cluster", "flannel",
-        "backend", "model", "kernel", "store", "delegate", "verbs", "wire", "meter", "histogram", "ipam", "mesh",
-        "doubts", "attachment", "marks",
+        "backend", "model", "kernel", "store", "node", "delegate", "verbs", "wire", "meter", "histogram",
+        "ipam", "mesh", "doubts", "marks",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
-        "doubts", "plan", "kernel", "store", "verbs", "ipam", "backend", "cluster", "histogram",
+        "doubts", "plan", "kernel", "store", "node", "verbs", "ipam", "backend", "cluster", "histogram",
         "mesh", "attachment", "marks",
     },
     # Stands alone: it could be anybody's.
@@ -149,7 +154,8 @@ CALLS: dict[str, tuple[str, ...]] = {
     # One door for JSON, which bounds it.
     "msgspec.json.decode": ("cni_plugin/decoding.py",),
     "msgspec.json.Decoder": (),
-    "print": ("cni_plugin/store/records.py", "cni_plugin/verbs/", "cni_plugin/agent/", "cni_plugin/ctl/"),
+    "print": ("cni_plugin/store/records.py", "cni_plugin/node/", "cni_plugin/verbs/", "cni_plugin/agent/",
+        "cni_plugin/ctl/"),
     "open_kernel": ("cni_plugin/agent/", "cni_plugin/ctl/", "cni_plugin/verbs/run.py"),
 }
 

@@ -15,11 +15,11 @@ from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.layer3 import Route, Way
 from cni_plugin.model.links import Fdb
 from cni_plugin.network import unusable
+from cni_plugin.node.cluster.convergence import Convergence
 from cni_plugin.plan.cluster import Plan, Terms, delta, plan
-from cni_plugin.verbs.convergence import Convergence
+from tests.unit.node.test_convergence import World, near, of
+from tests.unit.node.test_peers import kernel_with, listed
 from tests.unit.support import cluster_node, me
-from tests.unit.test_convergence import World, near, of
-from tests.unit.test_peers import kernel_with, listed
 
 VXLAN = backend.find("vxlan")
 CONF = VXLAN.configure({})

@@ -11,7 +11,6 @@ import pytest
 from msgspec import structs
 
 from cni_plugin.agent import loop
-from cni_plugin.agent.attached import Attachments
 from cni_plugin.agent.loop import COLLECTED, LISTS, LONGEST, QUIET, Clusters, Reconciler
 from cni_plugin.agent.patience import FREE, Patience
 from cni_plugin.agent.settings import Settings
@@ -21,10 +20,12 @@ from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES
 from cni_plugin.model.base import Key, Object
 from cni_plugin.model.layer3 import Addr, Route, Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
+from cni_plugin.node.attached import Attachments
+from cni_plugin.node.cluster.convergence import Watch
+from cni_plugin.node.repair import Repair
+from cni_plugin.store import clusters as notes
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs import gc, peers
-from cni_plugin.verbs.convergence import Watch
-from cni_plugin.verbs.repair import Repair
+from cni_plugin.verbs import gc
 from tests.pace import PATIENCE
 from tests.unit.support import Json, Node, executable
 
@@ -572,7 +573,7 @@ def test_what_was_wrong_with_something_that_is_gone_is_wrong_no_more(
     world.goes_on(QUIET)
     assert "bridge tulle0" in world.loop.problem and "cluster of pods" in world.loop.problem
     assert world.node.call("DEL").exit == 0
-    peers.forget(world.node.records, "pods")
+    notes.forget(world.node.records, "pods")
     world.happens(EVERYTHING)
     world.goes_on(QUIET)
     assert world.loop.problem == ""

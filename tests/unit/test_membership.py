@@ -20,8 +20,8 @@ from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING
 from cni_plugin.model.layer3 import Route
+from cni_plugin.node.repair import Repair
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.repair import Repair
 
 CONF = network.parse({"network": "10.244.0.0/16", "backend": {"type": "vxlan"}})
 HOST_GW = network.parse({"network": "10.244.0.0/16", "backend": {"type": "host-gw"}})

@@ -11,9 +11,9 @@ from cni_plugin.agent.offload import Offload
 from cni_plugin.kernel.watch.monitor import EVERYTHING
 from cni_plugin.model.host import Feature
 from cni_plugin.plan.offload import trusted
+from cni_plugin.store import offload
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import offload
-from tests.unit.test_convergence import World, near, of
+from tests.unit.node.test_convergence import World, near, of
 
 
 @pytest.mark.parametrize(("release", "right"), [

@@ -26,11 +26,12 @@ from cni_plugin.kernel.host import files
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Route
 from cni_plugin.model.links import Vxlan
+from cni_plugin.node.cluster import guard
+from cni_plugin.node.cluster.peers import planned
 from cni_plugin.plan.cluster import Part, Plan
+from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts, all_facts
+from cni_plugin.store.offload import broken
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import guard
-from cni_plugin.verbs.offload import broken
-from cni_plugin.verbs.peers import CLUSTER_FILE, Facts, all_facts, planned
 from cni_plugin.verbs.run import as_cni_error
 
 _replace = msgspec.structs.replace
@@ -40,7 +41,7 @@ class _Listed(NamedTuple):
 
     network: str
     source: object
-    facts: Facts | None
+    facts: ClusterFacts | None
 
 
 def memberships(kernel: Kernel, records: Records, conf_dir: str) -> list[Membership]:
@@ -86,7 +87,7 @@ def _membership(listed: _Listed, kernel: Kernel, records: Records) -> Membership
         return _replace(found, trouble=as_cni_error(error).msg, members=members)
 
 
-def _slow(cluster: Cluster, facts: Facts, kernel: Kernel, records: Records) -> str:
+def _slow(cluster: Cluster, facts: ClusterFacts, kernel: Kernel, records: Records) -> str:
     said = any(key.lower() == "txchecksum" for key in cluster.options)
     if not facts.device or facts.offload or said:
         return ""

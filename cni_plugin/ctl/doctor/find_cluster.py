@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.ctl.facts import ERROR, HINT, WARNING, Facts, Finding, Probed
-from cni_plugin.verbs.former import REMEDY, outside
+from cni_plugin.node.former import REMEDY, outside
 
 _LEFT_OUT, _OUTSIDE, _SHARED = "is left out", "outside the cluster's network", "has the same address"
 _FLANNEL = ("flannel.", "flannel-v6.", "flannel-wg", "flannel.ipip")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from cni_plugin.describe import script
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.node.repair import Repair, repair
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.repair import Repair, repair
 
 
 def walk(kernel: Kernel, records: Records, *, dry_run: bool) -> list[Repair]:

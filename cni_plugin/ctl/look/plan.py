@@ -22,10 +22,10 @@ from cni_plugin.meter import Meter
 from cni_plugin.model.base import POD
 from cni_plugin.model.links import Veth
 from cni_plugin.plan.masquerade import masquerade_chain
+from cni_plugin.store.clusters import load
 from cni_plugin.store.preview import Previewed
 from cni_plugin.verbs.add import add
 from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.peers import load
 
 _TOPICS = ("this node's part of the cluster", "masquerade", "the bridge", "the pod")
 """In the order of ADD."""

@@ -12,9 +12,9 @@ from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.see.look import Link
+from cni_plugin.node.former import outside
+from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs.former import outside
-from cni_plugin.verbs.peers import Facts, all_facts
 from cni_plugin.verbs.usage import usage
 
 FORMER = "former subnet"
@@ -126,7 +126,7 @@ def _usage(kernel: Kernel, records: Records, record: Record) -> Row:
     }
 
 
-def _attachment(kernel: Kernel, record: Record, known: Mapping[str, Facts]) -> Row:
+def _attachment(kernel: Kernel, record: Record, known: Mapping[str, ClusterFacts]) -> Row:
     state, facts = alive(kernel, record), known.get(record.network)
     former = state == "up" and facts is not None and outside(record.ips, facts.pod_cidrs)
     return {

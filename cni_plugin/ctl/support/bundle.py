@@ -36,8 +36,8 @@ from cni_plugin.harmless import Censor
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.host.program import run
 from cni_plugin.kernel.see.look import Sight
+from cni_plugin.store.clusters import all_facts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.peers import all_facts
 
 STDOUT = "-"
 """The path that means it."""

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni_plugin.agent.attached import Attachments
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.errors import CniError
@@ -16,12 +15,13 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.layer3 import Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
+from cni_plugin.node.attached import Attachments
+from cni_plugin.node.cluster.peers import ensure
+from cni_plugin.node.mtu import follow
+from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.mtu import follow
-from cni_plugin.verbs.peers import ensure
-from cni_plugin.verbs.repair import repair
+from tests.unit.node.test_peers import in_cluster, kernel_with, listed
 from tests.unit.support import UPLINK, Json, Node, net_conf
-from tests.unit.test_peers import in_cluster, kernel_with, listed
 
 POD = Attachment("pods", "a", "eth0")
 

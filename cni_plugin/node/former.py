@@ -19,9 +19,9 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Addr
+from cni_plugin.node.settle import settle
+from cni_plugin.store.clusters import all_facts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.ensure import settle
-from cni_plugin.verbs.peers import all_facts
 
 REMEDY = "delete them (kubectl delete pod, crictl stopp), so that they come back with addresses of this node's subnets"
 

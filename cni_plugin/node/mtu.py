@@ -25,8 +25,8 @@ from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object
 from cni_plugin.model.links import Bridge, PodLink, Veth
+from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs.peers import Facts
 
 
 class Width(NamedTuple):
@@ -36,7 +36,7 @@ class Width(NamedTuple):
     port: int = 0
 
 
-def wanted(conf: NetConf, facts: Facts | None, kernel: Kernel) -> int:
+def wanted(conf: NetConf, facts: ClusterFacts | None, kernel: Kernel) -> int:
     """What a configuration asks for: its own MTU, else what the cluster leaves, else what leads away from the node."""
     return conf.mtu or (facts.mtu if facts else kernel.default_mtu())
 

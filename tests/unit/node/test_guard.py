@@ -16,10 +16,10 @@ from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.watch.monitor import EVERYTHING, RULES
 from cni_plugin.model.base import State
 from cni_plugin.model.nft import Chain, Element, NftObject, Set
-from cni_plugin.verbs.guard import split
+from cni_plugin.node.cluster.guard import split
+from tests.unit.node.test_convergence import World, near, of
+from tests.unit.node.test_peers import listed
 from tests.unit.support import UPLINK, cluster_node, me, node_state
-from tests.unit.test_convergence import World, near, of
-from tests.unit.test_peers import listed
 
 VXLAN = backend.find("vxlan")
 

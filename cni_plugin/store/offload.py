@@ -8,9 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
-from cni_plugin.plan.offload import trusted
 from cni_plugin.store.records import Records
 
 
@@ -22,7 +20,7 @@ class _Verdict(msgspec.Struct, frozen=True):
 def broken(records: Records) -> str:
     """How it showed in this boot that the NIC gets checksums wrong, "" as long as it did not."""
     try:
-        found = decoding.decode_as(_Verdict, files.note(f"{records.run_dir}/offload") or b"")
+        found = decoding.decode_as(_Verdict, records.disk.note(f"{records.run_dir}/offload") or b"")
     except (msgspec.MsgspecError, OSError):
         return ""
     return found.broken if found.boot == files.boot_id() else ""
@@ -30,9 +28,4 @@ def broken(records: Records) -> str:
 
 def note(records: Records, why: str) -> None:
     """It showed. Raises OSError."""
-    files.write(f"{records.run_dir}/offload", msgspec.json.encode(_Verdict(files.boot_id(), why)))
-
-
-def wanted(kernel: Kernel, records: Records) -> bool:
-    """Whether checksums are left to the NIC where nobody says otherwise."""
-    return trusted(kernel.release()) and not broken(records)
+    records.disk.write(f"{records.run_dir}/offload", msgspec.json.encode(_Verdict(files.boot_id(), why)))

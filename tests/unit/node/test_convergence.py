@@ -23,12 +23,14 @@ from cni_plugin.kernel.watch.monitor import EVERYTHING, LINKS, ROUTES, UPLINKS, 
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh, Route, Way
 from cni_plugin.model.links import Vxlan
+from cni_plugin.node.cluster import peers
+from cni_plugin.node.cluster.convergence import Convergence
+from cni_plugin.store import clusters as notes
+from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import peers
-from cni_plugin.verbs.convergence import Convergence
+from tests.unit.node.test_peers import FOREIGN, ME, backends, kernel_with, listed, my_cidrs, own
+from tests.unit.node.test_peers import peers as some_peers
 from tests.unit.support import UPLINK, Json, Node, net_conf, node_state
-from tests.unit.test_peers import FOREIGN, ME, backends, kernel_with, listed, my_cidrs, own
-from tests.unit.test_peers import peers as some_peers
 
 NETWORK = "pods"
 
@@ -39,7 +41,7 @@ class World:
     def __init__(self, folder: str, kernel: FakeKernel | None = None) -> None:
         self.kernel = kernel or kernel_with(FOREIGN)
         self.records = Records(folder)
-        self.path = peers.cluster_file(self.records)
+        self.path = notes.cluster_file(self.records)
         Path(folder).mkdir(exist_ok=True)
         self.restart()
 
@@ -50,7 +52,7 @@ class World:
     def learns(self, cluster: Cluster) -> list[Op]:
         return self.convergence.converge(cluster, self.path)
 
-    def adds(self) -> peers.Facts:
+    def adds(self) -> ClusterFacts:
         """What an ADD finds, which does what is left to do."""
         found = peers.ensure(net_conf(cluster=self.path), self.kernel, self.records)
         assert found is not None
@@ -140,7 +142,7 @@ def written(world: World) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in Path(world.records.run_dir).rglob("*") if path.is_file()}
 
 
-def peered(world: World) -> peers.Facts:
+def peered(world: World) -> ClusterFacts:
     facts = world.convergence.facts
     assert facts is not None
     return msgspec.structs.replace(facts, stamp=())
@@ -259,7 +261,7 @@ def test_a_network_that_is_given_up_leaves_nothing(world: World) -> None:
     world.learns(of(*near(2, 3)))
     world.convergence.forget()
     assert own(world.kernel.state) == {FOREIGN.key: FOREIGN}
-    assert (world.convergence.facts, peers.all_facts(world.records), Path(world.path).exists()) == (None, [], False)
+    assert (world.convergence.facts, notes.all_facts(world.records), Path(world.path).exists()) == (None, [], False)
     world.learns(of(*near(2)))
     assert world.as_planned(of(*near(2)))
 

@@ -14,7 +14,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model.base import State, state
 from cni_plugin.model.nft import Chain, Element, NftObject, Set
-from cni_plugin.verbs.ensure import apply
+from cni_plugin.node.settle import apply
 
 
 class Split(NamedTuple):

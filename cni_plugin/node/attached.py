@@ -21,9 +21,9 @@ from cni_plugin.conf.plugin import NetConf, parse
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
+from cni_plugin.node.mtu import follows
+from cni_plugin.node.repair import Use, bridges
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs.mtu import follows
-from cni_plugin.verbs.repair import Use, bridges
 
 _OF_ONE_POD = ("runtimeconfig", "args", "prevresult", "cni.dev/attachments", "cni.dev/valid-attachments")
 """Keys in which configurations of one network differ from pod to pod, and on which no bridge depends."""

@@ -22,9 +22,10 @@ from cni_plugin.model.base import State
 from cni_plugin.model.host import Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Fdb, Vxlan
+from cni_plugin.node.cluster.guard import split
+from cni_plugin.node.cluster.peers import ensure, program
+from cni_plugin.store.clusters import all_facts, load
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.guard import split
-from cni_plugin.verbs.peers import all_facts, ensure, load, program
 from tests.pace import cheaper
 from tests.unit.support import UPLINK, Json, Node, me, net_conf, node_state
 

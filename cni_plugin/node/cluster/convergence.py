@@ -32,11 +32,12 @@ from cni_plugin.kernel.watch.monitor import ADDRESSES, KNOBS, LINKS, NEIGHBOURS,
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh, Way
 from cni_plugin.model.links import Fdb
+from cni_plugin.node.cluster import guard, peers
+from cni_plugin.node.settle import naming_rivals, settle_most
 from cni_plugin.plan.cluster import Plan, Terms, delta, ends, plan
+from cni_plugin.store import clusters as notes
+from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs import guard, peers
-from cni_plugin.verbs.ensure import naming_rivals, settle_most
-from cni_plugin.verbs.peers import Facts
 
 OURS = LINKS | ADDRESSES | ROUTES | NEIGHBOURS | KNOBS
 """After these what we made may not stand any more."""
@@ -72,7 +73,7 @@ class Convergence:
         self._ways: dict[str, Way] = {}
         self._sure = False
         self._refused: tuple[str, ...] = ()
-        self.facts: Facts | None = None
+        self.facts: ClusterFacts | None = None
         """What is programmed, None before anything was."""
 
     @property
@@ -122,12 +123,12 @@ class Convergence:
         """The network is given up: what was programmed is taken away, with all that is noted of it, and the list."""
         with self._records.lock():
             device = self.facts.device if self.facts else ""
-            others = peers.others(self._records, self._network)
+            others = notes.others(self._records, self._network)
             ops = diff({}, peers.standing(self._kernel, {}, others, device))
             self._kernel.apply(ops)
-            guarded = guard.standing(self._kernel, {}, peers.programmed(self._records, self._network))
+            guarded = guard.standing(self._kernel, {}, notes.programmed(self._records, self._network))
             ops += guard.settle(self._kernel, {}, guarded).ops
-            peers.forget(self._records, self._network)
+            notes.forget(self._records, self._network)
             files.remove(self._path)
         self._cluster = self._plan = self._here = self.facts = None
         self._ways, self._refused, self._sure = {}, (), False
@@ -142,7 +143,7 @@ class Convergence:
 
     def _is_sure(self) -> bool:
         """Whether what is remembered was true after our last step, and nobody else has programmed since."""
-        noted = peers.load(self._records, self._network)
+        noted = notes.load(self._records, self._network)
         return self._sure and noted is not None and self.facts is not None and _same(noted, self.facts)
 
     def _has_moved(self, cluster: Cluster) -> bool:
@@ -166,7 +167,7 @@ class Convergence:
             ops += guarded.ops
             facts = peers.as_programmed(facts, self._kernel, guarded.problem)
             if ops or not sure or facts != self.facts:
-                peers.save(self._records, facts, {**made.want, **guarded.there})
+                notes.save(self._records, facts, {**made.want, **guarded.there})
         self._plan, self._here, self.facts = made, here, facts
         self._ways = dict(made.terms.me.ways)
         self._sure = not self._refused
@@ -203,8 +204,8 @@ class Convergence:
         ways = {**self._ways, **found}
         return {each: ways[each] for each in addresses if each in ways}
 
-    def _kept(self, cluster: Cluster, facts: Facts) -> Facts:
-        """Facts with the digest and the stamp of the list's file, which is written if it is another one."""
+    def _kept(self, cluster: Cluster, facts: ClusterFacts) -> ClusterFacts:
+        """ClusterFacts with the digest and the stamp of the list's file, which is written if it is another one."""
         known, stamp = self.facts, peers.stamp_of(self._path, replaced=True)
         if known is not None and known.stamp == stamp and cluster == self._cluster:
             return msgspec.structs.replace(facts, digest=known.digest, stamp=stamp)
@@ -219,14 +220,14 @@ class Convergence:
         assert self._plan is not None, "sure of nothing"
         want, have = delta(made, self._plan)
         if have.keys() - want.keys():
-            others = peers.others(self._records, self._network)
+            others = notes.others(self._records, self._network)
             have = {key: each for key, each in have.items() if key in want or key not in others}
         return want, have
 
-    def _everything(self, made: Plan, facts: Facts) -> tuple[State, State]:
-        others = peers.others(self._records, self._network)
+    def _everything(self, made: Plan, facts: ClusterFacts) -> tuple[State, State]:
+        others = notes.others(self._records, self._network)
         have = peers.standing(self._kernel, made.want, others, facts.device)
-        have.update(guard.standing(self._kernel, made.want, peers.programmed(self._records, self._network)))
+        have.update(guard.standing(self._kernel, made.want, notes.programmed(self._records, self._network)))
         return made.want, have
 
     def _look_at_guard(self, changed: Changed) -> list[Op]:
@@ -235,14 +236,14 @@ class Convergence:
         if facts is None or plan is None or not (changed & RULES or facts.unguarded):
             return []
         with self._records.lock():
-            before = peers.programmed(self._records, self._network)
+            before = notes.programmed(self._records, self._network)
             found = guard.restore(self._kernel, guard.split(plan.want).guard, before, anew=bool(facts.unguarded))
             if found.problem != facts.unguarded:
                 self.facts = msgspec.structs.replace(facts, unguarded=found.problem)
-                peers.save(self._records, self.facts, {**plan.want, **found.there})
+                notes.save(self._records, self.facts, {**plan.want, **found.there})
         return found.ops
 
 
-def _same(one: Facts, other: Facts) -> bool:
+def _same(one: ClusterFacts, other: ClusterFacts) -> bool:
     """What the list's file looks like is noted by whoever reads it."""
     return msgspec.structs.replace(one, stamp=()) == msgspec.structs.replace(other, stamp=())

@@ -26,14 +26,16 @@ from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge, Fdb, Port, PortVlan, Up, Veth
+from cni_plugin.node import former
+from cni_plugin.node.cluster import guard
+from cni_plugin.node.cluster.peers import program, survey
+from cni_plugin.node.mtu import follow, follows
+from cni_plugin.node.settle import apply, steps
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
 from cni_plugin.plan.pod import gateway_device, lasting
+from cni_plugin.store.clusters import ClusterFacts, all_facts, programmed
 from cni_plugin.store.records import Record, Records
-from cni_plugin.verbs import former, guard
-from cni_plugin.verbs.ensure import apply, steps
-from cni_plugin.verbs.mtu import follow, follows
-from cni_plugin.verbs.peers import Facts, all_facts, program, programmed, survey
 
 
 class Repair(NamedTuple):
@@ -76,12 +78,12 @@ def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterat
         yield _attempt(name, partial(_attachment, kernel, record, dry_run=dry_run))
 
 
-def cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
+def cluster(facts: ClusterFacts, kernel: Kernel, records: Records, *, dry_run: bool = False) -> Repair:
     """This node's part of a cluster. Where all is right no file is written."""
     return _attempt(f"cluster of {facts.network}", partial(_cluster, facts, kernel, records, dry_run=dry_run))
 
 
-def guarded(facts: Facts, kernel: Kernel, records: Records) -> Repair:
+def guarded(facts: ClusterFacts, kernel: Kernel, records: Records) -> Repair:
     """The guard of a cluster's tunnel, when others have changed rules."""
     with records.lock():
         before = programmed(records, facts.network)
@@ -90,7 +92,7 @@ def guarded(facts: Facts, kernel: Kernel, records: Records) -> Repair:
 
 
 def mtu(
-    kernel: Kernel, records: Records, behind: Iterable[Attachment], facts: Facts, *, dry_run: bool = False
+    kernel: Kernel, records: Records, behind: Iterable[Attachment], facts: ClusterFacts, *, dry_run: bool = False
 ) -> Repair:
     """The MTU of attachments that have another one than their cluster leaves; a sandbox that is gone is let be."""
     step = partial(_follow, kernel, records, behind, facts.mtu, dry_run=dry_run)
@@ -160,7 +162,7 @@ def _conf(record: Record) -> NetConf:
     return parse(decode(bytes(record.conf)))
 
 
-def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -> list[Op]:
+def _cluster(facts: ClusterFacts, kernel: Kernel, records: Records, *, dry_run: bool) -> list[Op]:
     source = decoding.decode(facts.source)
     if dry_run:
         _, want, have = survey(facts.network, source, kernel, records)
@@ -169,7 +171,7 @@ def _cluster(facts: Facts, kernel: Kernel, records: Records, *, dry_run: bool) -
         return program(facts.network, source, kernel, records)
 
 
-def _is_behind(record: Record, facts: Facts) -> bool:
+def _is_behind(record: Record, facts: ClusterFacts) -> bool:
     """Whether an attachment has another MTU than its cluster leaves, and nobody fixed it."""
     return record.network == facts.network and record.mtu != facts.mtu and follows(_conf(record))
 

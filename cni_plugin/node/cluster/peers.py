@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,54 +27,23 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.marks import LEAST_MTU, MAX_MTU, TUNNEL_ALIAS
 from cni_plugin.model.base import State, state
-from cni_plugin.model.every import AnyObject
 from cni_plugin.model.host import Feature
 from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
 from cni_plugin.model.links import Fdb, Up, Vxlan
 from cni_plugin.model.nft import NftObject
+from cni_plugin.node.cluster import guard
+from cni_plugin.node.settle import naming_rivals, settle, settle_most
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import aside, too_narrow
-from cni_plugin.store.records import Records, stem
-from cni_plugin.verbs import guard
-from cni_plugin.verbs import offload as offloading
-from cni_plugin.verbs.ensure import naming_rivals, settle, settle_most
+from cni_plugin.plan.offload import trusted
+from cni_plugin.store.clusters import ClusterFacts, Stamp, cluster_file, load, note, others, programmed, save
+from cni_plugin.store.offload import broken
+from cni_plugin.store.records import Records
 
-CLUSTER_FILE = "cluster.json"
-"""The name in the run folder under which an agent keeps the list that it learned."""
 _TICK = 50_000_000
 """Nanoseconds within which two writings of a file may bear the same time."""
 
-Stamp: TypeAlias = tuple[int, ...]
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """What was programmed, and what wiring a pod needs to know of it. `mtu` in bytes.
-
-    `digest` is that of the list, `stamp` what its file looked like, () where that does not tell it from another;
-    `unguarded`: why not only peers may speak through the tunnel; `offload`: checksums are left to the NIC; `addresses`:
-    the node's own.
-    """
-
-    network: str
-    digest: str
-    boot: str
-    device: str
-    index: int
-    mtu: int
-    node: str
-    backend: str
-    pod_cidrs: tuple[str, ...]
-    inside: tuple[str, ...]
-    peers: int
-    source: msgspec.Raw
-    uplinks: tuple[str, ...] = ()
-    stamp: Stamp = ()
-    unguarded: str = ""
-    offload: bool = False
-    addresses: tuple[str, ...] = ()
-
-
-def ensure(conf: NetConf, kernel: Kernel, records: Records) -> Facts | None:
+def ensure(conf: NetConf, kernel: Kernel, records: Records) -> ClusterFacts | None:
     """Make this node's part of the cluster true if it may not be; None for a network without a cluster.
 
     Raises CniError 7 for a bad list, 11 for one that the agent has yet to learn, and KernelError.
@@ -104,7 +73,7 @@ def tell_doubts(network: str, raw: object) -> None:
         print(f"tulle: {network}: {each}", file=sys.stderr)
 
 
-def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[Facts | None, bool]:
+def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[ClusterFacts | None, bool]:
     """What came of the list as it is now, unless somebody took the device away; whether just that is noted."""
     assert conf.cluster is not None
     known = load(records, conf.name)
@@ -122,7 +91,7 @@ def _current(conf: NetConf, kernel: Kernel, records: Records) -> tuple[Facts | N
 class Survey(NamedTuple):
     """A cluster as it should be on this node, and as it is."""
 
-    facts: Facts
+    facts: ClusterFacts
     want: State
     have: State
 
@@ -165,7 +134,7 @@ def program(network: str, source: str | Mapping[str, object], kernel: Kernel, re
     return ops + guarded.ops
 
 
-def as_programmed(facts: Facts, kernel: Kernel, unguarded: str) -> Facts:
+def as_programmed(facts: ClusterFacts, kernel: Kernel, unguarded: str) -> ClusterFacts:
     """With the number that the device got, and why there is no guard."""
     index = kernel.link_index(facts.device) if facts.device else 0
     return msgspec.structs.replace(facts, index=index, unguarded=unguarded)
@@ -198,7 +167,7 @@ def locate(cluster: clusters.Cluster, kernel: Kernel, records: Records) -> backe
         )
     # loopback's, where a machine that routes has its address, says nothing of the links that lead away
     mtu = uplink.mtu if uplink.mtu <= MAX_MTU else kernel.default_mtu() or MAX_MTU
-    offload = offloading.wanted(kernel, records)
+    offload = trusted(kernel.release()) and not broken(records)
     return backends.Me(node, uplink.name, mtu, uplink.prefixes, cluster.local, offload=offload)
 
 
@@ -225,11 +194,11 @@ def with_ways(me: backends.Me, ways: Mapping[str, Way], backend: backends.Backen
 
 def facts_of(
     network: str, cluster: clusters.Cluster, made: Plan, source: str | Mapping[str, object]
-) -> Facts:
+) -> ClusterFacts:
     """What is to be noted of a plan, but for what the list's file is, and what programming tells."""
     me, backend, conf = made.terms
     device = backend.device(conf)
-    return Facts(
+    return ClusterFacts(
         network=network,
         digest="",
         boot=files.boot_id(),
@@ -246,42 +215,6 @@ def facts_of(
         offload=Feature(device, tx_checksum=True) in made.local.values(),
         addresses=tuple(dict.fromkeys(map(str, (me.underlay, *(me.node.addresses if me.local is None else ()))))),
     )
-
-
-def cluster_file(records: Records) -> str:
-    """Where an agent keeps the list that it learned."""
-    return f"{records.run_dir}/{CLUSTER_FILE}"
-
-
-def load(records: Records, network: str) -> Facts | None:
-    """What was programmed for a network in this boot. Raises OSError."""
-    try:
-        data = records.disk.note(f"{records.run_dir}/clusters/{stem(network)}")
-        facts = decoding.decode_as(Facts, data) if data else None
-    except msgspec.MsgspecError:
-        return None
-    return facts if facts is not None and facts.boot == files.boot_id() else None
-
-
-def all_facts(records: Records) -> list[Facts]:
-    """What was programmed for each network."""
-    found = (load(records, name) for name in records.disk.names(f"{records.run_dir}/clusters"))
-    return [each for each in found if each is not None]
-
-
-def programmed(records: Records, network: str) -> State:
-    """The objects that were programmed for a network. Raises OSError."""
-    try:
-        data = records.disk.note(f"{records.run_dir}/programmed/{stem(network)}")
-        return state(decoding.decode_as(tuple[AnyObject, ...], data)) if data else {}
-    except msgspec.MsgspecError:
-        return {}
-
-
-def forget(records: Records, network: str) -> None:
-    """Drop what is noted of a network, so that the next ensure begins anew."""
-    records.disk.remove(f"{records.run_dir}/clusters/{stem(network)}")
-    records.disk.remove(f"{records.run_dir}/programmed/{stem(network)}")
 
 
 def _data(source: str | Mapping[str, object], records: Records) -> bytes:
@@ -336,7 +269,7 @@ def digest_of(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def _stands(facts: Facts, kernel: Kernel) -> bool:
+def _stands(facts: ClusterFacts, kernel: Kernel) -> bool:
     """A device that was deleted, or made anew by somebody, has lost its entries: its index tells."""
     return not facts.device or kernel.link_index(facts.device) == facts.index
 
@@ -358,27 +291,5 @@ def standing(kernel: Kernel, want: State, others: State, device: str) -> State:
     return {**ours, **{key: each for key, each in found.items() if key in wanted or isinstance(each, Vxlan)}}
 
 
-def others(records: Records, but: str) -> State:
-    """What other clusters' networks had programmed."""
-    found: State = {}
-    for name in records.disk.names(f"{records.run_dir}/programmed"):
-        if name != but:
-            found.update(programmed(records, name))
-    return found
-
-
 def _device_mtu(want: State, device: str) -> int:
     return next((each.mtu for each in want.values() if isinstance(each, Vxlan) and each.name == device), 0)
-
-
-def save(records: Records, facts: Facts, want: State) -> None:
-    """Note what was programmed. Facts come last: by them the rest is believed. The caller holds the lock."""
-    records.disk.make_own(records.run_dir, "programmed")
-    records.disk.write(f"{records.run_dir}/programmed/{stem(facts.network)}", msgspec.json.encode(tuple(want.values())))
-    note(records, facts)
-
-
-def note(records: Records, facts: Facts) -> None:
-    """Write facts alone. The caller holds the lock."""
-    records.disk.make_own(records.run_dir, "clusters")
-    records.disk.write(f"{records.run_dir}/clusters/{stem(facts.network)}", msgspec.json.encode(facts))
