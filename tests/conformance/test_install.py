@@ -311,7 +311,7 @@ def test_each_script_explains_itself(script: str) -> None:
 def test_the_scripts_pass_shellcheck() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
-    scripts = [str(REPOSITORY / "scripts" / name) for name in ("lib/env.sh", "build", "install")]
+    scripts = [str(REPOSITORY / "scripts" / name) for name in ("lib/env.sh", "lib/pack/manifest.sh", "build", "install")]
     done = subprocess.run(["shellcheck", "-x", *scripts], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout == ""
 

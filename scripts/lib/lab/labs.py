@@ -16,7 +16,6 @@ touched; `down` leaves nothing of a lab, however far it had come or was killed; 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -29,22 +28,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, cast
 
-from scripts.lib.lab import agents, kube_node, namespaces
+from scripts.lib.lab import agents, kube_node, namespaces, underlay
 from scripts.lib.lab.kube import Kube
 from scripts.lib.lab.runtime import Attachment, Network, PluginError, Runtime
-from scripts.lib.lab.topology import (
-    LABS,
-    LINK_NETS,
-    NETWORK,
-    ROUTER,
-    LabError,
-    Node,
-    Pod,
-    Spec,
-    cluster,
-    conflist,
-    shared_cluster,
-)
+from scripts.lib.lab.topology import LABS, NETWORK, LabError, Node, Pod, Spec, cluster, conflist, shared_cluster
 
 # Where chained plugins are looked for, after the plugin's own directory.
 PLUGIN_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))
@@ -113,7 +100,7 @@ class Lab:
         self.spec.check()
         self.nodes = tuple(Node(self.spec, number) for number in range(1, self.spec.nodes + 1))
         node = self.nodes[-1]
-        _make_node(node)
+        underlay.make_node(node)
         self.set_cluster()
         _join(self, node)
         self.save()
@@ -141,7 +128,7 @@ class Lab:
         namespaces.delete(where.netns)
         # The kernel may have been quicker.
         namespaces.attempt(["ip", "-n", self.spec.wire, "link", "delete", where.name])
-        _make_node(where)
+        underlay.make_node(where)
         kube.boot(where)
 
     def add(self, node: str, name: str) -> Pod:
@@ -254,9 +241,9 @@ def up(spec: Spec) -> Lab:
     lab = Lab(spec)
     try:
         lab.save()
-        _make_wire(spec)
+        underlay.make_wire(spec)
         for node in lab.nodes:
-            _make_node(node)
+            underlay.make_node(node)
         _start_source(lab)
     except BaseException:
         down(spec.name)
@@ -292,7 +279,7 @@ def load(name: str) -> Lab:
     try:
         saved = json.loads((LABS / name / "lab.json").read_text())
     except OSError:
-        there = ", ".join(labs()) or "none"
+        there = ", ".join(names()) or "none"
         raise LabError(f"no lab named {name} (there is {there}): start one with `scripts/lab up`") from None
     except ValueError:
         raise LabError(f"lab {name} is half made: remove it with `scripts/lab down --name {name}`") from None
@@ -300,7 +287,7 @@ def load(name: str) -> Lab:
     return Lab(Spec(**saved["spec"]), pods)
 
 
-def labs() -> list[str]:
+def names() -> list[str]:
     """The names of the labs that are up, or half up."""
     return sorted(path.name for path in LABS.glob("*"))
 
@@ -328,44 +315,3 @@ def require_root() -> None:
     for tool, package in {"ip": "iproute2", "nsenter": "util-linux", "ping": "iputils-ping"}.items():
         if shutil.which(tool) is None:
             raise LabError(f"the command {tool} is missing: apt-get install {package}")
-
-
-def _make_wire(spec: Spec) -> None:
-    namespaces.create(spec.wire)
-    for link in spec.links:
-        nets = [ipaddress.ip_network(LINK_NETS[link, family]) for family in spec.families]
-        namespaces.ip(spec.wire, f"link add link{link} mtu {spec.mtu} type bridge")
-        _skip_dad(spec, spec.wire, f"link{link}")
-        namespaces.ip(
-            spec.wire,
-            f"link set link{link} up",
-            *(f"addr add {net[ROUTER]}/{net.prefixlen} dev link{link}" for net in nets),
-        )
-    if spec.routed:
-        keys = {4: "ipv4__ip_forward", 6: "ipv6__conf__all__forwarding"}
-        namespaces.sysctl(spec.wire, **{keys[family]: 1 for family in spec.families})
-
-
-def _make_node(node: Node) -> None:
-    spec = node.spec
-    namespaces.create(node.netns)
-    nets = [ipaddress.ip_network(LINK_NETS[node.link, family]) for family in spec.families]
-    namespaces.ip(
-        spec.wire,
-        f"link add {node.name} mtu {spec.mtu} type veth peer name eth0 mtu {spec.mtu} netns {node.netns}",
-        f"link set {node.name} master link{node.link} up",
-    )
-    _skip_dad(spec, node.netns, "eth0")
-    namespaces.ip(
-        node.netns,
-        "link set eth0 up",
-        *(f"addr add {net[node.number]}/{net.prefixlen} dev eth0" for net in nets),
-        *(f"route add default via {net[ROUTER]}" for net in nets),
-    )
-
-
-def _skip_dad(spec: Spec, netns: str, device: str) -> None:
-    """Duplicate address detection keeps even the link-local address unusable for a second, and a router cannot ask
-    for a neighbour's MAC without one (Linux, ndisc_send_ns). Only for the underlay: the plugin deals with its own."""
-    if 6 in spec.families:
-        namespaces.sysctl(netns, **{f"ipv6__conf__{device}__accept_dad": 0})

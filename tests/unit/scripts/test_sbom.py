@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.lib.pack import image, sbom
+from scripts.lib.pack import rootfs, sbom
 
 FORM = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
 
@@ -30,7 +30,7 @@ def test_libraries_are_found_wherever_the_bundle_lies() -> None:
         "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibbz2.so.1.0 => /srv/a b/_internal/libbz2.so.1.0 (0x00007f01)\n"
         "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f02)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f03)\n"
     )
-    assert image.loaded(answer) == {
+    assert rootfs.loaded(answer) == {
         "/srv/a b/_internal/libbz2.so.1.0", "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2",
     }
 
