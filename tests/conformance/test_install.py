@@ -7,7 +7,6 @@ the real one runs, the real one is installed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -299,19 +298,11 @@ def test_a_mistyped_command_line_changes_nothing(site: Site, arguments: list[str
     assert complaint in site.install(*arguments, ok=False)
 
 
-@pytest.mark.parametrize("script", ["build", "install"])
-def test_each_script_explains_itself(script: str) -> None:
-    done = subprocess.run(
-        [str(REPOSITORY / "scripts" / script), "--help"], capture_output=True, text=True, check=True, env={**os.environ}
-    )
-    assert done.stdout.startswith(f"usage: scripts/{script}")
-    assert done.stderr == ""
-
-
 def test_the_scripts_pass_shellcheck() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
-    scripts = [str(REPOSITORY / "scripts" / name) for name in ("lib/env.sh", "lib/pack/manifest.sh", "build", "install")]
+    names = ("lib/env.sh", "lib/pack/manifest.sh", "build", "install")
+    scripts = [str(REPOSITORY / "scripts" / name) for name in names]
     done = subprocess.run(["shellcheck", "-x", *scripts], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout == ""
 

@@ -12,15 +12,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple, cast
 
+from cni_plugin import wire
 from scripts.lib.bench.report import Goal, compare, timed
 from scripts.lib.bench.spawn import Cost, Side, interleave
 from scripts.lib.bench.world import REPO, Bench, BenchError, attachment, inside, network
@@ -55,13 +54,12 @@ class Agent(NamedTuple):
 
     def ask(self, question: str) -> object:
         """The answer to a question, asked on its node as tullectl would: it hears nobody else. Raises OSError."""
-        words = wire()
         with inside(self.netns), socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(START_SECONDS)
             channel.connect(f"{self.run_dir}/agent.sock")
-            _receive(channel, len(words.GREETING))
-            channel.sendall(words.request(words.ASK, question))
-            _, length = words.parse_reply_header(_receive(channel, words.REPLY_HEADER))
+            _receive(channel, len(wire.GREETING))
+            channel.sendall(wire.request(wire.ASK, question))
+            _, length = wire.parse_reply_header(_receive(channel, wire.REPLY_HEADER))
             answer: object = json.loads(_receive(channel, length))
             return answer
 
@@ -190,15 +188,6 @@ def _turn(place: Place, who: Attachment) -> Callable[[], tuple[Cost, Cost]]:
 def _cpu_clock(pid: int) -> int:
     """What clock_getcpuclockid(3) answers: CPUCLOCK_SCHED of a process (include/linux/posix-timers.h)."""
     return (~pid << 3) | 2
-
-
-def wire() -> ModuleType:
-    """The product's own words for its frames; the module needs nothing but the standard library."""
-    if str(REPO) not in sys.path:
-        sys.path.append(str(REPO))
-    from cni_plugin import wire as words
-
-    return words
 
 
 def _await_greeting(process: subprocess.Popen[bytes], run_dir: str, log: Path) -> None:

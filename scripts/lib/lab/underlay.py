@@ -1,4 +1,4 @@
-"""The underlay of a lab in the kernel: the wire's bridges, with a router where there are two, and each node's link to it.
+"""The underlay of a lab in the kernel: the wire's bridges, with a router where there are two, and a node's link to it.
 
 Promises: all of it lies in the namespaces that `topology` names, so it goes with them; a node can be plugged in again
 after its namespace was deleted.
