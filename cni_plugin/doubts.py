@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
-from cni_plugin.conf.plugin import HOST_LOCAL, NetConf
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.keys import strangers
 from cni_plugin.network import NetworkKeys
@@ -32,7 +32,7 @@ class _Type(Conf, frozen=True):
 
 def of_plugin(raw: Mapping[str, object], conf: NetConf) -> list[str]:
     """Of a plugin's configuration; its `cluster` is `of_cluster`'s, and a foreign IPAM's keys are its own."""
-    skipped = _OPAQUE if conf.ipam.type == HOST_LOCAL else (*_OPAQUE, "ipam")
+    skipped = _OPAQUE if conf.ipam.WHOLE else (*_OPAQUE, "ipam")
     return _worded({key: each for key, each in raw.items() if key.lower() not in skipped}, conf)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_interface
 from typing import NamedTuple
 
-from cni_plugin.conf.plugin import HOST_LOCAL, NetConf
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import INVALID_ENVIRONMENT, CniError
 from cni_plugin.spec import parse_args
@@ -22,15 +21,10 @@ class Wish(NamedTuple):
 def wish(conf: NetConf, args: Mapping[str, str]) -> Wish:
     """The addresses and the MAC asked for. Raises CniError 4 for unknown CNI_ARGS, 7 for what does not parse.
 
-    What addresses may look like a foreign IPAM knows alone: `static` takes a list of them in one IP=.
+    What addresses may look like an IPAM knows alone: `static` takes a list of them in one IP=.
     """
     _check_args(args)
     ips = (*_one(args.get("IP", "")), *conf.args.cni.ips, *conf.runtime_config.ips)
-    for each in ips if conf.ipam.type == HOST_LOCAL else ():
-        try:
-            ip_interface(each)
-        except ValueError:
-            raise invalid("ips", each, "write each as an address, or as address/prefix") from None
     mac = conf.runtime_config.mac or conf.args.cni.mac or args.get("MAC", "") or conf.mac
     return Wish(ips, _mac(mac) if mac else "")
 

@@ -17,10 +17,11 @@ from functools import partial
 from cni_plugin import backend, flannel
 from cni_plugin.agent import conflist, settings, source, whereabouts
 from cni_plugin.agent.settings import Settings
-from cni_plugin.conf.plugin import ENDINGS, parse
+from cni_plugin.conf.plugin import ENDINGS
 from cni_plugin.conf.reading import decode, invalid
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
+from cni_plugin.plugins import parse
 from cni_plugin.store.clusters import CLUSTER_FILE
 
 

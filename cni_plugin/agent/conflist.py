@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import msgspec
 
-from cni_plugin.conf.plugin import HOST_LOCAL, check_name
+from cni_plugin.conf.plugin import check_name
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.host import files
@@ -30,7 +30,7 @@ DEFAULT: Mapping[str, object] = {
             "ipMasq": True,
             "hairpinMode": True,
             "capabilities": {"ips": True, "mac": True, "ipRanges": True, "dns": True},
-            "ipam": {"type": HOST_LOCAL},
+            "ipam": {"type": "host-local"},
         }
     ],
 }

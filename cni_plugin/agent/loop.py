@@ -24,7 +24,7 @@ from cni_plugin.agent.outlived import Outlived
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.problems import Problems
 from cni_plugin.agent.settings import Settings
-from cni_plugin.conf.plugin import HOST_LOCAL
+from cni_plugin.ipams.contract import find
 from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.open import open_kernel
@@ -357,8 +357,8 @@ class Reconciler:
         dead = [each for each in gone if is_dead(self._kernel, each.attachment, each.netns, living)]
         self._dead = {each: self._dead.get(each, now) for each in dead}
         due = [each for each in dead if now - self._dead[each] >= self._settings.grace]
-        self._collect([each for each in due if each.ipam in ("", HOST_LOCAL)], self._kernel)
-        foreign = [each for each in due if each.ipam not in ("", HOST_LOCAL)]
+        self._collect([each for each in due if not find(each.ipam).WAITS], self._kernel)
+        foreign = [each for each in due if find(each.ipam).WAITS]
         if foreign and not (self._beside and self._beside.is_alive()):
             self._beside = Thread(target=self._collect_beside, args=(foreign,), daemon=True)
             self._beside.start()

@@ -5,20 +5,22 @@ The keys are those of the reference `bridge` plugin with the same defaults, plus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
 from cni_plugin.conf.reading import Conf, fold, invalid, typed
 from cni_plugin.errors import INVALID_CONFIG, UNSUPPORTED_FIELD, CniError
+from cni_plugin.keys import spelled
 from cni_plugin.marks import MAX_MTU, MIN_MTU
-from cni_plugin.spec import NAME, Dns, RouteConfig, absolute, check_address, check_prefix, flaw_of_ifname
+from cni_plugin.spec import NAME, Dns, absolute, flaw_of_ifname
 
 HOST_LOCAL = "host-local"
 MAIN_NAMES = ("tulle", "bridge")
 """What we are called as a main plugin."""
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
+"""Where host-local has its leases, the reference's as ours."""
 ENDINGS = (".conf", ".conflist", ".json")
 """What libcni, and so every runtime, takes for a network configuration (libcni/api.go: ConfFiles)."""
 _VALID, _ONCE = "cni.dev/valid-attachments", "cni.dev/attachments"
@@ -32,15 +34,31 @@ class RangeConf(Conf, frozen=True):
 
 
 class IpamConf(Conf, frozen=True):
+    """What every IPAM has; its own keys are in its own file.
+
+    `PATHS`: fields that are paths. `WHOLE`: these are all its keys, so that another one is probably a mistake.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ()
+    WHOLE: ClassVar[bool] = False
     type: str = ""
-    subnet: str = ""
-    range_start: str = ""
-    range_end: str = ""
-    gateway: str = ""
-    ranges: tuple[tuple[RangeConf, ...], ...] = ()
-    routes: tuple[RouteConfig, ...] = ()
-    resolv_conf: str = ""
-    data_dir: str = ""
+
+    @property
+    def subnets(self) -> tuple[str, ...]:
+        """The networks that it names, as they are written."""
+        return ()
+
+    @property
+    def folder(self) -> str:
+        """The folder on this node that it names for its leases, "" for none."""
+        return ""
+
+    def check(self) -> None:
+        """Raises CniError 2 or 7 for what is well typed, and cannot be."""
+
+
+IpamShape: TypeAlias = Callable[[str], type[IpamConf]]
+"""The keys that the IPAM behind an `ipam.type` has."""
 
 
 class VlanTrunk(Conf, frozen=True):
@@ -156,25 +174,24 @@ _OWN = frozenset(NetConf.__struct_encode_fields__).difference(_OPAQUE)
 _OF_IPAM = ("cniversion", "name", "type", "args", "runtimeconfig", _VALID, _ONCE)
 
 
-def parse(raw: Mapping[str, object]) -> NetConf:
+def parse(raw: Mapping[str, object], ipam: IpamShape) -> NetConf:
     """The typed configuration of a main plugin, checked. Raises CniError 2 or 7."""
-    conf = _with_opaque(raw, typed({key: each for key, each in raw.items() if key.lower() in _OWN}, NetConf))
-    check_name(conf.name)
+    conf = _read(raw, _OWN, ipam)
     _refuse_unserved(raw)
     for rule in _RULES:
         rule(conf)
+    conf.ipam.check()
     return conf
 
 
-def parse_for_ipam(raw: Mapping[str, object]) -> NetConf:
+def parse_for_ipam(raw: Mapping[str, object], ipam: IpamShape) -> NetConf:
     """What an IPAM plugin may look at: the other keys belong to the plugin that called it. Raises CniError 7."""
-    conf = _with_opaque(raw, typed({key: each for key, each in raw.items() if key.lower() in _OF_IPAM}, NetConf))
-    check_name(conf.name)
-    _check_routes(conf)
+    conf = _read(raw, _OF_IPAM, ipam)
+    conf.ipam.check()
     return conf
 
 
-def parse_name(raw: Mapping[str, object], folder: str = "/") -> NetConf:
+def parse_name(raw: Mapping[str, object], ipam: IpamShape, folder: str = "/") -> NetConf:
     """What names the network, its IPAM and the result: what DEL needs. Raises CniError 7 without a good name.
 
     A path that is relative to a folder that is gone names nothing.
@@ -184,36 +201,42 @@ def parse_name(raw: Mapping[str, object], folder: str = "/") -> NetConf:
     check_name(conf.name)
     found = {key.lower(): each for key, each in raw.items() if each is not None}
     folded, previous = fold(found.get("ipam")), found.get("prevresult")
-    ipam = folded if isinstance(folded, dict) else {}
-    kind, data_dir = (each if isinstance(each, str) else "" for each in (ipam.get("type"), ipam.get("datadir")))
+    given = folded if isinstance(folded, dict) else {}
+    kind, data_dir = (each if isinstance(each, str) else "" for each in (given.get("type"), given.get("datadir")))
     kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
     is_path = (folder or data_dir[:1] == "/") and "\0" not in data_dir
-    data_dir = absolute(data_dir, folder) if is_path else ""
-    result = previous if isinstance(previous, dict) else None
-    return msgspec.structs.replace(conf, ipam=IpamConf(type=kind, data_dir=data_dir), prev_result=result)
+    kept = bare(kind, absolute(data_dir, folder) if is_path else "", ipam)
+    return msgspec.structs.replace(conf, ipam=kept, prev_result=previous if isinstance(previous, dict) else None)
 
 
-def _with_opaque(raw: Mapping[str, object], conf: NetConf) -> NetConf:
-    """The keys whose insides are somebody else's: a foreign IPAM's object, a result, a cluster's list."""
+def bare(kind: str, data_dir: str, ipam: IpamShape) -> IpamConf:
+    """What of an IPAM's keys it takes to give back: its type, and where its leases are, "" where they usually are."""
+    return typed({"type": kind, "dataDir": data_dir}, ipam(kind), "ipam")
+
+
+def _read(raw: Mapping[str, object], keys: Collection[str], ipam: IpamShape) -> NetConf:
+    """These keys typed, and those whose insides are somebody else's: an IPAM's object, a result, a cluster's list."""
+    conf = typed({key: each for key, each in raw.items() if key.lower() in keys}, NetConf)
+    check_name(conf.name)
     found = {key.lower(): each for key, each in raw.items() if each is not None}
-    cluster, previous, ipam = (found.get(key) for key in _OPAQUE)
+    cluster, previous, given = (found.get(key) for key in _OPAQUE)
     if cluster is not None and not isinstance(cluster, str | dict):
         raise invalid("cluster", cluster, "it must be an object with the nodes, or the path of a file with one")
     if previous is not None and not isinstance(previous, dict):
         raise invalid("prevResult", previous, "it must be an object")
-    return msgspec.structs.replace(conf, cluster=cluster, prev_result=previous, ipam=_ipam(ipam))
+    return msgspec.structs.replace(conf, cluster=cluster, prev_result=previous, ipam=_ipam(given, ipam))
 
 
-def _ipam(ipam: object) -> IpamConf:
-    """Our own IPAM's keys typed; of a foreign one, whose keys may mean other things, only the type."""
-    if ipam is None:
-        return IpamConf()
-    if not isinstance(ipam, dict):
-        raise invalid("ipam", ipam, "it must be an object")
-    kind = typed({key: each for key, each in ipam.items() if key.lower() == "type"}, IpamConf, "ipam")
-    if kind.type in MAIN_NAMES:
-        raise invalid("ipam.type", kind.type, f"that is a main plugin; name an IPAM plugin, such as {HOST_LOCAL}")
-    return typed(ipam, IpamConf, "ipam") if kind.type == HOST_LOCAL else kind
+def _ipam(given: object, ipam: IpamShape) -> IpamConf:
+    """Typed as the IPAM that its type names has its keys."""
+    if given is None:
+        return ipam("")()
+    if not isinstance(given, dict):
+        raise invalid("ipam", given, "it must be an object")
+    kind = typed({key: each for key, each in given.items() if key.lower() == "type"}, IpamConf, "ipam").type
+    if kind in MAIN_NAMES:
+        raise invalid("ipam.type", kind, f"that is a main plugin; name an IPAM plugin, such as {HOST_LOCAL}")
+    return typed(given, ipam(kind), "ipam")
 
 
 def located(conf: NetConf, folder: str) -> NetConf:
@@ -221,24 +244,24 @@ def located(conf: NetConf, folder: str) -> NetConf:
 
     Raises CniError 7 for one where the folder is not known, for then it could mean any file.
     """
-    ipam, cluster = conf.ipam, conf.cluster
-    paths = {"ipam.dataDir": ipam.data_dir, "ipam.resolvConf": ipam.resolv_conf}
-    if isinstance(cluster, str):
-        paths["cluster"] = cluster
-    relative = {key: path for key, path in paths.items() if path and path[0] != "/"}
+    ipam = {each: getattr(conf.ipam, each) for each in conf.ipam.PATHS}
+    paths = {f"ipam.{spelled(each)}": path for each, path in ipam.items()}
+    if isinstance(conf.cluster, str):
+        paths["cluster"] = conf.cluster
     for key, path in paths.items():
         if "\0" in path:
             raise invalid(key, path, "a path holds no NUL")
+    relative = {key: path for key, path in paths.items() if path and path[0] != "/"}
     if not relative:
         return conf
     for key, path in relative.items():
         if not folder:
             raise invalid(key, path, "the folder that it is relative to is gone; write the whole path")
-    data_dir, resolv_conf, *rest = (absolute(path, folder) for path in paths.values())
+    whole = {each: absolute(path, folder) for each, path in ipam.items()}
     return msgspec.structs.replace(
         conf,
-        ipam=msgspec.structs.replace(ipam, data_dir=data_dir, resolv_conf=resolv_conf),
-        cluster=rest[0] if rest else cluster,
+        ipam=msgspec.structs.replace(conf.ipam, **whole),
+        cluster=absolute(conf.cluster, folder) if isinstance(conf.cluster, str) else conf.cluster,
     )
 
 
@@ -316,20 +339,9 @@ def _refuse_unserved(raw: Mapping[str, object]) -> None:
             )
 
 
-def _check_routes(conf: NetConf) -> None:
-    for each in conf.ipam.routes:
-        for key, text, check in (("dst", each.dst, check_prefix), ("gw", each.gw, check_address)):
-            try:
-                if text or key == "dst":
-                    check(text)
-            except ValueError:
-                raise invalid(f"ipam.routes.{key}", text, "write dst as address/prefix and gw as address") from None
-
-
 _RULES: tuple[Callable[[NetConf], None], ...] = (
     _check_bridge,
     _check_mtu,
     _check_modes,
     _check_vlans,
-    _check_routes,
 )

@@ -18,6 +18,7 @@ from cni_plugin.conf.plugin import NetConf
 from cni_plugin.ctl.facts import Config
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
+from cni_plugin.plugins import parse
 
 
 class Read(NamedTuple):
@@ -52,7 +53,7 @@ def _read(path: str, networks: Collection[str]) -> Read:
     whole = {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **mine[0]}
     whole = {key: each for key, each in whole.items() if each is not None}
     try:
-        conf = plugin.parse(whole)
+        conf = parse(whole)
     except CniError as error:
         return Read(Config(path, ours=True, plugins=types, problem=error.msg), None, whole)
     found = msgspec.structs.replace(_config(path, types, conf), doubts=tuple(_doubts(whole, conf)))
@@ -85,10 +86,9 @@ def _config(path: str, types: tuple[str, ...], conf: NetConf) -> Config:
 
 def _subnets(conf: NetConf) -> Iterator[str]:
     """Those in the configuration that are networks; ADD refuses the others with words of its own."""
-    for subnet in (conf.ipam.subnet, *(each.subnet for group in conf.ipam.ranges for each in group)):
+    for subnet in conf.ipam.subnets:
         with suppress(ValueError):
-            if subnet:
-                yield str(ip_network(subnet, strict=False))
+            yield str(ip_network(subnet, strict=False))
 
 
 def _families(conf: NetConf) -> Iterator[int]:

@@ -178,7 +178,7 @@ def _needs(records: Records, found: Collection[Read], recorded: Collection[Recor
 
 def _folders(places: Places, recorded: Collection[Record], found: Collection[Read]) -> list[str]:
     mine = [each.data_dir for each in recorded if each.data_dir]
-    told = [each.conf.ipam.data_dir for each in found if each.conf is not None and each.conf.ipam.data_dir]
+    told = [each.conf.ipam.folder for each in found if each.conf is not None and each.conf.ipam.folder]
     return list(dict.fromkeys([places.data_dir, *mine, *told]))
 
 

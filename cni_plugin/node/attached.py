@@ -17,12 +17,13 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf, parse
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
 from cni_plugin.node.mtu import follows
 from cni_plugin.node.repair import Use, bridges
+from cni_plugin.plugins import parse
 from cni_plugin.store.records import Record, Records
 
 _OF_ONE_POD = ("runtimeconfig", "args", "prevresult", "cni.dev/attachments", "cni.dev/valid-attachments")

@@ -16,7 +16,7 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf, parse
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import decode
 from cni_plugin.diff import Op, diff, differences
 from cni_plugin.errors import CniError
@@ -34,6 +34,7 @@ from cni_plugin.node.settle import apply, steps
 from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.plan.node import adopt, bridge_state, displaced
 from cni_plugin.plan.pod import gateway_device, lasting
+from cni_plugin.plugins import parse
 from cni_plugin.store.clusters import ClusterFacts, all_facts, programmed
 from cni_plugin.store.records import Record, Records
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin.conf.plugin import DEFAULT_DATA_DIR, HOST_LOCAL
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
+from cni_plugin.ipams.contract import Leases, find
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model.base import State
@@ -34,14 +34,18 @@ from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
 from cni_plugin.verbs.ensure import drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
-from cni_plugin.verbs.leases import Leases, leases
+from cni_plugin.verbs.leases import leases
 from cni_plugin.wish import wish
 
 
 class Step(NamedTuple):
-    """What is to be made: the lease, what stands of the attachment already, and what counts as inside the cluster."""
+    """What is to be made: the lease, with the folder that it is in, if it is in one; what stands of the attachment
+
+    already; and what counts as inside the cluster.
+    """
 
     lease: Result
+    data_dir: str
     stood: State
     inside: tuple[str, ...]
 
@@ -69,13 +73,14 @@ def _add(context: Context) -> bytes:
     facts = ensure(context.conf, context.kernel, context.records)
     ipam = leases(context, facts.pod_cidrs if facts else ())
     with ExitStack() as undo:
-        lease = _leased(context, ipam, undo) if ipam.before_link else Result()
+        late = find(context.conf.ipam.type).NEEDS_LINK
+        lease = Result() if late else _leased(context, ipam, undo)
         wire = _wire(context, lease, facts)
         inside = facts.inside if facts else ()
-        stood = _make(context, wire, Step(lease, {}, inside), undo)
-        if not ipam.before_link:
+        stood = _make(context, wire, Step(lease, ipam.data_dir, {}, inside), undo)
+        if late:
             lease = _leased(context, ipam, undo)
-            _make(context, wire, Step(lease, stood, inside), undo)
+            _make(context, wire, Step(lease, ipam.data_dir, stood, inside), undo)
         _announce(context)
         reply = render(_result(context, wire, lease), context.version)
         undo.pop_all()
@@ -143,7 +148,7 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
     """Bring the attachment from where it stands to what its lease makes of it; the new state."""
     conf, kernel, records = context.conf, context.kernel, context.records
     want = pod_state(conf, wire, step.lease.ips, step.lease.routes)
-    record = _record(context, wire, step.lease, want)
+    record = _record(context, wire, step, want)
     masquerade = Masquerade(plan.subnets(step.lease.ips), step.inside) if conf.ip_masq and record.ips else None
     bridged: list[Op] = []
     # after the record is dropped, for the records tell whether anybody else has come to need the bridge
@@ -181,7 +186,7 @@ def _announce(context: Context) -> None:
         )
 
 
-def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
+def _record(context: Context, wire: Wire, step: Step, want: State) -> Record:
     from cni_plugin.kernel.host.files import boot_id
 
     conf, attachment = context.conf, context.attachment
@@ -196,10 +201,10 @@ def _record(context: Context, wire: Wire, lease: Result, want: State) -> Record:
         gateway_dev=gateway_device(conf, wire.bridge),
         mtu=wire.mtu,
         mac=wire.mac,
-        ips=tuple(each.address for each in lease.ips),
-        gateways=plan.gateways(conf, lease.ips),
+        ips=tuple(each.address for each in step.lease.ips),
+        gateways=plan.gateways(conf, step.lease.ips),
         ipam=conf.ipam.type,
-        data_dir=(conf.ipam.data_dir or DEFAULT_DATA_DIR) if conf.ipam.type == HOST_LOCAL else "",
+        data_dir=step.data_dir,
         masquerade=conf.ip_masq,
         objects=tuple(want.values()),
         conf=msgspec.Raw(context.stdin),

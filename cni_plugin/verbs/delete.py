@@ -13,12 +13,12 @@ import sys
 import msgspec
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf import plugin
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
 from cni_plugin.model.links import Veth
 from cni_plugin.plan.pod import learned_neighbours, node_routes
+from cni_plugin.plugins import bare_ipam
 from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
@@ -83,7 +83,7 @@ def with_recorded(context: Context, record: Record) -> Context:
         "CNI_NETNS": context.request.netns or record.netns,
     }
     conf = msgspec.structs.replace(
-        context.conf, name=record.network, ipam=plugin.IpamConf(type=record.ipam, data_dir=record.data_dir)
+        context.conf, name=record.network, ipam=bare_ipam(record.ipam, record.data_dir)
     )
     stdin = context.stdin if context.conf.ipam.type == record.ipam else bytes(record.conf)
     return context._replace(request=request, environ=environ, conf=conf, stdin=stdin)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
+from cni_plugin import plugins
 from cni_plugin.attachment import Attachment, owner, sealed
-from cni_plugin.conf import plugin, reading
+from cni_plugin.conf import reading
 from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
@@ -155,9 +156,9 @@ def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:
     """What a DEL of this attachment would be given by a runtime that remembered it."""
     raw = reading.decode(bytes(record.conf))
     try:
-        conf = plugin.parse(raw)
+        conf = plugins.parse(raw)
     except CniError:
-        conf = plugin.parse_name(raw)
+        conf = plugins.parse_name(raw)
     request = Request("DEL", record.container, record.netns, record.ifname, {}, PLUGIN_PATH, netns_override=False)
     environ = {"CNI_COMMAND": "DEL", "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir}
     stdin, version = bytes(record.conf), reading.version_of(raw)

@@ -9,12 +9,12 @@ import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cni_plugin import decoding, spec
+from cni_plugin import decoding, plugins, spec
 from cni_plugin.conf import plugin, reading
 from cni_plugin.errors import (
     ADDRESS_UNAVAILABLE,
@@ -29,6 +29,8 @@ from cni_plugin.errors import (
     TRY_AGAIN_LATER,
     CniError,
 )
+from cni_plugin.ipams import contract as ipams
+from cni_plugin.ipams.contract import Ipam
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import PASSING, KernelError, NetnsError
 from cni_plugin.kernel.host import files
@@ -98,14 +100,14 @@ def run_together(calls: Sequence[Call], open_kernel: OpenKernel, *, agent: Agent
 
 
 def may_wait(name: str, verb: str, stdin: bytes) -> bool:
-    """Whether a request may have to wait for others: for a delegated IPAM, or for duplicate address detection."""
-    if name == plugin.HOST_LOCAL or verb == "VERSION":
+    """Whether a request may have to wait for others: for its IPAM, or for duplicate address detection."""
+    if verb == "VERSION":
         return False
     try:
         conf = _parser(stdin)(name, stdin)
     except Exception:  # what is wrong with it is told when it is served
         return False
-    return conf.enabledad or conf.ipam.type not in ("", plugin.HOST_LOCAL)
+    return conf.enabledad or _ipam_of(name, conf).WAITS
 
 
 def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Takedown[Reply]:
@@ -197,7 +199,8 @@ def _decoded(stdin: bytes) -> Mapping[str, object]:
 
 @lru_cache(maxsize=64)
 def _parsed(name: str, stdin: bytes) -> plugin.NetConf:
-    return (plugin.parse_for_ipam if name == plugin.HOST_LOCAL else plugin.parse)(_decode(stdin))
+    parse = plugins.parse if _ipam_called(name) is None else partial(plugins.parse_for_ipam, name=name)
+    return parse(_decode(stdin))
 
 
 def _parser(stdin: bytes) -> Callable[[str, bytes], plugin.NetConf]:
@@ -224,19 +227,28 @@ def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> plu
     try:
         return plugin.located(parse(call.name, call.stdin), folder)
     except CniError as error:
-        conf = plugin.parse_name(raw, folder)
+        conf = plugins.parse_name(raw, folder)
         print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
         return conf
 
 
+def _ipam_called(name: str) -> Ipam | None:
+    """The IPAM that we are called as, None where it is no IPAM."""
+    return None if name in plugin.MAIN_NAMES else ipams.served(name)
+
+
+def _ipam_of(name: str, conf: plugin.NetConf) -> Ipam:
+    return _ipam_called(name) or ipams.find(conf.ipam.type)
+
+
 def _find(name: str, verb: str) -> Run:
     """The function behind a verb; only what is needed is imported, for a start-up is paid for each pod."""
-    if name == plugin.HOST_LOCAL:
-        from cni_plugin.verbs import host_local
+    if _ipam_called(name) is not None:
+        from cni_plugin.verbs import ipam
 
-        return host_local.VERBS[verb]
+        return ipam.VERBS[verb]
     if name not in plugin.MAIN_NAMES:
-        known = ", ".join((*plugin.MAIN_NAMES, plugin.HOST_LOCAL))
+        known = ", ".join((*plugin.MAIN_NAMES, *ipams.names()))
         raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")
     found: Run
     match verb:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
+from cni_plugin.ipams.contract import Leases, refuse_unwritable
 from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model.host import Sysctl
@@ -13,7 +14,7 @@ from cni_plugin.plan import lease as plan
 from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import full_bridge
-from cni_plugin.verbs.leases import Leases, leases, refuse_unwritable
+from cni_plugin.verbs.leases import leases
 
 
 def status(context: Context) -> bytes:

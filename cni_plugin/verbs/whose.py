@@ -47,7 +47,7 @@ def _is_on_record(context: Context, wire: PodWire) -> bool:
 
 def _holders(context: Context, wire: PodWire) -> Iterator[Owner]:
     """Who holds the wire's addresses by the leases of host-local, in whichever network."""
-    data_dir = context.conf.ipam.data_dir or DEFAULT_DATA_DIR
+    data_dir = context.conf.ipam.folder or DEFAULT_DATA_DIR
     try:
         networks = files.names(data_dir)
     except OSError:  # what cannot be read tells nothing

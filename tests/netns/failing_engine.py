@@ -18,11 +18,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from cni_plugin.ipams import host_local
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.nft import nft
 from cni_plugin.kernel.open import open_kernel
 from cni_plugin.kernel.rtnl import netlink
-from cni_plugin.verbs import add, delete, gc, leases_local
+from cni_plugin.verbs import add, delete, gc
 from cni_plugin.verbs.run import run
 
 CLONE_NEWNET = 0x40000000
@@ -34,7 +35,7 @@ FILE_EVENTS = frozenset({
 Mode = Literal["count", "fail", "kill"]
 
 
-LOADED = (LinuxKernel, add, delete, gc, leases_local)
+LOADED = (LinuxKernel, add, delete, gc, host_local)
 """What the engine imports late, imported here once instead of in every child."""
 
 

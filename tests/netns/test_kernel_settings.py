@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import parse
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
@@ -18,6 +17,7 @@ from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Bridge
 from cni_plugin.plan.pod import Wire, pod_state
+from cni_plugin.plugins import parse
 from cni_plugin.spec import IPConfig
 from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import BRIDGE, MakeNetns, enter_new, kernel_of, put, run, wrong

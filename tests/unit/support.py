@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cni_plugin.attachment import Attachment
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node as ClusterNode
-from cni_plugin.conf.plugin import NetConf, parse
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
@@ -20,6 +20,7 @@ from cni_plugin.model.base import Key, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
 from cni_plugin.plan.cluster import Terms, plan
+from cni_plugin.plugins import parse
 from cni_plugin.store.records import Records
 from cni_plugin.verbs.run import Agent, run
 

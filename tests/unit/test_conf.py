@@ -7,9 +7,12 @@ import re
 
 import pytest
 
+from cni_plugin import plugins
 from cni_plugin.conf import plugin, reading
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
+from cni_plugin.ipams import delegated, none
+from cni_plugin.ipams import host_local as host_local_ipam
 from cni_plugin.spec import RouteConfig
 
 Json = dict[str, object]
@@ -17,13 +20,19 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle"}
 
 
 def conf(**keys: object) -> NetConf:
-    return plugin.parse({**BASE, **keys})
+    return plugins.parse({**BASE, **keys})
 
 
 def refusal(raw: Json) -> CniError:
     with pytest.raises(CniError) as caught:
-        plugin.parse(raw)
+        plugins.parse(raw)
     return caught.value
+
+
+def leased(**keys: object) -> host_local_ipam.Conf:
+    found = conf(**keys).ipam
+    assert isinstance(found, host_local_ipam.Conf)
+    return found
 
 
 def host_local(**keys: object) -> Json:
@@ -57,8 +66,10 @@ def test_keys_inside_ipam_ranges_and_runtime_config_are_known_in_any_case() -> N
             "IPS": ["10.22.0.9"], "Dns": {"Servers": ["10.0.0.53"]}, "IPRanges": [[{"Subnet": "10.9.0.0/24"}]],
         },
     )
-    assert found.ipam.data_dir == "/d"
-    assert (found.ipam.ranges[0][0].subnet, found.ipam.ranges[0][0].range_start) == ("10.22.0.0/24", "10.22.0.9")
+    ipam = found.ipam
+    assert isinstance(ipam, host_local_ipam.Conf)
+    assert ipam.data_dir == "/d"
+    assert (ipam.ranges[0][0].subnet, ipam.ranges[0][0].range_start) == ("10.22.0.0/24", "10.22.0.9")
     assert found.runtime_config.ips == ("10.22.0.9",)
     assert found.runtime_config.dns.servers == ("10.0.0.53",)
     assert found.runtime_config.ip_ranges[0][0].subnet == "10.9.0.0/24"
@@ -66,8 +77,8 @@ def test_keys_inside_ipam_ranges_and_runtime_config_are_known_in_any_case() -> N
 
 def test_of_two_equal_keys_the_later_holds() -> None:
     raw = reading.decode(b'{"name": "pods", "mtu": 1400, "MTU": 1500, "mtu": 1400, "Mtu": 1300}')
-    assert plugin.parse(raw).mtu == 1300
-    assert plugin.parse(reading.decode(b'{"name": "a", "name": "b"}')).name == "b"
+    assert plugins.parse(raw).mtu == 1300
+    assert plugins.parse(reading.decode(b'{"name": "a", "name": "b"}')).name == "b"
 
 
 def test_null_is_absent() -> None:
@@ -252,40 +263,40 @@ def test_in_a_cluster_the_bridge_is_the_default_gateway_unless_told_otherwise(
 
 
 def test_a_foreign_ipam_keeps_its_own_keys_to_itself() -> None:
-    assert conf(ipam={"type": "dhcp", "ranges": "all", "subnet": 5}).ipam == plugin.IpamConf(type="dhcp")
+    assert conf(ipam={"type": "dhcp", "ranges": "all", "subnet": 5}).ipam == delegated.Conf(type="dhcp")
 
 
 def test_as_ipam_the_main_plugins_keys_are_not_looked_at() -> None:
     raw = {"name": "pods", "type": "macvlan", "mtu": "auto", "vlan": "trunk", **host_local(subnet="10.22.0.0/24")}
-    assert plugin.parse_for_ipam(raw).ipam.subnet == "10.22.0.0/24"
+    assert plugins.parse_for_ipam(raw, "host-local").ipam.subnets == ("10.22.0.0/24",)
 
 
 def test_as_ipam_routes_are_checked_and_the_name_too() -> None:
     with pytest.raises(CniError, match=r"invalid ipam\.routes\.dst 'x'"):
-        plugin.parse_for_ipam({"name": "pods", **host_local(routes=[{"dst": "x"}])})
+        plugins.parse_for_ipam({"name": "pods", **host_local(routes=[{"dst": "x"}])}, "host-local")
     with pytest.raises(CniError, match=r"invalid name '\.\.'"):
-        plugin.parse_for_ipam({"name": "..", **host_local()})
+        plugins.parse_for_ipam({"name": "..", **host_local()}, "host-local")
 
 
 def test_a_network_and_its_ipam_are_found_in_a_configuration_that_is_broken_otherwise() -> None:
     raw = {"Name": "pods", "mtu": "x", "vlan": -1, "ipam": {"type": "host-local", "dataDir": "/d", "ranges": 7}}
-    found = plugin.parse_name(raw)
-    assert (found.name, found.ipam.type, found.ipam.data_dir) == ("pods", "host-local", "/d")
+    found = plugins.parse_name(raw)
+    assert (found.name, found.ipam.type, found.ipam.folder) == ("pods", "host-local", "/d")
 
 
 def test_a_broken_configuration_is_searched_for_its_ipam_in_any_case() -> None:
-    found = plugin.parse_name({"name": "pods", "mtu": "x", "IPAM": {"Type": "host-local", "DataDir": "/d"}})
-    assert (found.ipam.type, found.ipam.data_dir) == ("host-local", "/d")
+    found = plugins.parse_name({"name": "pods", "mtu": "x", "IPAM": {"Type": "host-local", "DataDir": "/d"}})
+    assert (found.ipam.type, found.ipam.folder) == ("host-local", "/d")
 
 
 @pytest.mark.parametrize("ipam", [7, {"type": 7, "dataDir": []}, None])
 def test_a_broken_ipam_is_none(ipam: object) -> None:
-    assert plugin.parse_name({"name": "pods", "ipam": ipam}).ipam == plugin.IpamConf()
+    assert plugins.parse_name({"name": "pods", "ipam": ipam}).ipam == none.Conf()
 
 
 def test_without_a_name_nothing_can_be_found() -> None:
     with pytest.raises(CniError, match="invalid name"):
-        plugin.parse_name({"mtu": "x"})
+        plugins.parse_name({"mtu": "x"})
 
 
 # GC's list
@@ -311,7 +322,7 @@ def test_no_list_is_not_an_empty_list() -> None:
 
 def test_routes_are_read_with_all_that_1_1_0_knows() -> None:
     route = {"dst": "::/0", "gw": "fd00::1", "mtu": 1400, "advmss": 1340, "priority": 5, "table": 9, "scope": 253}
-    assert conf(**host_local(routes=[route])).ipam.routes == (RouteConfig("::/0", "fd00::1", 1400, 1340, 5, 9, 253),)
+    assert leased(**host_local(routes=[route])).routes == (RouteConfig("::/0", "fd00::1", 1400, 1340, 5, 9, 253),)
 
 
 def test_a_configuration_as_a_runtime_sends_it_is_read() -> None:
@@ -321,7 +332,7 @@ def test_a_configuration_as_a_runtime_sends_it_is_read() -> None:
         "prevResult": {"cniVersion": "1.0.0", "ips": []},
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]},
     }).encode()
-    found = plugin.parse(reading.decode(stdin))
+    found = plugins.parse(reading.decode(stdin))
     assert found.prev_result == {"cniVersion": "1.0.0", "ips": []}
     assert found.ip_masq
     assert found.gateway

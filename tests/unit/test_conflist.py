@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.agent import conflist
-from cni_plugin.conf.plugin import parse
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.watch.inotify import Inotify
+from cni_plugin.plugins import parse
 
 WRITTEN_MOVED_OR_REMOVED = 0x8 | 0x40 | 0x200
 """inotify(7): IN_CLOSE_WRITE, IN_MOVED_FROM, IN_DELETE."""

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import cluster, doubts, flannel, keys
+from cni_plugin import cluster, doubts, flannel, keys, plugins
 from cni_plugin.agent import settings
 from cni_plugin.agent.source import Mailbox, open_source
-from cni_plugin.conf import plugin
 from cni_plugin.errors import CniError
 from tests.unit.support import Node
 
@@ -21,7 +20,7 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle", "ipam": {"
 
 def told(**more: object) -> list[str]:
     raw = {**BASE, **more}
-    return doubts.of_plugin(raw, plugin.parse(raw))
+    return doubts.of_plugin(raw, plugins.parse(raw))
 
 
 def refusal(work: Callable[[], object]) -> str:
@@ -216,5 +215,5 @@ def test_a_key_that_is_missing_is_called_as_people_write_it(node: Json, said: st
 
 
 def test_a_word_that_is_none_of_the_choices_is_told_them() -> None:
-    assert "use one of 'auto', 'required', 'none'" in refusal(lambda: plugin.parse({**BASE, "agent": "maybe"}))
-    assert "use one of '', 'iptables', 'nftables'" in refusal(lambda: plugin.parse({**BASE, "ipMasqBackend": "ebpf"}))
+    assert "use one of 'auto', 'required', 'none'" in refusal(lambda: plugins.parse({**BASE, "agent": "maybe"}))
+    assert "use one of '', 'iptables', 'nftables'" in refusal(lambda: plugins.parse({**BASE, "ipMasqBackend": "ebpf"}))

@@ -18,10 +18,12 @@ from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
 from cni_plugin.agent.sources import etcd, file, kubernetes
 from cni_plugin.backends import vxlan
-from cni_plugin.conf.plugin import IpamConf, NetConf, parse
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import typed
+from cni_plugin.ipams import host_local
 from cni_plugin.keys import spelled
 from cni_plugin.network import NetworkKeys
+from cni_plugin.plugins import parse
 from cni_plugin.spec import Dns
 from cni_plugin.store.records import DEFAULT_RUN_DIR
 from tests.helm import CHART, HelmError, helm, render
@@ -267,7 +269,7 @@ def keys_of(*structs: type[msgspec.Struct], spell: bool = True) -> set[str]:
         ("network", keys_of(NetworkKeys)),
         ("network.backend", {"type", "learning"} | keys_of(vxlan.Config) - {"wireMTU"}),
         ("cni.plugins", {"capabilities"} | keys_of(NetConf) - {"cniVersion", "name", "prevResult"}),
-        ("cni.plugins.ipam", keys_of(IpamConf)),
+        ("cni.plugins.ipam", keys_of(host_local.Conf)),
         ("cni.plugins.dns", keys_of(Dns)),
     ],
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
+from cni_plugin import plugins
 from cni_plugin import wish as asked
-from cni_plugin.conf import plugin
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
 from cni_plugin.wish import Wish
@@ -17,7 +15,7 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle", "ipam": {"
 
 
 def conf(**keys: object) -> NetConf:
-    return plugin.parse({**BASE, **keys})
+    return plugins.parse({**BASE, **keys})
 
 
 def wish(cni_args: dict[str, str], **keys: object) -> Wish:
@@ -53,13 +51,6 @@ def test_a_mac_is_read_with_dashes_and_in_capitals() -> None:
 def test_what_no_interface_can_have_as_its_mac_is_refused(mac: str) -> None:
     with pytest.raises(CniError, match=f"invalid mac '{mac}'") as caught:
         wish({"MAC": mac})
-    assert caught.value.code == 7
-
-
-@pytest.mark.parametrize("ip", ["10.22.0", "10.22.0.5/33", "here", "10.22.0.0.1"])
-def test_a_requested_address_that_does_not_parse_is_refused(ip: str) -> None:
-    with pytest.raises(CniError, match=re.escape(f"invalid ips {ip!r}")) as caught:
-        wish({"IP": ip})
     assert caught.value.code == 7
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import HOST_LOCAL, check_name
+from cni_plugin.conf.plugin import check_name
 from cni_plugin.ctl.look.status import Row, alive
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
@@ -55,7 +55,7 @@ def release(data_dir: str, network: str, address: str, records: Records, *, forc
 
 def held(record: Record) -> list[str]:
     """The addresses that an attachment's leases give it; [] where another IPAM's leases are not ours to read."""
-    if record.ipam != HOST_LOCAL:
+    if not record.data_dir:
         return []
     found = _open(record.data_dir, record.network).find(Owner(record.container, record.ifname))
     return [str(each) for each in found]
@@ -67,7 +67,7 @@ def _open(folder: str, network: str) -> Allocator:
 
 def _stores(data_dir: str, network: str, records: Records) -> list[tuple[str, str]]:
     """(dataDir, network) of every store that attachments use, and those in the folder named."""
-    used = {(each.data_dir, each.network) for each in records.all() if each.ipam == HOST_LOCAL}
+    used = {(each.data_dir, each.network) for each in records.all() if each.data_dir}
     found = used | {(data_dir, name) for name in files.names(data_dir)}
     return sorted(each for each in found if not network or each[1] == network)
 
@@ -87,7 +87,7 @@ def _check_store(kernel: Kernel, folder: str, network: str, records: Records) ->
         yield _row(network, str(each.address), "", "", problem=f"damaged: {each.flaw}")
     for attachment, record in known.items():
         for address in _addresses(record) - held.get(attachment, set()):
-            if record.ipam == HOST_LOCAL and record.data_dir == folder:
+            if record.data_dir == folder:
                 yield _row(network, address, record.container, record.ifname, problem="in use without a lease")
 
 

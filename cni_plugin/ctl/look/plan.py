@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import spec
+from cni_plugin import plugins, spec
 from cni_plugin.conf import plugin, reading
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, CniError
@@ -63,7 +63,7 @@ def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, re
     """As `verbs.run` makes it of a request. Raises CniError 1, 6 or 7."""
     version = reading.version_of(raw)
     spec.check_version(version)
-    conf = plugin.located(plugin.parse(raw), files.here())
+    conf = plugin.located(plugins.parse(raw), files.here())
     container, ifname = pod
     request = spec.Request("ADD", container, "", ifname, {}, (), netns_override=False)
     environ = {"CNI_NETNS": "", "TULLE_RUN_DIR": records.run_dir}

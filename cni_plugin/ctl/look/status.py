@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from cni_plugin.conf import plugin, reading
+from cni_plugin.conf import reading
 from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.kernel.door import MOST_PORTS, Kernel
 from cni_plugin.kernel.errors import NetnsError
@@ -116,7 +116,7 @@ def _networks(kernel: Kernel, records: Records, attachments: Sequence[Record]) -
 
 def _usage(kernel: Kernel, records: Records, record: Record) -> Row:
     """By the ranges of an attachment's own configuration; a foreign IPAM's are not ours to count."""
-    if record.ipam != plugin.HOST_LOCAL:
+    if not record.data_dir:
         return {"used": None, "free": None, "of": record.ipam or "no addresses"}
     found = usage(kernel, records, reading.decode(bytes(record.conf)))
     return {

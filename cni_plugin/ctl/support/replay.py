@@ -17,11 +17,12 @@ import msgspec
 
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding
-from cni_plugin.conf import plugin, reading
+from cni_plugin.conf import reading
 from cni_plugin.ctl.support.served import Request
 from cni_plugin.describe import describe
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import LEFT_OUT
+from cni_plugin.ipams.host_local import NAMES
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.host import files
@@ -90,11 +91,11 @@ def _key(raw: Mapping[str, object], name: str) -> str:
 
 def _local_ipam(ipam: object, home: str) -> dict[str, object]:
     kind = ipam.get(_key(ipam, "type")) if isinstance(ipam, dict) else None
-    if not isinstance(ipam, dict) or kind not in (None, plugin.HOST_LOCAL):
+    if not isinstance(ipam, dict) or kind not in (None, *NAMES):
         raise CniError(
             INVALID_CONFIG,
             f"its addresses come from {kind!r}, another program, which would give out real ones: only requests with "
-            f"{plugin.HOST_LOCAL} can be replayed",
+            f"{NAMES[0]} can be replayed",
         )
     return {**{key: each for key, each in ipam.items() if key.lower() != "datadir"}, "dataDir": f"{home}/ipam"}
 

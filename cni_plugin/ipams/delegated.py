@@ -8,28 +8,35 @@ import msgspec
 
 from cni_plugin import delegate
 from cni_plugin.conf import reading
+from cni_plugin.conf.plugin import IpamConf
 from cni_plugin.errors import DELEGATE_FAILED, INCOMPATIBLE_VERSION, CniError
+from cni_plugin.ipams.contract import Ask
 from cni_plugin.spec import VERBS, VERSIONS, Result, at_least, parse_result, render
-from cni_plugin.verbs.context import Context, MustWait
-from cni_plugin.wish import passed_over, wish
+from cni_plugin.wish import passed_over
 
+NAMES: tuple[str, ...] = ()
+NEEDS_LINK = True
+WAITS = True
 _GIVING_BACK = ("DEL", "GC")
 _LAST_WORD = 5.0
 """Seconds for the DEL after an ADD that failed: one that is stuck has had its time."""
 
 
+class Conf(IpamConf, frozen=True):
+    """But its type: its other keys are its own, and may mean anything."""
+
+
 class DelegatedLeases:
     """The IPAM executable of one request."""
 
-    before_link = False
+    data_dir = ""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._kind = context.conf.ipam.type
+    def __init__(self, ask: Ask) -> None:
+        self._words = ask.words
+        self._kind = ask.conf.type
 
     def add(self) -> Result:
         """When it fails, or gives nothing, it is told DEL before the error goes on (specification, section 4)."""
-        wish(self._context.conf, self._context.request.args)
         try:
             lease = parse_result(self._call("ADD"), f"the result of ipam.type {self._kind!r}")
             if not lease.ips:
@@ -63,8 +70,12 @@ class DelegatedLeases:
 
     def status(self) -> None:
         """Asked only where the version has the verb."""
-        if at_least(self._context.version, "1.1.0"):
+        if at_least(self._words.version, "1.1.0"):
             self._call("STATUS")
+
+    def usage(self) -> tuple[()]:
+        """Nothing: the specification has no word for it."""
+        return ()
 
     def _forget(self) -> None:
         try:
@@ -73,12 +84,9 @@ class DelegatedLeases:
             pass  # the first error is the one to tell
 
     def _call(self, verb: str, *, seconds: float = 0.0) -> object:
-        context = self._context
-        if not context.waits:
-            raise MustWait
-        executable = delegate.find(self._kind, context.request.path)
+        executable = delegate.find(self._kind, self._words.path)
         try:
-            return delegate.call(executable, verb, self._environ(verb), context.stdin, seconds=seconds)
+            return delegate.call(executable, verb, self._environ(verb), self._words.stdin, seconds=seconds)
         except CniError as refusal:
             if refusal.code != INCOMPATIBLE_VERSION:
                 raise
@@ -86,7 +94,7 @@ class DelegatedLeases:
 
     def _environ(self, verb: str) -> Mapping[str, str]:
         """What a plugin could take offence at in CNI_ARGS must not keep an address from being given back."""
-        environ = self._context.environ
+        environ = self._words.environ
         if verb not in _GIVING_BACK or not environ.get("CNI_ARGS"):
             return environ
         return {**environ, "CNI_ARGS": passed_over(environ["CNI_ARGS"])}
@@ -96,21 +104,21 @@ class DelegatedLeases:
 
         A verb that it cannot know is not asked for.
         """
-        known = delegate.versions(executable, self._context.environ)
-        older = [each for each in VERSIONS if each in known and not at_least(each, self._context.version)]
+        known = delegate.versions(executable, self._words.environ)
+        older = [each for each in VERSIONS if each in known and not at_least(each, self._words.version)]
         if not older:
             raise refusal
         version = older[-1]
         if not at_least(version, VERBS[verb].since):
             return {}
-        told = {key: each for key, each in reading.decode(self._context.stdin).items()
+        told = {key: each for key, each in reading.decode(self._words.stdin).items()
                 if key.lower() not in ("cniversion", "prevresult")}
         stdin = msgspec.json.encode({**told, "cniVersion": version, **self._previous(verb, version)})
         return delegate.call(executable, verb, self._environ(verb), stdin)
 
     def _previous(self, verb: str, version: str) -> Mapping[str, object]:
         """The result of the ADD in this version; what is none keeps no address from being given back."""
-        previous = self._context.conf.prev_result
+        previous = self._words.previous
         if previous is None:
             return {}
         try:
@@ -119,3 +127,8 @@ class DelegatedLeases:
             if verb not in _GIVING_BACK:
                 raise
             return {}
+
+
+def leases(ask: Ask) -> DelegatedLeases:
+    """What the executable behind the type will say."""
+    return DelegatedLeases(ask)

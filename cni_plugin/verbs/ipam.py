@@ -1,4 +1,4 @@
-"""The plugin called by the name `host-local`: our IPAM as an executable that any main plugin can delegate to.
+"""The plugin called by the name of an IPAM, as `host-local`: an executable that any main plugin can delegate to.
 
 It is given the main plugin's whole configuration, looks at nothing but `ipam` and what was asked for the pod, and
 answers with an abbreviated result: addresses, routes, DNS.
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.ipams.contract import Leases, find
 from cni_plugin.spec import parse_result, render
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.gc import unfinished
-from cni_plugin.verbs.leases_local import LocalLeases
+from cni_plugin.verbs.leases import leases_of
 
 
 def add(context: Context) -> bytes:
     """Raises IpamError; CniError 1 for what the version cannot tell, with all given back."""
-    store = LocalLeases(context)
+    store = _leases(context)
     lease = store.add()
     try:
         return render(lease, context.version)
@@ -28,7 +29,7 @@ def add(context: Context) -> bytes:
 
 def delete(context: Context) -> bytes:
     """Raises StoreError."""
-    LocalLeases(context).delete()
+    _leases(context).delete()
     return b""
 
 
@@ -45,7 +46,7 @@ def check(context: Context) -> bytes:
         and each.interface < len(claimed.interfaces)
         and claimed.interfaces[each.interface].name == context.request.ifname
     ]
-    LocalLeases(context).check(mine)
+    _leases(context).check(mine)
     return b""
 
 
@@ -53,7 +54,7 @@ def collect(context: Context) -> bytes:
     """Give back what no valid attachment holds; without a list nothing, for we cannot tell who is dead."""
     known = context.conf.valid
     valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
-    LocalLeases(context).collect(valid)
+    _leases(context).collect(valid)
     if context.conf.incomplete:
         raise unfinished(context.conf.incomplete)
     return b""
@@ -62,9 +63,16 @@ def collect(context: Context) -> bytes:
 def status(context: Context) -> bytes:
     """Raises CniError 50 when no address is free."""
     if not context.conf.ipam.type:
-        raise CniError(INVALID_CONFIG, "IPAM config missing 'ipam' key: host-local needs its own configuration there")
-    LocalLeases(context).status()
+        raise CniError(
+            INVALID_CONFIG, f"IPAM config missing 'ipam' key: {context.name} needs its own configuration there"
+        )
+    _leases(context).status()
     return b""
+
+
+def _leases(context: Context) -> Leases:
+    """Of the IPAM that we are called as, whatever `ipam.type` says."""
+    return leases_of(find(context.name), context)
 
 
 VERBS: Mapping[str, Callable[[Context], bytes]] = {

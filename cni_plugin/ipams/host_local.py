@@ -1,23 +1,64 @@
-"""Our own host-local: the configuration's ranges, the allocator in `ipam`, and a result of what it gave."""
+"""Our own host-local: the configuration's ranges, the allocator in `ipam`, and a result of what it gave.
+
+    {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/24"}]]}   ->   10.22.0.2/24, with the gateway 10.22.0.1
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_interface
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
-from cni_plugin.attachment import Attachment
-from cni_plugin.conf import plugin
+from cni_plugin.conf.plugin import DEFAULT_DATA_DIR, IpamConf, RangeConf
+from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
+from cni_plugin.ipams.contract import Ask, refuse_unwritable
 from cni_plugin.kernel.host import files
-from cni_plugin.spec import Dns, IPConfig, Result
-from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.leases import refuse_unwritable
-from cni_plugin.wish import wish
+from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig, check_address, check_prefix
 from ipam import ranges
 from ipam.allocator import Allocator, Lease, Usage
 from ipam.store import Owner
+
+NAMES = ("host-local",)
+NEEDS_LINK = False
+WAITS = False
+
+
+class Conf(IpamConf, frozen=True):
+    """`subnet` and what is beside it are a range of their own, which goes before `ranges`."""
+
+    PATHS = ("data_dir", "resolv_conf")
+    WHOLE = True
+    data_dir: str = ""
+    subnet: str = ""
+    range_start: str = ""
+    range_end: str = ""
+    gateway: str = ""
+    ranges: tuple[tuple[RangeConf, ...], ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
+    resolv_conf: str = ""
+
+    @property
+    def subnets(self) -> tuple[str, ...]:
+        """Its own, and those of its ranges."""
+        found = (self.subnet, *(each.subnet for group in self.ranges for each in group))
+        return tuple(filter(None, found))
+
+    @property
+    def folder(self) -> str:
+        """As it is written."""
+        return self.data_dir
+
+    def check(self) -> None:
+        """Raises CniError 7 for a route that leads nowhere."""
+        for each in self.routes:
+            for key, text, verify in (("dst", each.dst, check_prefix), ("gw", each.gw, check_address)):
+                try:
+                    if text or key == "dst":
+                        verify(text)
+                except ValueError:
+                    raise invalid(f"ipam.routes.{key}", text, "write dst as address/prefix and gw as address") from None
 
 
 class _Ranged(Protocol):
@@ -39,26 +80,24 @@ _Words: TypeAlias = tuple[tuple[str, str], ...]
 class LocalLeases:
     """The in-process IPAM of one request."""
 
-    before_link = True
-
-    def __init__(self, context: Context, pod_cidrs: Sequence[str] = ()) -> None:
-        self._context = context
-        self._owner = Owner(context.request.container, context.request.ifname)
-        self._pod_cidrs = pod_cidrs
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._conf = cast(Conf, ask.conf)
+        self._owner = Owner(ask.who.container, ask.who.ifname)
 
     @property
     def data_dir(self) -> str:
         """Where the leases of all networks are."""
-        return self._context.conf.ipam.data_dir or plugin.DEFAULT_DATA_DIR
+        return self._conf.data_dir or DEFAULT_DATA_DIR
 
     def add(self) -> Result:
         """Raises IpamError; CniError 7 without ranges or for a resolvConf that cannot be read."""
-        dns = _resolv_conf(self._context.conf.ipam.resolv_conf)
+        dns = _resolv_conf(self._conf.resolv_conf)
         return self._result(self._allocator().allocate(self._owner, self._wanted()), dns)
 
     def preview(self) -> Result:
         """Raises as `add` does."""
-        dns = _resolv_conf(self._context.conf.ipam.resolv_conf)
+        dns = _resolv_conf(self._conf.resolv_conf)
         return self._result(self._allocator().preview(self._wanted()), dns)
 
     def delete(self) -> None:
@@ -89,13 +128,13 @@ class LocalLeases:
 
     def status(self) -> None:
         """Raises CniError 50 when a range set is full or its folder cannot be written."""
-        folder = f"{self.data_dir}/{self._context.conf.name}"
+        folder = f"{self.data_dir}/{self._ask.who.network}"
         refuse_unwritable("ipam.dataDir", folder)
         for each in self.usage():
             if not each.free:
                 raise CniError(
                     NOT_AVAILABLE,
-                    f"no free address in range set {each.range_set} of network {self._context.conf.name} "
+                    f"no free address in range set {each.range_set} of network {self._ask.who.network} "
                     f"({each.used} of {each.size} in use): widen ipam.ranges, or look for leaks with "
                     "'tullectl ipam check'",
                 )
@@ -105,19 +144,18 @@ class LocalLeases:
         return self._allocator().usage()
 
     def _wanted(self) -> list[IPv4Address | IPv6Address]:
-        return [ip_interface(each).ip for each in wish(self._context.conf, self._context.request.args).ips]
+        return [_address(each) for each in self._ask.wanted]
 
     def _result(self, given: Sequence[Lease], dns: Dns) -> Result:
         ips = tuple(IPConfig(str(each.address), str(each.gateway or "")) for each in given)
-        return Result(ips=ips, routes=self._context.conf.ipam.routes, dns=dns)
+        return Result(ips=ips, routes=self._conf.routes, dns=dns)
 
     def _allocator(self) -> Allocator:
         """With the ranges, which only giving needs."""
-        conf = self._context.conf
-        own, extra = _canonical(conf.ipam), _groups(conf.runtime_config.ip_ranges)
-        groups = _groups(conf.ipam.ranges)
-        if not (extra or groups or conf.ipam.subnet):
-            groups = _ranges(self._pod_cidrs)
+        conf = self._conf
+        own, extra, groups = _canonical(conf), _groups(self._ask.ranges), _groups(conf.ranges)
+        if not (extra or groups or conf.subnet):
+            groups = _ranges(self._ask.subnets)
         sets = _sets(own, groups, extra)
         if not sets:
             raise CniError(INVALID_CONFIG, "invalid ipam.ranges []: no IP ranges specified; give at least one subnet")
@@ -128,12 +166,23 @@ class LocalLeases:
         return self._open(())
 
     def _open(self, sets: Sequence[ranges.RangeSet]) -> Allocator:
-        return Allocator(self.data_dir, self._context.conf.name, sets, boot_id=files.boot_id(), is_alive=self._is_alive)
+        return Allocator(self.data_dir, self._ask.who.network, sets, boot_id=files.boot_id(), is_alive=self._is_alive)
 
     def _is_alive(self, owner: Owner) -> bool:
-        """After a reboot a lease is void unless its attachment's veth still stands."""
-        attachment = Attachment(self._context.conf.name, owner.container, owner.ifname)
-        return self._context.kernel.link_index(attachment.host_dev) != 0
+        """After a reboot a lease is void unless its attachment still stands."""
+        return self._ask.alive(self._ask.who._replace(container=owner.container, ifname=owner.ifname))
+
+
+def leases(ask: Ask) -> LocalLeases:
+    """The leases in the network's folder."""
+    return LocalLeases(ask)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_interface(text).ip
+    except ValueError:
+        raise invalid("ips", text, "write each as an address, or as address/prefix") from None
 
 
 def _canonical(each: _Ranged) -> _Words:
