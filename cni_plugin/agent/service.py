@@ -33,8 +33,8 @@ from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.worker import Worker
 from cni_plugin.client import VERSION
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
-from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.host import files, locks
+from cni_plugin.marks import MOST_PORTS
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.run import as_cni_error

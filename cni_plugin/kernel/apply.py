@@ -18,7 +18,6 @@ from cni_plugin.kernel.host.knobs import set_feature, write_sysctl
 from cni_plugin.kernel.nft.nft import Nft, NftError
 from cni_plugin.kernel.rtnl.encode import (
     GONE,
-    GROUP,
     Absent,
     Place,
     adds,
@@ -32,6 +31,7 @@ from cni_plugin.kernel.rtnl.encode import (
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Outcome
 from cni_plugin.kernel.rtnl.remover import Remover
+from cni_plugin.marks import GROUP
 from cni_plugin.model.base import HOST, POD
 from cni_plugin.model.host import Feature, Sysctl
 from cni_plugin.model.layer3 import Route

@@ -14,9 +14,6 @@ from cni_plugin.model.base import Object, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Way
 
-MOST_PORTS = 1023
-"""What a Linux bridge holds: port numbers have ten bits and 0 is none (net/bridge/br_private.h, BR_PORT_BITS)."""
-
 
 class Uplink(NamedTuple):
     """The interface that holds a node's address. MTU in bytes; `prefixes` are those it is directly connected to."""

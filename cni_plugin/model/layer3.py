@@ -7,14 +7,9 @@ from typing import ClassVar, NamedTuple
 
 from msgspec import structs
 
+from cni_plugin.marks import ROUTE_PROTOCOL
 from cni_plugin.model.base import HOST, POD, Key, Object, Verb, link_key
 from cni_plugin.model.words import ADD, ip, pairs
-
-BOOT_PROTOCOL = 3
-"""RTPROT_BOOT, what `ip route add` marks routes with; a pod's routes bear it, for they go with the pod."""
-
-ROUTE_PROTOCOL = 84
-"""The mark of our routes (`proto 84` in `ip route`): what bears another is never touched."""
 
 MAIN_TABLE = 254
 """RT_TABLE_MAIN, include/uapi/linux/rtnetlink.h."""

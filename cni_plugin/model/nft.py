@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from cni_plugin.marks import TABLE
 from cni_plugin.model.base import HOST, Key, Object, Verb
 
 
@@ -36,13 +37,13 @@ class Chain(NftObject, frozen=True, tag="chain"):
 
     def words(self, verb: Verb) -> str:
         if verb == "delete":
-            return f"nft delete chain inet tulle {self.name}"
+            return f"nft delete chain {TABLE} {self.name}"
         head = [
-            "nft add table inet tulle",
-            f"nft 'add chain inet tulle {self.name} {{ {self.hook} }}'",
-            f"nft flush chain inet tulle {self.name}",
+            f"nft add table {TABLE}",
+            f"nft 'add chain {TABLE} {self.name} {{ {self.hook} }}'",
+            f"nft flush chain {TABLE} {self.name}",
         ]
-        return "\n".join(head + [f"nft 'add rule inet tulle {self.name} {rule}'" for rule in self.rules])
+        return "\n".join(head + [f"nft 'add rule {TABLE} {self.name} {rule}'" for rule in self.rules])
 
 
 class Set(NftObject, frozen=True, tag="set"):
@@ -60,8 +61,8 @@ class Set(NftObject, frozen=True, tag="set"):
 
     def words(self, verb: Verb) -> str:
         if verb == "delete":
-            return f"nft delete set inet tulle {self.name}"
-        return f"nft add table inet tulle\nnft 'add set inet tulle {self.name} {{ type {self.type}; }}'"
+            return f"nft delete set {TABLE} {self.name}"
+        return f"nft add table {TABLE}\nnft 'add set {TABLE} {self.name} {{ type {self.type}; }}'"
 
 
 class Element(NftObject, frozen=True, tag="element"):
@@ -80,4 +81,4 @@ class Element(NftObject, frozen=True, tag="element"):
         return _set(self.set)
 
     def words(self, verb: Verb) -> str:
-        return f"nft '{'delete' if verb == 'delete' else 'add'} element inet tulle {self.set} {{ {self.value} }}'"
+        return f"nft '{'delete' if verb == 'delete' else 'add'} element {TABLE} {self.set} {{ {self.value} }}'"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from cni_plugin.backend import Gate, Me
 from cni_plugin.cluster import Node
+from cni_plugin.marks import DEVICE
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.nft import Chain, Element, Set
 from cni_plugin.plan.masquerade import comment
@@ -68,7 +69,7 @@ def _rules(me: Me, gate: Gate, *, to_peers: bool) -> tuple[str, ...]:
     return (
         comment("meta l4proto != udp accept", "no tunnel"),
         comment(f"udp dport != {gate.port} accept", "another port"),
-        comment(f'{ours} iifname "tulle*" counter drop', "from pods"),
+        comment(f'{ours} iifname "{DEVICE}*" counter drop', "from pods"),
         comment(f'{ours} meta iifkind {{ "bridge", "vlan" }} iifname != {{ {uplinks} }} counter drop', "from pods"),
         comment(f"{ours} {word} saddr != {peers} counter drop", "from no peer"),
     )

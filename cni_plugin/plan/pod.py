@@ -19,9 +19,10 @@ import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import NetConf
+from cni_plugin.marks import BOOT_PROTOCOL
 from cni_plugin.model.base import POD, Object, State, state
 from cni_plugin.model.host import Sysctl, ipv6_settings
-from cni_plugin.model.layer3 import BOOT_PROTOCOL, MAIN_TABLE, Addr, Neigh, Route
+from cni_plugin.model.layer3 import MAIN_TABLE, Addr, Neigh, Route
 from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan, Up, Veth
 from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig

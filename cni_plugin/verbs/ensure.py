@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
-from cni_plugin.kernel.door import MOST_PORTS, Kernel
+from cni_plugin.kernel.door import Kernel
+from cni_plugin.marks import MOST_PORTS
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge

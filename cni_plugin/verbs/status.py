@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
 from cni_plugin.ipams.contract import Leases, refuse_unwritable
-from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
+from cni_plugin.marks import MOST_PORTS
 from cni_plugin.model.host import Sysctl
 from cni_plugin.node.cluster.peers import ensure, tell_doubts
 from cni_plugin.plan import lease as plan

@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "harmless": {"decoding"},
     "wire": set(),
     "spec": {"errors"},
-    "model": set(),
+    "model": {"marks"},
     # How what is ours is known in a kernel, and which pod's which interface it is.
     "marks": set(),
     "attachment": {"marks"},

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel.door import MOST_PORTS
 from cni_plugin.kernel.errors import KernelError
+from cni_plugin.marks import MOST_PORTS
 from cni_plugin.meter import Meter
 from cni_plugin.model.links import Veth
 from cni_plugin.verbs.run import Agent

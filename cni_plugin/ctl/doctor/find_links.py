@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from cni_plugin.ctl.facts import ERROR, HINT, UNKNOWN, WARNING, Facts, File, Finding
-from cni_plugin.kernel.door import MOST_PORTS
+from cni_plugin.marks import MOST_PORTS
 
 MANY_PORTS = 900
 _SET = 3

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from cni_plugin.ctl.facts import ERROR, HINT, WARNING, Facts, Finding
 from cni_plugin.kernel.modules import MODULES, remedy
 from cni_plugin.kernel.nft.ruleset import Hook
+from cni_plugin.marks import TABLE
 from cni_plugin.plan.node import FORWARDING
 
-OUR_TABLE = "inet tulle"
 _CALL_IPTABLES = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 _IPVS = "kube-ipvs0"
 _NEEDED_BY = {
@@ -73,7 +73,7 @@ def strict_rp_filter(facts: Facts) -> Iterator[Finding]:
 def foreign_drop(facts: Facts) -> Iterator[Finding]:
     """Somebody else's firewall drops forwarded packets unless a rule of its own lets them through."""
     for each in facts.hooks:
-        if each.hook == "forward" and each.policy == "drop" and each.table != OUR_TABLE and not _lets(facts, each):
+        if each.hook == "forward" and each.policy == "drop" and each.table != TABLE and not _lets(facts, each):
             yield Finding(
                 "foreign-drop", WARNING, f"nft chain {each.table} {each.chain}", "policy drop",
                 "whatever pods send to other nodes or to the outside is dropped unless a rule in that chain accepts "

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cni_plugin.conf import reading
 from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.kernel.door import MOST_PORTS, Kernel
+from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.see.look import Link
+from cni_plugin.marks import MOST_PORTS
 from cni_plugin.node.former import outside
 from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Record, Records

@@ -26,6 +26,7 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import Censor
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.nft.ruleset import Rule, hooks, rules
+from cni_plugin.marks import TABLE
 from cni_plugin.model.base import Object, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Route
@@ -193,6 +194,6 @@ def _rules(text: str, record: Record) -> Iterator[object]:
 
 
 def _of(rule: Rule, comment: str) -> bool:
-    return rule.table == "inet tulle" and comment in rule.text
+    return rule.table == TABLE and comment in rule.text
 
 

@@ -22,10 +22,10 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.nft.nft_process import NftProcess
 from cni_plugin.kernel.rtnl.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
+from cni_plugin.marks import TABLE
 from cni_plugin.meter import Meter
 from cni_plugin.model.nft import Chain, Element, Set
 
-TABLE = "inet tulle"
 _TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO, *PASSING)
 """What it makes a difference to know that nft said, by strerror(3)."""
 _COMMENT = re.compile(r' comment "([^"]*)"$')

@@ -35,8 +35,6 @@ _TABLE_COMPAT = 252
 _BRIDGE_FLAGS_MASTER, _BRIDGE_FLAGS_SELF = 1, 2
 _VLAN_PVID, _VLAN_UNTAGGED, _VLAN_RANGE_BEGIN, _VLAN_RANGE_END = 2, 4, 8, 16
 
-GROUP = 0x74756C6C
-"""The group that links are deleted by ("tull"); they are in it for the length of one request."""
 _NLA_F_NESTED = 0x8000
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 26, 1, 8
 _BY_NETLINK = ("rp_filter", "arp_notify")

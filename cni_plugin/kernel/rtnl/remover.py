@@ -19,9 +19,10 @@ from threading import Thread
 
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.rtnl.codec import RTM_DELLINK, Message
-from cni_plugin.kernel.rtnl.encode import GROUP, deletion_at, group_deletion, grouping
+from cni_plugin.kernel.rtnl.encode import deletion_at, group_deletion, grouping
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Netlink, Outcome
+from cni_plugin.marks import GROUP
 
 MOST = 16
 """Requests under way at a time; who would make one more waits for the kernel himself."""

@@ -17,8 +17,9 @@ from cni_plugin.kernel.rtnl.addresses import family_of, packed
 from cni_plugin.kernel.rtnl.codec import RTM_GETROUTE, Message, Part, encode
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.marks import ROUTE_PROTOCOL
 from cni_plugin.model.base import HOST, POD
-from cni_plugin.model.layer3 import ROUTE_PROTOCOL, Route
+from cni_plugin.model.layer3 import Route
 
 _RTNH_F_ONLINK = 4
 _RTN_UNICAST = 1

@@ -35,7 +35,7 @@ from cni_plugin.kernel.rtnl.raw import (
     attributes,
     number,
 )
-from cni_plugin.model.layer3 import ROUTE_PROTOCOL
+from cni_plugin.marks import ALIAS, HOST_DEV, ROUTE_PROTOCOL, TABLE
 
 Changed: TypeAlias = int
 LINKS, ADDRESSES, ROUTES, NEIGHBOURS, RULES, KNOBS, UPLINKS, WAYS = 1, 2, 4, 8, 16, 32, 64, 128
@@ -64,10 +64,10 @@ _IFLA_BR_VLAN_FILTERING = 7
 _NEWGEN = 10 << 8 | 15
 _GEN_PROC_PID, _GEN_PROC_NAME, _NFPROTO_INET, _TABLE_NAME = 2, 3, 1, 1
 _ENGINE = b"tulled\0"
-_OUR_TABLE = b"tulle\0"
+_OUR_TABLE = TABLE.split()[1].encode() + b"\0"
 _BITS: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 128}
-_MARK = b"tulle:"
-_POD_PORT = re.compile(rb"tl[0-9a-f]{11}\0")
+_MARK = ALIAS.encode()
+_POD_PORT = re.compile(rb"%s[0-9a-f]{11}\0" % HOST_DEV.encode())
 
 
 class Beyond(NamedTuple):
