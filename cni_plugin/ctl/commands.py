@@ -39,12 +39,13 @@ def doctor(
 ) -> None:
     """Find out what is wrong with this node, and explain it: what was seen, why it matters, what to do."""
     from cni_plugin.ctl import diagnosis
+    from cni_plugin.ctl.eyes import Eyes, Places
     from cni_plugin.ctl.findings import findings
-    from cni_plugin.ctl.gather import Places
+    from cni_plugin.ctl.host import Host
 
     places = Places(data_dir, conf_dir or DEFAULT_CONF_DIR)
     with open_kernel() as kernel:
-        found = diagnosis.examine(kernel, Records(run_dir), places, probing=probe)
+        found = diagnosis.examine(Eyes(kernel, Records(run_dir), places, Host(), probing=probe))
     show.as_json(msgspec.to_builtins(found)) if json else findings(found)
     if diagnosis.ill(found):
         raise typer.Exit(1)

@@ -15,10 +15,26 @@ import msgspec
 from cni_plugin import decoding, doubts
 from cni_plugin.conf import plugin, reading
 from cni_plugin.conf.plugin import NetConf
-from cni_plugin.ctl.facts import Config
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.plugins import parse
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A file in the runtime's configuration folder; `ours`: one of its plugins is Tulle, of `network`."""
+
+    path: str
+    ours: bool = False
+    plugins: tuple[str, ...] = ()
+    agent: str = "auto"
+    families: tuple[int, ...] = ()
+    vlan: bool = False
+    masquerade: bool = False
+    vxlan: bool = False
+    problem: str = ""
+    network: str = ""
+    ranges: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 class Read(NamedTuple):

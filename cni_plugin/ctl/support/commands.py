@@ -14,7 +14,7 @@ from cni_plugin.kernel.open import open_kernel
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 if TYPE_CHECKING:
-    from cni_plugin.ctl.gather import Places
+    from cni_plugin.ctl.eyes import Places
     from cni_plugin.ctl.notes import Notes
 
 
@@ -56,7 +56,7 @@ def bundle(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Write one archive for a bug report; secrets are left out. Read it before you send it."""
-    from cni_plugin.ctl.gather import Places
+    from cni_plugin.ctl.eyes import Places
     from cni_plugin.ctl.notes import Notes
     from cni_plugin.ctl.support import bundle
     from cni_plugin.ctl.support import show as support
@@ -77,6 +77,8 @@ def bundle(
 def _said(notes: Notes, records: Records, places: Places) -> dict[str, object]:
     """What other commands say, by the names of theirs."""
     from cni_plugin.ctl.diagnosis import examine
+    from cni_plugin.ctl.eyes import Eyes
+    from cni_plugin.ctl.host import Host
     from cni_plugin.ctl.look import addresses, diff
     from cni_plugin.ctl.look.status import report
 
@@ -85,7 +87,7 @@ def _said(notes: Notes, records: Records, places: Places) -> dict[str, object]:
             return diff.rows(diff.walk(kernel, records, dry_run=True))
 
         def found() -> object:
-            return msgspec.to_builtins(examine(kernel, records, places, probing=True))
+            return msgspec.to_builtins(examine(Eyes(kernel, records, places, Host(), probing=True)))
 
         return {
             "status": notes.one("status", lambda: report(kernel, records)),

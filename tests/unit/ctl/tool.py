@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import cni_plugin.ctl.__main__ as ctl
 from cni_plugin import wire
-from cni_plugin.ctl import commands, diagnosis, host
+from cni_plugin.ctl import commands, host
 from cni_plugin.ctl.cluster import asked
 from cni_plugin.ctl.cluster import commands as cluster
 from cni_plugin.ctl.host import Host, Looker
@@ -32,7 +32,7 @@ from cni_plugin.model.layer3 import Route
 from tests.unit.support import Node
 
 COMMANDS = (commands, look, ipam, support, cluster, map_)
-HOSTS = (host, asked, diagnosis)
+HOSTS = (host, asked)
 
 
 class Said(NamedTuple):

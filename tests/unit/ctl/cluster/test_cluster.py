@@ -18,14 +18,15 @@ from cni_plugin.ctl.cluster import matrix
 from cni_plugin.ctl.cluster import show as show_cluster
 from cni_plugin.ctl.cluster.matrix import Pair, Row
 from cni_plugin.ctl.cluster.roster import Member, Membership, natural
-from cni_plugin.ctl.diagnosis import diagnose
-from cni_plugin.ctl.facts import Config, Facts, Probed
+from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.doctor.peers import Probed
 from cni_plugin.ctl.reach import SILENT, Ask, Heard, largest
 from cni_plugin.ctl.show import out
 from cni_plugin.diff import diff
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
 from cni_plugin.model.links import Fdb
+from tests.unit.ctl.doctor.telling import Told, diagnose
 from tests.unit.ctl.tool import Around, Tool, agent, configure
 from tests.unit.support import Json, Node, cluster_node
 
@@ -266,13 +267,13 @@ def test_nothing_is_sent_where_nobody_is_asked() -> None:
 # the doctor
 
 
-def names(facts: Facts) -> dict[str, Any]:
-    return {each.name: each for each in diagnose(facts)}
+def names(told: Told) -> dict[str, Any]:
+    return {each.name: each for each in diagnose(told)}
 
 
-def with_cluster(**told: Any) -> Facts:
+def with_cluster(**told: Any) -> Told:
     usual = {"source": "kubernetes", "network": "tulle", "node": "me", "ready": True, "trouble": "", "problems": []}
-    return Facts(agent={"ready": True, "cluster": {**usual, **told}})
+    return {"agent": {"ready": True, "cluster": {**usual, **told}}}
 
 
 PEER = Member(
@@ -290,8 +291,8 @@ def probed(**changes: Any) -> Probed:
     return msgspec.structs.replace(PROBED, **changes)
 
 
-def facts(*probed: Probed, **changes: Any) -> Facts:
-    return Facts(clusters=(msgspec.structs.replace(CLUSTER, **changes),), probed=probed, agent={"ready": True})
+def facts(*probed: Probed, **changes: Any) -> Told:
+    return {"clusters": (msgspec.structs.replace(CLUSTER, **changes),), "probed": probed, "agent": {"ready": True}}
 
 
 OF_A_BARE_NODE = {"no-configuration"}
@@ -330,10 +331,10 @@ def test_a_thousand_conflicts_are_a_handful_of_findings() -> None:
 
 def test_ranges_outside_of_the_nodes_subnet_are_found_and_those_inside_are_not() -> None:
     ours = Config("/etc/cni/net.d/10.conflist", ours=True, network="pods", ranges=("10.244.9.0/24",))
-    found = names(msgspec.structs.replace(facts(PROBED), configs=(ours,)))
+    found = names({**facts(PROBED), "configs": (ours,)})
     assert found["ranges-outside-subnet"].value.startswith("10.244.9.0/24")
     inside = msgspec.structs.replace(ours, ranges=("10.244.1.128/25",))
-    assert names(msgspec.structs.replace(facts(PROBED), configs=(inside,))) == {}
+    assert names({**facts(PROBED), "configs": (inside,)}) == {}
 
 
 def test_a_peer_that_no_way_leads_to_is_found_with_the_backends_words() -> None:
@@ -360,13 +361,13 @@ def test_black_holes_are_told_with_the_size_that_passes() -> None:
 def test_what_flannel_left_is_found_and_ours_and_other_peoples_are_left_alone() -> None:
     ours = Link("tulle.1", kind="vxlan", vni=1, udp_port=8472)
     flannel = Link("flannel.1", kind="vxlan", vni=1, udp_port=8472)
-    with_links = msgspec.structs.replace(facts(PROBED), links=(ours, flannel))
+    with_links = {**facts(PROBED), "links": (ours, flannel)}
     assert names(with_links)["vni-clash"].key == "VNI 1 on UDP port 8472 of flannel.1"
-    other = msgspec.structs.replace(facts(PROBED), links=(ours, Link("vxlan9", kind="vxlan", vni=9, udp_port=4789)))
+    other = {**facts(PROBED), "links": (ours, Link("vxlan9", kind="vxlan", vni=9, udp_port=4789))}
     assert names(other).keys() == OF_A_BARE_NODE
-    cni0 = msgspec.structs.replace(facts(PROBED), links=(ours, Link("cni0", kind="bridge"), Link("v", master="cni0")))
+    cni0 = {**facts(PROBED), "links": (ours, Link("cni0", kind="bridge"), Link("v", master="cni0"))}
     assert names(cni0)["flannel-leftover"].severity == "hint"
-    assert names(msgspec.structs.replace(cni0, links=cni0.links[:2]))["flannel-leftover"].severity == "warning"
+    assert names({**cni0, "links": cni0["links"][:2]})["flannel-leftover"].severity == "warning"
 
 
 def test_the_doctor_asks_the_peers_unless_told_not_to(tool: Tool) -> None:

@@ -8,10 +8,17 @@ import msgspec
 import pytest
 
 from cni_plugin.ctl.cluster.roster import Member, Membership
-from cni_plugin.ctl.diagnosis import FINDINGS, diagnose, ill
-from cni_plugin.ctl.facts import Config, Facts, File, Finding, Flaw, Limit, Mount, Pod, Pool, Probed, Stamp
+from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.diagnosis import Finding, finding_names, ill, topics
+from cni_plugin.ctl.doctor.addresses import Flaw, Pool
+from cni_plugin.ctl.doctor.managers import File
+from cni_plugin.ctl.doctor.peers import Probed
+from cni_plugin.ctl.doctor.run_folder import Mount
+from cni_plugin.ctl.doctor.stamps import Stamp
+from cni_plugin.ctl.eyes import Limit, Pod
 from cni_plugin.kernel.nft.ruleset import Hook
 from cni_plugin.kernel.see.look import Link
+from tests.unit.ctl.doctor.telling import Told, diagnose, facts
 
 POD = Pod(
     "pods", "a", "eth0", "tl0", "tulle0", ("10.244.1.2/24", "fd00:22::2/64"), ("10.244.1.1/24", "fd00:22::1/64"),
@@ -25,34 +32,35 @@ UPLINK = Link("up0", 4, mtu=1500, mac="02:00:00:00:00:09", assigned=0)
 LOOSE = {f"net/ipv4/conf/{dev}/rp_filter": "2" for dev in ("tulle0", "up0")} | {
     "net/ipv4/conf/all/rp_filter": "0"
 }
-RIGHT = Facts(
-    version="0.1.0", boot="b1", now=2000.0,
-    sysctls={"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", **LOOSE},
-    links=(BRIDGE, VETH, UPLINK), own=("tulle0", "tl0"), limits=(Limit("pods", "up0", 1500),), pods=(POD,),
-    stamps=(Stamp("record pods/a:eth0", "b1", 1000.0),), configs=(OURS,), pools=(Pool("pods", "range set 0", 1, 253),),
-    mount=Mount("/run", "tmpfs", True), agent={"version": "0.1.0", "ready": True},
-    features={"bridge": True, "veth": True},
-)  # fmt: skip
+RIGHT: Told = {
+    "version": "0.1.0", "boot": "b1", "now": 2000.0,
+    "sysctls": {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", **LOOSE},
+    "links": (BRIDGE, VETH, UPLINK), "own": ("tulle0", "tl0"), "limits": (Limit("pods", "up0", 1500),), "pods": (POD,),
+    "stamps": (Stamp("record pods/a:eth0", "b1", 1000.0),), "configs": (OURS,),
+    "pools": (Pool("pods", "range set 0", 1, 253),),
+    "mount": Mount("/run", "tmpfs", True), "agent": {"version": "0.1.0", "ready": True},
+    "features": {"bridge": True, "veth": True},
+}  # fmt: skip
 
 
 def pod(**changes: Any) -> Pod:
     return msgspec.structs.replace(POD, **changes)
 
 
-def with_facts(**changes: Any) -> Facts:
-    return msgspec.structs.replace(RIGHT, **changes)
+def with_facts(**changes: Any) -> Told:
+    return {**RIGHT, **changes}
 
 
-def with_sysctls(**changes: str) -> Facts:
-    return with_facts(sysctls={**RIGHT.sysctls, **{key.replace("__", "/"): each for key, each in changes.items()}})
+def with_sysctls(**changes: str) -> Told:
+    return with_facts(sysctls={**RIGHT["sysctls"], **{key.replace("__", "/"): each for key, each in changes.items()}})
 
 
-def with_links(*links: Link) -> Facts:
+def with_links(*links: Link) -> Told:
     names = {each.name for each in links}
-    return with_facts(links=(*links, *(each for each in RIGHT.links if each.name not in names)))
+    return with_facts(links=(*links, *(each for each in RIGHT["links"] if each.name not in names)))
 
 
-def changed(link: Link, **changes: Any) -> Facts:
+def changed(link: Link, **changes: Any) -> Told:
     return with_links(msgspec.structs.replace(link, **changes))
 
 
@@ -69,21 +77,22 @@ CLUSTER = Membership(
 PROBED = Probed(network="pods", node="n2", address="10.244.2.0", mtu=1450, why="no answer")
 
 
-def with_cluster(**changes: Any) -> Facts:
+def with_cluster(**changes: Any) -> Told:
     return with_facts(clusters=(msgspec.structs.replace(CLUSTER, **changes),))
 
 
-def with_peer(**changes: Any) -> Facts:
+def with_peer(**changes: Any) -> Told:
     return with_cluster(members=(SELF, msgspec.structs.replace(PEER, **changes)))
 
 
-def in_cluster(**told: Any) -> Facts:
+def in_cluster(**told: Any) -> Told:
     """With an agent that says this of its cluster."""
-    return with_facts(agent={**RIGHT.agent, "cluster": {"source": "kubernetes", "ready": True, "problems": [], **told}})
+    cluster = {"source": "kubernetes", "ready": True, "problems": [], **told}
+    return with_facts(agent={**RIGHT["agent"], "cluster": cluster})
 
 
-def leftover(*links: Link) -> Facts:
-    return with_facts(clusters=(CLUSTER,), links=(*RIGHT.links, *links))
+def leftover(*links: Link) -> Told:
+    return with_facts(clusters=(CLUSTER,), links=(*RIGHT["links"], *links))
 
 
 def drop(table: str) -> tuple[Hook, ...]:
@@ -95,17 +104,17 @@ PERSISTENT = (File("/usr/lib/systemd/network/99-default.link",
 PORTS = tuple(Link(f"tlp{number}", 100 + number, "veth", 1500, master="tulle0") for number in range(1023))
 NF = "net/netfilter/nf_conntrack_"
 
-CASES: dict[str, tuple[Facts, str, str]] = {
+CASES: dict[str, tuple[Told, str, str]] = {
     # what is wrong: (facts, severity, what is said of it)
     "forwarding-off": (with_sysctls(net__ipv4__ip_forward="0"), "error", "net/ipv4/ip_forward"),
     "forwarding-off by IPv6": (with_sysctls(net__ipv6__conf__all__forwarding="0"), "error", "IPv6"),
     "no-ipv6": (
-        with_facts(sysctls={key: each for key, each in RIGHT.sysctls.items() if "ipv6" not in key}),
+        with_facts(sysctls={key: each for key, each in RIGHT["sysctls"].items() if "ipv6" not in key}),
         "error", "no such key",
     ),
     "strict-rp-filter": (with_sysctls(net__ipv4__conf__up0__rp_filter="1"), "warning", "rp_filter=2"),
     "strict-rp-filter by all": (
-        with_facts(sysctls={**RIGHT.sysctls, "net/ipv4/conf/all/rp_filter": "1", "net/ipv4/conf/up0/rp_filter": "0"}),
+        with_sysctls(net__ipv4__conf__all__rp_filter="1", net__ipv4__conf__up0__rp_filter="0"),
         "warning", "net/ipv4/conf/up0/rp_filter",
     ),
     "mtu-too-large": (with_facts(limits=(Limit("pods", "up0", 1500, 50, "tulle.1"),)), "warning", "mtu 1450"),
@@ -118,7 +127,7 @@ CASES: dict[str, tuple[Facts, str, str]] = {
         with_facts(services=("kube-proxy with nftables",)), "warning", "modprobe br_netfilter",
     ),
     "services-need-br-netfilter with IPVS": (
-        with_facts(links=(*RIGHT.links, Link("kube-ipvs0", 90, "dummy", 1500))), "warning", "kube-proxy with IPVS",
+        with_facts(links=(*RIGHT["links"], Link("kube-ipvs0", 90, "dummy", 1500))), "warning", "kube-proxy with IPVS",
     ),
     "mac-policy": (with_facts(link_files=PERSISTENT), "hint", "99-default.link"),
     "mac-not-set": (changed(VETH, assigned=1), "warning", "ip link set tl0 address 0e:00:00:00:00:01"),
@@ -228,13 +237,13 @@ def test_a_node_that_is_right_has_no_finding() -> None:
 
 
 def test_of_a_node_about_which_nothing_is_known_nothing_is_invented() -> None:
-    assert [each.name for each in diagnose(Facts(unknown={"configuration": "?"}))] == ["not-known", "agent-away"]
+    assert [each.name for each in diagnose({"unknown": {"configuration": "?"}})] == ["not-known", "agent-away"]
 
 
 @pytest.mark.parametrize("what", CASES)
 def test_what_is_wrong_is_found_and_nothing_else(what: str) -> None:
-    facts, severity, says = CASES[what]
-    found = diagnose(facts)
+    told, severity, says = CASES[what]
+    found = diagnose(told)
     assert {each.name for each in found} == {what.split()[0]}, found
     assert found[0].severity == severity
     assert any(says in text(each) for each in found), found
@@ -250,12 +259,25 @@ def test_a_finding_says_what_was_seen_why_it_matters_and_what_to_do(what: str) -
 
 
 def test_every_finding_has_a_case_here() -> None:
-    fired = {find for facts, _, _ in CASES.values() for find in FINDINGS if list(find(facts))}
-    assert fired == set(FINDINGS)
+    assert {each.split()[0] for each in CASES} == set(finding_names())
+    known = [(topic.FINDINGS, name) for name, topic in topics().items()]
+    fired = {
+        find for told, _, _ in CASES.values() for findings, name in known for find in findings
+        if list(find(facts(told)[name]))
+    }  # fmt: skip
+    assert fired == {find for findings, _ in known for find in findings}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_finding_bears_a_name_that_its_topic_gives_it(what: str) -> None:
+    told = facts(CASES[what][0])
+    for name, topic in topics().items():
+        for find, names in topic.FINDINGS.items():
+            assert {each.name for each in find(told[name])} <= set(names)
 
 
 def test_the_gravest_comes_first_and_only_hints_are_well() -> None:
-    both = with_facts(agent={}, sysctls={**RIGHT.sysctls, "net/ipv4/ip_forward": "0"}, unknown={"x": "y"})
+    both = with_facts(agent={}, sysctls={**RIGHT["sysctls"], "net/ipv4/ip_forward": "0"}, unknown={"x": "y"})
     assert [each.severity for each in diagnose(both)] == ["error", "not known", "hint"]
     assert ill(diagnose(both))
     assert not ill(diagnose(with_facts(agent={})))
@@ -270,16 +292,16 @@ def test_what_is_not_known_for_one_reason_is_told_once() -> None:
 
 def test_bridge_netfilter_is_a_warning_only_with_a_firewall_that_drops() -> None:
     key = {"net/bridge/bridge-nf-call-iptables": "1"}
-    facts = with_facts(sysctls={**RIGHT.sysctls, **key}, hooks=drop("ip filter"))
-    (found,) = [each for each in diagnose(facts) if each.name == "br-netfilter"]
+    told = with_facts(sysctls={**RIGHT["sysctls"], **key}, hooks=drop("ip filter"))
+    (found,) = [each for each in diagnose(told) if each.name == "br-netfilter"]
     assert found.severity == "warning"
 
 
 def test_a_kube_proxy_with_br_netfilter_is_no_trouble_but_where_a_family_lacks_it() -> None:
     both = {f"net/bridge/bridge-nf-call-{each}": "1" for each in ("iptables", "ip6tables")}
-    proxy = with_facts(services=("kube-proxy with iptables",), sysctls={**RIGHT.sysctls, **both})
+    proxy = with_facts(services=("kube-proxy with iptables",), sysctls={**RIGHT["sysctls"], **both})
     assert diagnose(proxy) == []
-    half = msgspec.structs.replace(proxy, sysctls={**proxy.sysctls, "net/bridge/bridge-nf-call-ip6tables": "0"})
+    half = {**proxy, "sysctls": {**proxy["sysctls"], "net/bridge/bridge-nf-call-ip6tables": "0"}}
     assert [each.key for each in diagnose(half)] == ["net/bridge/bridge-nf-call-ip6tables"]
 
 
@@ -320,14 +342,14 @@ def test_networkd_that_leaves_foreign_routes_is_right(value: str) -> None:
 
 def test_forwarding_that_no_pod_needs_is_not_missed() -> None:
     """A network without gateways is switched, not routed."""
-    facts = with_facts(pods=(pod(gateways=()),), configs=(msgspec.structs.replace(OURS, families=()),),
-                       sysctls={**RIGHT.sysctls, "net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"})
-    assert diagnose(facts) == []
+    told = with_facts(pods=(pod(gateways=()),), configs=(msgspec.structs.replace(OURS, families=()),),
+                       sysctls={**RIGHT["sysctls"], "net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"})
+    assert diagnose(told) == []
 
 
 def test_a_pod_on_an_mtu_that_just_fits_the_tunnel_is_right() -> None:
-    facts = with_facts(
+    told = with_facts(
         limits=(Limit("pods", "up0", 1500, 50, "tulle.1"),), pods=(pod(mtu=1450),),
         links=tuple(msgspec.structs.replace(each, mtu=1450) for each in (BRIDGE, VETH)),
     )
-    assert diagnose(facts) == []
+    assert diagnose(told) == []

@@ -8,10 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.ctl.diagnosis import diagnose
-from cni_plugin.ctl.doctor import others
-from cni_plugin.ctl.facts import Facts
-from cni_plugin.ctl.gather import Places, gather
+from cni_plugin.ctl.diagnosis import examine
+from cni_plugin.ctl.doctor import (
+    addresses,
+    attachments,
+    configuration,
+    conntrack,
+    features,
+    managers,
+    mtu,
+    routing,
+    run_folder,
+    stamps,
+)
+from cni_plugin.ctl.eyes import Eyes, Places
 from cni_plugin.ctl.host import Host
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.see.look import Link
@@ -29,16 +39,16 @@ CLUSTER = {
 LINKS = (Link("eth0", 2, mtu=1500), Link("tulle0", 3, "bridge", 1500, alias="tulle:bridge"))
 
 
-def facts_of(node: Node, host: Host | None = None, root: str = "") -> Facts:
+def eyes(node: Node, host: Host | None = None, root: str = "") -> Eyes:
     places = Places(f"{node.home}/data", f"{node.home}/net.d", root)
-    return gather(node.kernel, node.records, places, host or Around(LINKS, uplink="eth0"))
+    return Eyes(node.kernel, node.records, places, host or Around(LINKS, uplink="eth0"))
 
 
 def test_a_pod_is_known_by_its_record_and_its_state(node: Node) -> None:
     node.call("ADD")
     node.call("ADD", "b eth1")
     node.unplug("b eth1")
-    found = {each.container: each for each in facts_of(node).pods}
+    found = {each.container: each for each in attachments.gather(eyes(node)).pods}
     assert (found["a"].state, found["a"].mtu, found["a"].ips) == ("up", 1500, ("10.22.0.2/24",))
     assert (found["b"].state, found["b"].mtu) == ("unplugged", 0)
 
@@ -47,26 +57,27 @@ def test_a_pod_whose_namespace_is_gone_is_dead(node: Node) -> None:
     node.call("ADD")
     node.unplug("a eth0")
     node.kernel = FakeKernel(node.kernel.state.values(), uplink=UPLINK, namespaces=())
-    assert [each.state for each in facts_of(node).pods] == ["dead"]
+    assert [each.state for each in attachments.gather(eyes(node)).pods] == ["dead"]
 
 
 def test_sysctls_are_those_of_the_node_its_bridges_and_its_uplink(node: Node) -> None:
     node.call("ADD")
     node.kernel.state.update({each.key: each for each in (Sysctl("net/ipv4/conf/eth0/rp_filter", "1"),)})
-    known = facts_of(node).sysctls
+    known = routing.gather(eyes(node)).sysctls
     assert known["net/ipv4/ip_forward"] == "1"
     assert known["net/ipv4/conf/tulle0/rp_filter"] == "2"
     assert known["net/ipv4/conf/eth0/rp_filter"] == "1"
-    assert "net/netfilter/nf_conntrack_max" not in known, "conntrack is not loaded, which is no ignorance"
+    seen = eyes(node)
+    assert conntrack.gather(seen).sysctls == {} == seen.unknown(), "conntrack is not loaded, which is no ignorance"
 
 
 def test_a_network_alone_is_bound_by_the_uplink_and_a_cluster_by_its_tunnel(node: Node) -> None:
     node.call("ADD")
-    (alone,) = facts_of(node).limits
+    (alone,) = mtu.gather(eyes(node)).limits
     assert (alone.network, alone.uplink, alone.most) == ("pods", "eth0", 1500)
     ipam = {"type": "host-local", "dataDir": f"{node.home}/data"}
     node.configured(name="far", cluster=CLUSTER, ipam=ipam).call("ADD", "b eth1")
-    tunnel = next(each for each in facts_of(node).limits if each.network == "far")
+    tunnel = next(each for each in mtu.gather(eyes(node)).limits if each.network == "far")
     assert (tunnel.uplink, tunnel.device, tunnel.most) == ("eth0", "tulle.1", 1450)
 
 
@@ -74,7 +85,7 @@ def test_pools_are_those_of_configurations_and_of_pods_whose_configuration_is_go
     configure(node)
     ipam = {"type": "host-local", "dataDir": f"{node.home}/data", "subnet": "10.23.0.0/29"}
     node.configured(name="other", ipam=ipam).call("ADD")
-    pools = [(each.network, each.used, each.size) for each in facts_of(node).pools]
+    pools = [(each.network, each.used, each.size) for each in addresses.gather(eyes(node)).pools]
     assert pools == [("pods", 0, 253), ("other", 1, 5)]
 
 
@@ -82,14 +93,14 @@ def test_leases_that_nobody_holds_are_flaws_each_once(node: Node) -> None:
     node.call("ADD")
     for path in (node.home / "run" / "attachments" / "pods").iterdir():
         path.unlink()
-    assert [(each.address, each.container) for each in facts_of(node).flaws] == [("10.22.0.2", "a")]
+    assert [(each.address, each.container) for each in addresses.gather(eyes(node)).flaws] == [("10.22.0.2", "a")]
 
 
 def test_configurations_are_told_apart_and_what_they_need_is_known(node: Node) -> None:
     configure(node, vlan=7, agent="required")
     for name, text in (("00-x.conf", '{"type": "macvlan"}'), ("05-x.json", "{"), ("99-readme.txt", "x")):
         (node.home / "net.d" / name).write_text(text)
-    found = facts_of(node).configs
+    found = configuration.gather(eyes(node)).configs
     assert [(Path(each.path).name, each.ours, bool(each.problem)) for each in found] == [
         ("00-x.conf", False, False), ("05-x.json", False, True), ("10-tulle.conflist", True, False),
     ]
@@ -98,16 +109,17 @@ def test_configurations_are_told_apart_and_what_they_need_is_known(node: Node) -
 
 def test_the_reference_bridge_is_ours_only_where_its_network_is_on_record(node: Node) -> None:
     configure(node, type="bridge")
-    assert [each.ours for each in facts_of(node).configs] == [False]
+    assert [each.ours for each in configuration.gather(eyes(node)).configs] == [False]
     node.call("ADD")
-    assert [each.ours for each in facts_of(node).configs] == [True]
+    assert [each.ours for each in configuration.gather(eyes(node)).configs] == [True]
 
 
 def test_only_what_a_configuration_asks_for_is_asked_of_the_kernel(node: Node) -> None:
     configure(node, ipMasq=False)
-    assert set(facts_of(node).features) == {"bridge", "veth"}
+    assert set(features.gather(eyes(node)).features) == {"bridge", "veth"}
     configure(node, vlan=7, cluster=CLUSTER)
-    assert set(facts_of(node).features) == {"bridge", "veth", "vxlan", "nf_tables", "masquerade", "VLAN filtering"}
+    needed = features.gather(eyes(node)).features
+    assert set(needed) == {"bridge", "veth", "vxlan", "nf_tables", "masquerade", "VLAN filtering"}
 
 
 def test_records_and_folders_of_another_boot_are_told_of(node: Node) -> None:
@@ -117,43 +129,46 @@ def test_records_and_folders_of_another_boot_are_told_of(node: Node) -> None:
     boot = node.home / "data" / "pods" / ".tulle" / "boot"
     boot.unlink()
     boot.symlink_to("before")
-    assert [(each.boot, each.at) for each in facts_of(node).stamps] == [("earlier", 7.0), ("before", 0.0)]
+    assert [(each.boot, each.at) for each in stamps.gather(eyes(node)).stamps] == [("earlier", 7.0), ("before", 0.0)]
 
 
 def test_what_cannot_be_looked_at_is_not_known_and_all_else_goes_on(node: Node) -> None:
     node.call("ADD")
-    machine = Around()
-    machine.broken = True
-    facts = facts_of(node, machine)
-    assert facts.unknown == {"links": "Operation not permitted"}
-    assert [each.container for each in facts.pods] == ["a"]
+    host = Around()
+    host.broken = True
+    seen = eyes(node, host)
+    examine(seen)
+    assert seen.unknown() == {"links": "Operation not permitted"}
+    assert [each.container for each in seen.pods] == ["a"]
 
 
 def test_a_folder_that_cannot_be_read_is_not_known_and_not_empty(node: Node) -> None:
     (node.home / "net.d").write_text("no folder")
-    assert "configuration" in facts_of(node).unknown
+    assert "configuration" in configuration.gather(eyes(node)).unknown
 
 
 def test_a_record_that_was_damaged_is_told_of(node: Node) -> None:
     node.call("ADD")
     (path,) = (node.home / "run" / "attachments" / "pods").iterdir()
     path.write_text("{")
-    (damaged,) = facts_of(node).damaged
+    (damaged,) = attachments.gather(eyes(node)).damaged
     assert Path(damaged).read_text() == "{"
 
 
 def test_an_agent_that_is_not_understood_is_not_known_rather_than_away(node: Node) -> None:
-    assert facts_of(node).unknown == {}
+    before, now = eyes(node), eyes(node)
+    examine(before)
+    assert before.unknown() == {}
     with agent(node, {}, greeting=b"nonsense"):
-        facts = facts_of(node)
-    assert "does not understand" in facts.unknown["agent"]
-    assert [each.name for each in diagnose(facts) if each.name.startswith("agent")] == []
+        found = examine(now)
+    assert "does not understand" in now.unknown()["agent"]
+    assert [each.name for each in found if each.name.startswith("agent")] == []
 
 
 def test_looking_changes_nothing(node: Node) -> None:
     node.configured(cluster=CLUSTER).call("ADD")
     before = (dict(node.kernel.state), len(node.kernel.applied), node.left())
-    facts_of(node)
+    examine(eyes(node))
     assert (node.kernel.state, len(node.kernel.applied), node.left()) == before
 
 
@@ -170,17 +185,17 @@ def test_link_files_come_by_name_and_those_in_etc_hide_others_of_their_name(tmp_
     put(tmp_path, "usr/lib/systemd/network/50-x.link", "x")
     put(tmp_path, "etc/systemd/network/99-default.link", "operator")
     put(tmp_path, "etc/systemd/network/10-x.network", "no link file")
-    assert [each.text for each in others.link_files(str(tmp_path))] == ["x", "operator"]
+    assert [each.text for each in managers.link_files(str(tmp_path))] == ["x", "operator"]
 
 
 def test_networkd_counts_only_while_it_runs(tmp_path: Path) -> None:
     put(tmp_path, "usr/lib/systemd/networkd.conf", "vendor")
     put(tmp_path, "etc/systemd/networkd.conf", "main")
     put(tmp_path, "etc/systemd/networkd.conf.d/tulle.conf", "extra")
-    assert others.networkd(str(tmp_path)) is None
+    assert managers.networkd(str(tmp_path)) is None
     (tmp_path / "run/systemd/units").mkdir(parents=True)
     os.symlink("0123", tmp_path / "run/systemd/units/invocation:systemd-networkd.service")
-    found = others.networkd(str(tmp_path))
+    found = managers.networkd(str(tmp_path))
     assert found is not None
     assert [each.text for each in found] == ["main", "extra"]
 
@@ -189,11 +204,11 @@ def test_networkmanager_tells_by_index_which_links_it_manages(tmp_path: Path) ->
     put(tmp_path, "run/NetworkManager/devices/2", "[device]\nmanaged=true\n")
     put(tmp_path, "run/NetworkManager/devices/3", "[device]\nmanaged=false\n")
     put(tmp_path, "run/NetworkManager/devices/99", "[device]\nmanaged=true\n")
-    assert others.managed(str(tmp_path), LINKS) == ("eth0",)
-    assert others.managed(f"{tmp_path}/none", LINKS) == ()
+    assert managers.managed(str(tmp_path), LINKS) == ("eth0",)
+    assert managers.managed(f"{tmp_path}/none", LINKS) == ()
 
 
 @pytest.mark.parametrize("path", ["/proc", "/proc/sys/there/is/no/such/folder"])
 def test_a_folder_is_on_the_mount_that_holds_it_or_would(path: str) -> None:
-    found = others.mount_of(path)
+    found = run_folder.mount_of(path)
     assert (found.path.startswith("/proc"), found.kind) == (True, "proc")

@@ -1,56 +1,58 @@
-"""What can be wrong with links: MTUs, MACs, other programs that manage them, a bridge with too many ports.
+"""Other programs that take care of links and routes, of ours too: systemd's udevd and networkd, and NetworkManager.
 
-Each finding is a pure function over the facts; `cni_plugin.ctl.diagnosis` runs them all.
+Only their files are read, `root` before /etc, /run and /usr. What is there and cannot be read raises OSError; what is
+not there is an empty answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
-from cni_plugin.ctl.facts import ERROR, HINT, UNKNOWN, WARNING, Facts, File, Finding
-from cni_plugin.marks import MOST_PORTS
+import msgspec
 
-MANY_PORTS = 900
+from cni_plugin.ctl import diagnosis
+from cni_plugin.ctl.diagnosis import HINT, NOT_KNOWN, UNKNOWN, WARNING, Finding
+from cni_plugin.ctl.eyes import Eyes
+from cni_plugin.kernel.host import files
+from cni_plugin.kernel.see.look import Link
+
+LAYER = diagnosis.LINKS
 _SET = 3
+_SYSTEMD = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")
+"""The first that has a file of a name wins (systemd.link(5), networkd.conf(5))."""
+_ACTIVE = "/run/systemd/units/invocation:systemd-networkd.service"
+"""systemd keeps this link while the unit runs (src/core/unit.c, unit_export_invocation_id)."""
 
 
-def mtu_too_large(facts: Facts) -> Iterator[Finding]:
-    """A packet that fits a pod's link does not fit the way out."""
-    for limit in facts.limits:
-        # a network without gateways is switched on its bridge and does not leave by the uplink
-        pods = [each for each in facts.pods if each.network == limit.network and each.gateways]
-        names = [limit.device, *(each.bridge for each in pods), *(each.host_dev for each in pods)]
-        links = [link for name in dict.fromkeys(names) if name and (link := facts.link(name))]
-        wrong = [each for each in links if limit.mtu and each.mtu > limit.most]
-        if wrong:
-            around = f" less {limit.overhead} for the tunnel" if limit.overhead else ""
-            others = f" (and {len(wrong) - 1} more links)" if len(wrong) > 1 else ""
-            yield Finding(
-                "mtu-too-large", WARNING, f"mtu of {wrong[0].name}{others}",
-                f"{wrong[0].mtu}; {limit.uplink} has {limit.mtu}{around}",
-                "small packets pass and large ones vanish: ping works, downloads and TLS handshakes hang",
-                f'set "mtu": {limit.most} in the configuration (or remove it) and start the pods anew; now: '
-                + "; ".join(f"ip link set {each.name} mtu {limit.most}" for each in wrong[:3]),
-            )
+class File(msgspec.Struct, frozen=True):
+    """A configuration file of another program, in the order in which that reads them."""
+
+    path: str
+    text: str
 
 
-def mtu_differs(facts: Facts) -> Iterator[Finding]:
-    """The two ends of a pod's wire, or the bridge between them, disagree."""
-    for pod in facts.pods:
-        link, bridge = facts.link(pod.host_dev), facts.link(pod.bridge)
-        if link is None or bridge is None:
-            continue
-        ends = {f"bridge {bridge.name}": bridge.mtu, link.name: link.mtu}
-        ends |= {f"{pod.ifname} in {pod.container}": pod.mtu} if pod.mtu else {}
-        if len(set(ends.values())) > 1:
-            least = min(ends.values())
-            yield Finding(
-                "mtu-differs", WARNING, f"mtu of {link.name}", ", ".join(f"{key} {each}" for key, each in ends.items()),
-                "frames larger than the narrowest of them are dropped without a word: large transfers of this pod hang",
-                f"ip link set {link.name} mtu {least}; ip link set {bridge.name} mtu {least}; "
-                f"nsenter --net={pod.netns} ip link set {pod.ifname} mtu {least}",
-            )
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What they are told, and the links. `networkd`: None where it does not run; `managed`: by NetworkManager."""
+
+    links: tuple[Link, ...] = ()
+    own: tuple[str, ...] = ()
+    link_files: tuple[File, ...] = ()
+    networkd: tuple[File, ...] | None = None
+    managed: tuple[str, ...] = ()
+
+
+def gather(eyes: Eyes) -> Facts:
+    """Their files, and what became of our links."""
+    root = eyes.places.root
+    return Facts(
+        links=eyes.links,
+        own=eyes.own,
+        link_files=eyes.notes.many("systemd's .link files", lambda: link_files(root)),
+        networkd=eyes.notes.one("systemd-networkd", lambda: networkd(root)),
+        managed=eyes.notes.many("NetworkManager", lambda: managed(root, eyes.links)),
+    )
 
 
 def mac_not_set(facts: Facts) -> Iterator[Finding]:
@@ -58,7 +60,7 @@ def mac_not_set(facts: Facts) -> Iterator[Finding]:
     unseen = [each.name for each in facts.links if each.name in facts.own and each.assigned == -1]
     if unseen:
         yield Finding(
-            "not-known", UNKNOWN, f"addr_assign_type of {unseen[0]}",
+            NOT_KNOWN, UNKNOWN, f"addr_assign_type of {unseen[0]}",
             f"/sys shows another network namespace ({len(unseen)} links)",
             "whether these links' MACs were set, so that systemd-udevd leaves them, could not be found out",
             "run tullectl where /sys belongs to the node: ip netns exec mounts it anew, nsenter --net does not",
@@ -106,28 +108,36 @@ def foreign_routes(facts: Facts) -> Iterator[Finding]:
 
 def network_manager(facts: Facts) -> Iterator[Finding]:
     """NetworkManager takes care of a link of ours."""
-    managed = [each for each in facts.managed if each in facts.own]
-    if managed:
+    theirs = [each for each in facts.managed if each in facts.own]
+    if theirs:
         yield Finding(
-            "network-manager", WARNING, "managed by NetworkManager", ", ".join(managed[:5]),
+            "network-manager", WARNING, "managed by NetworkManager", ", ".join(theirs[:5]),
             "NetworkManager may take addresses, routes and the link itself down when it thinks it is not needed",
             r"printf '[keyfile]\nunmanaged-devices=interface-name:tulle*;interface-name:tl*\n' "
             ">/etc/NetworkManager/conf.d/tulle.conf; systemctl reload NetworkManager",
         )
 
 
-def many_ports(facts: Facts) -> Iterator[Finding]:
-    """A Linux bridge has room for 1,023 ports."""
-    for bridge in facts.bridges:
-        count = sum(each.master == bridge for each in facts.links)
-        if count >= MANY_PORTS:
-            yield Finding(
-                "many-ports", ERROR if count >= MOST_PORTS else WARNING, f"ports of {bridge}",
-                f"{count} of {MOST_PORTS}",
-                "a Linux bridge holds 1,023 ports: the next pods on this node "
-                + ("cannot be started" if count >= MOST_PORTS else "will soon not start any more"),
-                "lower the kubelet's maxPods, or give a second network a bridge of its own",
-            )
+def link_files(root: str) -> tuple[File, ...]:
+    """systemd's .link files in the order in which udev tries them: by name."""
+    return _in_order(root, "network", ".link")
+
+
+def networkd(root: str) -> tuple[File, ...] | None:
+    """systemd-networkd's configuration, later files going before; None when it does not run."""
+    if not os.path.lexists(root + _ACTIVE):
+        return None
+    mains = (f"{root}{folder}/networkd.conf" for folder in _SYSTEMD)
+    main = next((path for path in mains if os.path.exists(path)), "")
+    return (*([_file(main)] if main else []), *_in_order(root, "networkd.conf.d", ".conf"))
+
+
+def managed(root: str, links: Collection[Link]) -> tuple[str, ...]:
+    """The links that NetworkManager takes care of, by the state that it keeps of each (`managed=true`)."""
+    folder = f"{root}/run/NetworkManager/devices"
+    indexes = {str(each.index): each.name for each in links}
+    told = {name: files.follow(f"{folder}/{name}").decode(errors="replace") for name in files.names(folder)}
+    return tuple(indexes[name] for name, text in told.items() if name in indexes and "managed=true" in text.split())
 
 
 def _matches(file: File, dev: str) -> bool:
@@ -147,3 +157,23 @@ def _value(file: File, key: str) -> str:
     lines = (line.strip() for line in file.text.splitlines())
     found = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == key]
     return found[-1] if found else ""
+
+
+def _in_order(root: str, folder: str, ending: str) -> tuple[File, ...]:
+    paths: dict[str, str] = {}
+    for each in reversed(_SYSTEMD):
+        place = f"{root}{each}/{folder}"
+        paths.update({name: f"{place}/{name}" for name in files.names(place) if name.endswith(ending)})
+    return tuple(_file(paths[name]) for name in sorted(paths))
+
+
+def _file(path: str) -> File:
+    return File(path, files.follow(path).decode(errors="replace"))
+
+
+FINDINGS = {
+    mac_not_set: ("mac-not-set", NOT_KNOWN),
+    mac_policy: ("mac-policy",),
+    foreign_routes: ("manage-foreign-routes",),
+    network_manager: ("network-manager",),
+}
