@@ -12,6 +12,8 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cni_plugin", "ipam")
 LONGEST_FUNCTION = 60
@@ -113,6 +115,32 @@ KERNEL: dict[str, set[str]] = {
     "open": {"door", "linux"},
 }
 """The rooms of `kernel/`, and what each may look into there."""
+
+CTL: dict[str, set[str]] = {
+    # What all of it stands on: the terminal, options, the machine itself, the agent's word, the runtime's folder.
+    "show": set(),
+    "options": {"show"},
+    "notes": set(),
+    "reach": set(),
+    "host": {"reach"},
+    "ask": set(),
+    "configs": set(),
+    # Who is there, and what this node has; a map is drawn of the first.
+    "cluster": {"configs", "host", "options", "reach", "show"},
+    "look": {"ask", "cluster", "host", "notes", "options", "show"},
+    "map": {"cluster", "options", "show"},
+    # What is wrong. `diagnosis` finds the files of `doctor`, which keep the contract that it states.
+    "eyes": {"ask", "cluster", "configs", "host", "look", "notes"},
+    "diagnosis": {"doctor", "eyes"},
+    "doctor": {"cluster", "configs", "diagnosis", "eyes", "look", "reach"},
+    "findings": {"diagnosis", "show"},
+    # What uses all of that.
+    "cleanup": set(),
+    "commands": {"cleanup", "diagnosis", "eyes", "findings", "host", "look", "options", "show"},
+    "support": {"ask", "diagnosis", "eyes", "host", "look", "notes", "options", "show"},
+    "__main__": {"cluster", "commands", "look", "map", "show", "support"},
+}
+"""The rooms of `ctl/`, and what each may look into there."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     # The one importer of pyroute2, which is a codec here and never a client.
@@ -236,12 +264,14 @@ def test_imports_go_down_only() -> None:
     assert [(str(path), up) for path in CODE if (up := looks_into(path) - ROOMS[room(path)])] == []
 
 
-def test_imports_go_down_in_the_kernels_rooms_too() -> None:
+@pytest.mark.parametrize(("package", "rooms"), [("kernel", KERNEL), ("ctl", CTL)])
+def test_imports_go_down_within_a_room_of_rooms_too(package: str, rooms: dict[str, set[str]]) -> None:
     used: dict[str, set[str]] = {}
-    for path in [path for path in CODE if room(path) == "kernel"]:
+    for path in [path for path in CODE if room(path) == package]:
         mine = path.with_suffix("").parts[2]
-        used.setdefault(mine, set()).update({name.split(".")[0] for name in within(path, "cni_plugin.kernel")} - {mine})
-    assert used == KERNEL
+        into = {name.split(".")[0] for name in within(path, f"cni_plugin.{package}")}
+        used.setdefault(mine, set()).update(into - {mine})
+    assert used == rooms
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -255,8 +285,8 @@ def test_imports_are_absolute() -> None:
 
 
 def test_no_two_rooms_look_into_each_other_but_a_contract_and_those_who_keep_it() -> None:
-    both_ways = {frozenset((a, b)) for a in ROOMS for b in ROOMS[a] if a in ROOMS[b]}
-    assert both_ways == {frozenset(("backend", "backends"))}
+    both_ways = {frozenset((a, b)) for each in (ROOMS, KERNEL, CTL) for a in each for b in each[a] if a in each[b]}
+    assert both_ways == {frozenset(("backend", "backends")), frozenset(("diagnosis", "doctor"))}
 
 
 def test_an_arrow_that_nobody_needs_any_more_is_taken_off_the_list() -> None:

@@ -29,10 +29,18 @@ from cni_plugin.kernel.nft.ruleset import Hook, hooks
 from cni_plugin.kernel.see import heard
 from cni_plugin.kernel.see.look import Entry, Link, Way
 from cni_plugin.model.layer3 import Route
-from tests.unit.support import Node
+from tests.unit.support import Json, Node, Reply
 
 COMMANDS = (commands, look, ipam, support, cluster, map_)
 HOSTS = (host, asked)
+CLUSTER: Json = {
+    "node": "n1",
+    "nodes": [
+        {"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.244.1.0/24"]},
+        {"name": "n2", "address": "192.0.2.2", "podCIDRs": ["10.244.2.0/24"]},
+    ],
+}
+"""A cluster of two, whose list is in the configuration itself."""
 
 
 class Said(NamedTuple):
@@ -229,3 +237,23 @@ def _answer(listener: socket.socket, answers: Mapping[str, object], greeting: by
             known = question in answers
             text = json.dumps(answers[question]).encode() if known else b"unknown question"
             channel.sendall(wire.reply(text, 0 if known else 2))
+
+
+def served(node: Node, verb: str = "ADD", pod: str = "a eth0", **changes: Any) -> dict[str, Any]:
+    """A request that is served on the node, as the agent remembers it."""
+    container, ifname = pod.split()
+    reply: Reply = node.call(verb, pod)
+    environ = {
+        "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_IFNAME": ifname, "CNI_NETNS": f"/run/netns/{container}",
+        "CNI_PATH": "/opt/cni/bin",
+    }
+    return {
+        "verb": verb, "name": "tulle", "network": "pods", "container": container, "ifname": ifname, "code": reply.code,
+        "message": "", "at": 1000.0, "seconds": 0.0042, "steps": {"ipam": 0.001}, "environ": environ,
+        "stdin": json.dumps(node.conf), "stdout": json.dumps(reply.body) if reply.body else "", **changes,
+    }  # fmt: skip
+
+
+def metrics(at: float, **verbs: object) -> dict[str, object]:
+    """What an agent says that counts its requests."""
+    return {"started": 100.0, "at": at, "total": 1, "verbs": verbs, "repairs": {"masquerade": {"count": 3}}}

@@ -26,16 +26,9 @@ from cni_plugin.ctl.host import Host
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.model.host import Sysctl
-from tests.unit.ctl.tool import Around, agent, configure
+from tests.unit.ctl.tool import CLUSTER, Around, agent, configure
 from tests.unit.support import UPLINK, Node
 
-CLUSTER = {
-    "node": "n1",
-    "nodes": [
-        {"name": "n1", "address": "192.0.2.1", "podCIDRs": ["10.244.1.0/24"]},
-        {"name": "n2", "address": "192.0.2.2", "podCIDRs": ["10.244.2.0/24"]},
-    ],
-}
 LINKS = (Link("eth0", 2, mtu=1500), Link("tulle0", 3, "bridge", 1500, alias="tulle:bridge"))
 
 
