@@ -48,7 +48,7 @@ NEXT_STEPS = """
 {bold}Install it for real{plain}  scripts/install       the bundle to /opt/tulle, the plugin to /opt/cni/bin, a network
                                             to /etc/cni/net.d: container runtimes use it from then on
                      scripts/install -h    several nodes (--cluster FILE), another root, removal
-{bold}On Kubernetes{plain}        scripts/image, then kubectl apply -f conf/kubernetes/tulle.yaml: see the README
+{bold}On Kubernetes{plain}        scripts/image, then kubectl apply -f conf/kubernetes/tulle.yaml: docs/kubernetes.md
 {bold}Run every test{plain}       scripts/test"""
 
 
@@ -246,7 +246,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the host-gw lab up, to look into")
     parser.add_argument("--plugin", default=Spec().plugin, help="the executable (default: %(default)s)")
     options = parser.parse_args()
-    screen, spec = Screen(), Spec(name="quickstart", plugin=str(Path(options.plugin).absolute()))
+    name = os.environ.get("TULLE_LAB", "quickstart")
+    screen, spec = Screen(), Spec(name=name, plugin=str(Path(options.plugin).absolute()))
     rounds: tuple[tuple[str, Spec, Sequence[tuple[str, str]], bool], ...] = (
         ("Over VXLAN: packets between nodes travel inside UDP", spec, VXLAN_FACTS, False),
         ("Over host-gw: packets between nodes travel as they are",
@@ -260,13 +261,13 @@ def main() -> int:
     except (LabError, PluginError, LookupError, namespaces.CommandError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
-    _print_end(screen, good=all(good), keep=options.keep)
+    _print_end(screen, name, good=all(good), keep=options.keep)
     return 0 if all(good) else 1
 
 
-def _print_end(screen: Screen, *, good: bool, keep: bool) -> None:
+def _print_end(screen: Screen, name: str, *, good: bool, keep: bool) -> None:
     if keep:
-        screen.line("the lab stays up: scripts/lab status --name quickstart; scripts/lab down --name quickstart")
+        screen.line(f"the lab stays up: scripts/lab status --name {name}; scripts/lab down --name {name}")
     if good:
         print(NEXT_STEPS.format(**screen.codes))
     else:
