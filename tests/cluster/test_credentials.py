@@ -1,8 +1,7 @@
-"""The credentials of an agent outside of a pod, as README has them made, and kubelet's: on a real API server."""
+"""The credentials of an agent outside of a pod, as the manual has them made, and kubelet's: on a real API server."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from scripts.lib.lab.kube_parts import lacks, search_path
 from tests.cluster.control_plane import NEEDED, TOOLS, ControlPlane
 from tests.cluster.test_source_kubernetes import MANIFEST, PATHS, REPO, told_by
+from tests.manual import PAGES, script, tried_by
 from tests.unit.kube_objects import node
 from tests.unit.told import Told, wait
 
@@ -45,22 +45,11 @@ def told() -> Iterator[Told]:
     found.mailbox.close()
 
 
-def commands() -> str:
-    """The block of README that is said to be tried here."""
-    found = re.search(r"<!-- tried by tests/cluster/test_credentials.py -->\n```sh\n(.*?)```", readme(), re.DOTALL)
-    assert found is not None
-    return found[1]
-
-
-def readme() -> str:
-    return (REPO / "README.md").read_text()
-
-
-def test_the_credentials_that_readme_has_made_are_enough_for_an_agent(
+def test_the_credentials_that_the_manual_has_made_are_enough_for_an_agent(
     plane: ControlPlane, told: Told, tmp_path: Path
 ) -> None:
     environment = {"PATH": search_path(PROGRAMS), "HOME": str(tmp_path), "KUBECONFIG": str(plane.kubeconfig)}
-    words = ["sh", "-euc", commands()]
+    words = ["sh", "-euc", script(tried_by(__file__, "on a control plane"))]
     done = subprocess.run(
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=90
     )
@@ -86,5 +75,5 @@ def test_with_kubelets_own_credentials_the_whole_remedy_is_told(plane: ControlPl
 
 
 def test_no_example_uses_kubelets_credentials() -> None:
-    samples = (readme(), *((REPO / "conf" / name).read_text() for name in os.listdir(REPO / "conf") if "." in name))
-    assert not any(re.search(r'"kubeconfig": "[^"]*kubelet', each) for each in samples)
+    samples = [each for each in (REPO / "conf").iterdir() if each.is_file()]
+    assert not any(re.search(r'"kubeconfig": "[^"]*kubelet', each.read_text()) for each in (*PAGES, *samples))

@@ -25,6 +25,7 @@ from scripts.lib.lab.kube import PORT
 from scripts.lib.lab.topology import LABS, REPO, Spec
 from tests.cluster.kube import Cluster, Lines, Pod, at
 from tests.conformance.nodes import Json
+from tests.manual import script, tried_by
 
 PLUGIN = Path(os.environ.get("TULLE_PLUGIN", REPO / "dist" / "tulle" / "tulle"))
 LAB = str(REPO / "scripts" / "lab")
@@ -91,6 +92,21 @@ def test_a_node_is_not_ready_before_the_agent_has_put_the_configuration_in_place
         assert conflists(bare, node) == ["10-tulle.conflist"]
         log = (kube.folder / "log" / f"{node}-containerd").read_text()
         assert not [line for line in log.splitlines() if "failed to reload cni" in line and "10-tulle" in line]
+
+
+def test_the_manuals_commands_bring_image_and_manifest(cluster: Cluster, tmp_path: Path) -> None:
+    """Once more what the cluster has: the image as the manual imports it on a node, the manifest as it is applied."""
+    kube = cluster.kube
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "tulle-image.tar").symlink_to(kube_tulle.image_of(PLUGIN.parent, kube.folder))
+    on_node = script(tried_by(__file__, "on a node"))
+    assert "tulle" in kube.on("n1", "sh", "-euc", f"cd {tmp_path}\n{on_node}")
+    admin = {"KUBECONFIG": str(kube.keys.folder / "admin.kubeconfig"), "PATH": kube.path}
+    words = [*namespaces.inside(kube.spec.wire), "sh", "-euc", script(tried_by(__file__, "as administrator"))]
+    said = subprocess.run(words, cwd=REPO, env=os.environ | admin, capture_output=True, text=True, check=False)
+    assert said.returncode == 0 and "daemonset.apps/tulle" in said.stdout, said.stderr
+    kube_tulle.apply(kube)
+    kube.ready(*NODES)
 
 
 def test_each_agent_tells_of_its_node_by_a_lease_and_writes_to_no_node(cluster: Cluster) -> None:

@@ -1,0 +1,168 @@
+"""README and the pages of docs/ are true: no link leads nowhere, no finding is missing, no command is run by nobody.
+
+`mkdocs build --strict`, which scripts/test runs, sees the same of links between pages; this sees those of README, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.manual import COMMANDS, PAGES, REPO, Block, blocks
+
+DOCS = REPO / "docs"
+LANGUAGES = (*COMMANDS, "json", "text")
+EVERY_BLOCK = [block for page in PAGES for block in blocks(page)]
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_ENTRY = re.compile(r"^\| `([a-z0-9-]+)` \| ([a-z ,]+) \|", re.MULTILINE)
+TROUBLESHOOTING = DOCS / "troubleshooting.md"
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks and the code in its lines."""
+    return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+
+
+def headings(page: Path) -> list[str]:
+    return _HEADING.findall(re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+
+
+def at_github(heading: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def in_mkdocs(heading: str) -> str:
+    """The anchor that MkDocs gives to it (markdown.extensions.toc.slugify)."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def pages(items: list[Any]) -> Iterator[str]:
+    """The pages of a `nav` of mkdocs.yml."""
+    for each in items:
+        for value in each.values():
+            yield from pages(value) if isinstance(value, list) else (value,)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_each_link_leads_to_a_file_and_each_anchor_to_a_heading(page: Path) -> None:
+    for link in _LINK.findall(prose(page)) + _PICTURE.findall(prose(page)):
+        name, _, anchor = link.partition("#")
+        if name.startswith("https://"):
+            continue
+        target = (page.parent / name).resolve() if name else page
+        assert target.is_file(), f"{link} leads nowhere"
+        assert not anchor or anchor in map(at_github, headings(target)), f"{link}: no such heading"
+        assert page.parent == REPO or target.is_relative_to(DOCS), f"{link} leaves docs/, which MkDocs does not follow"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_a_heading_has_the_same_anchor_at_github_and_in_mkdocs(page: Path) -> None:
+    assert [each for each in headings(page) if at_github(each) != in_mkdocs(each)] == []
+    assert len(set(map(at_github, headings(page)))) == len(headings(page)), "two headings of one name"
+
+
+def test_mkdocs_shows_every_page_and_is_strict() -> None:
+    settings = yaml.safe_load((REPO / "mkdocs.yml").read_text())
+    assert sorted(pages(settings["nav"])) == sorted(str(each.relative_to(DOCS)) for each in DOCS.rglob("*.md"))
+    assert settings["strict"] and set(settings["validation"]["links"].values()) == {"warn"}
+
+
+def test_every_page_is_reached_from_readme_and_from_the_manuals_first_page() -> None:
+    for start in (REPO / "README.md", DOCS / "index.md"):
+        linked = {(start.parent / each.partition("#")[0]).resolve() for each in _LINK.findall(start.read_text())}
+        assert {*DOCS.rglob("*.md")} - linked <= {DOCS / "index.md"}, start
+
+
+def test_readme_is_a_shop_window() -> None:
+    readme = (REPO / "README.md").read_text()
+    assert len(readme.splitlines()) <= 250
+    contents = readme[: readme.index("\n## ")]
+    assert set(map(at_github, headings(REPO / "README.md")[1:])) - {"licence"} <= {
+        each.removeprefix("#") for each in _LINK.findall(contents)
+    }
+
+
+@pytest.mark.parametrize("block", EVERY_BLOCK, ids=str)
+def test_each_block_of_commands_says_who_runs_it_or_why_nobody_does(block: Block) -> None:
+    assert block.language in LANGUAGES, f"{block} has a language that no test knows"
+    if block.language not in COMMANDS:
+        assert not block.mark.startswith(("tried", "not tried"))
+        return
+    where, test = block.tried
+    assert test or block.why_not, f"{block}: say `<!-- tried WHERE by TEST -->` or `<!-- not tried: WHY -->` before it"
+    assert not test or f'(__file__, "{where}")' in (REPO / test).read_text(), f"{block}: {test} tries nothing {where}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_no_block_hides_from_that_by_being_indented(page: Path) -> None:
+    outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"(?:^|\n)\n(?: {4}|\t)\S.*", outside) == []
+
+
+@pytest.mark.parametrize("block", [each for each in EVERY_BLOCK if each.language == "json"], ids=str)
+def test_each_example_of_a_configuration_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+def findings() -> dict[str, set[str]]:
+    """Every finding that doctor may have, by name, and how grave it may be: read from the code."""
+    found: dict[str, set[str]] = {}
+    for path in (REPO / "cni_plugin" / "ctl").rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] == "Finding":
+                    names = texts(call.args[0], function)
+                    assert names, f"{path}:{call.lineno}: the name of a finding is a text that can be read here"
+                    for name in names:
+                        found.setdefault(name, set()).update(gravities(call.args[1]))
+    return found
+
+
+def texts(node: ast.expr, function: ast.FunctionDef) -> set[str]:
+    """The texts that an expression may come to; of a name, those that the function gives it."""
+    if isinstance(node, ast.IfExp):
+        return texts(node.body, function) | texts(node.orelse, function)
+    if isinstance(node, ast.Name):
+        given = (each for each in ast.walk(function) if isinstance(each, ast.Assign))
+        values = (each.value for each in given if ast.unparse(each.targets[0]) == node.id)
+        return {text for value in values for text in texts(value, function)}
+    return {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+
+
+def gravities(node: ast.expr) -> set[str]:
+    """The words of how grave it is: "error", "warning", "hint", "not known"."""
+    if isinstance(node, ast.IfExp):
+        return gravities(node.body) | gravities(node.orelse)
+    word = ast.unparse(node).rpartition(".")[2]
+    return {{"UNKNOWN": "not known"}.get(word, word.lower())}
+
+
+def entries() -> dict[str, set[str]]:
+    """The findings that the manual tells of."""
+    return {name: set(grave.split(", ")) for name, grave in _ENTRY.findall(TROUBLESHOOTING.read_text())}
+
+
+def test_every_finding_of_doctor_has_an_entry_in_the_manual() -> None:
+    assert len(findings()) > 50
+    assert sorted(findings().keys() - entries().keys()) == []
+
+
+def test_the_manual_tells_of_no_finding_that_there_is_not() -> None:
+    assert sorted(entries().keys() - findings().keys()) == []
+
+
+def test_the_manual_says_of_each_finding_how_grave_it_is() -> None:
+    there = findings()
+    assert {name: grave for name, grave in entries().items() if not grave <= there[name]} == {}
