@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from cni_plugin.ctl.diagnosis import ERROR, HINT, ORDER, UNKNOWN, WARNING, Finding
+from cni_plugin.ctl.diagnosis import ORDER
+from cni_plugin.ctl.doctor.contract import ERROR, HINT, UNKNOWN, WARNING, Finding
 from cni_plugin.ctl.show import lines, out
 
 _STYLES = {ERROR: "bold red", WARNING: "yellow", UNKNOWN: "magenta", HINT: "cyan"}

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, PODS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.ctl.look.addresses import check
 from cni_plugin.verbs.usage import usage
 
-LAYER = diagnosis.PODS
+LAYER = PODS
 _WAYS_OUT = "let the runtime collect what is left over (GC), delete pods, or widen ipam.ranges; tullectl ipam check"
 
 

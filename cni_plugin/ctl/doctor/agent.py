@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from cni_plugin.client import VERSION
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.configs import Config
-from cni_plugin.ctl.diagnosis import ERROR, HINT, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, HINT, SURROUNDINGS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
-LAYER = diagnosis.SURROUNDINGS
+LAYER = SURROUNDINGS
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from cni_plugin.attachment import owner
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, PODS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, Pod
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.look import Link
 
-LAYER = diagnosis.PODS
+LAYER = PODS
 _DAMAGED = ".tmp.damaged."
 """What the name of a record begins with that `files.set_aside` has renamed."""
 

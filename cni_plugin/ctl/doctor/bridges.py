@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, PODS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, Pod, named
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.marks import MOST_PORTS
 
-LAYER = diagnosis.PODS
+LAYER = PODS
 MANY_PORTS = 900
 
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.configs import Config
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import CONFIGURATION, ERROR, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
-LAYER = diagnosis.CONFIGURATION
+LAYER = CONFIGURATION
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, NODE, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, number
 
-LAYER = diagnosis.NODE
+LAYER = NODE
 _COUNT, _MOST = (f"net/netfilter/nf_conntrack_{each}" for each in ("count", "max"))
 
 

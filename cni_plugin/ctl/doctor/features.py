@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, NODE, Finding
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.modules import MODULES, remedy
 from cni_plugin.kernel.see.probe import VLAN_FILTERING
 
-LAYER = diagnosis.NODE
+LAYER = NODE
 _NEEDED_BY = {
     "bridge": "no pod can be wired without a bridge",
     "veth": "no pod can be wired without veth pairs",

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import HINT, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import HINT, NODE, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, named
 from cni_plugin.kernel.nft.ruleset import Hook
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.marks import TABLE
 
-LAYER = diagnosis.NODE
+LAYER = NODE
 _CALL_IPTABLES = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 _IPVS = "kube-ipvs0"
 

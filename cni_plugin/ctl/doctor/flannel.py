@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.ctl.diagnosis import ERROR, HINT, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, HINT, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, named
 from cni_plugin.kernel.see.look import Link
 
-LAYER = diagnosis.CLUSTER
+LAYER = CLUSTER
 _FLANNEL = ("flannel.", "flannel-v6.", "flannel-wg", "flannel.ipip")
 
 

@@ -12,13 +12,12 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import HINT, NOT_KNOWN, UNKNOWN, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import HINT, LINKS, NOT_KNOWN, UNKNOWN, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.look import Link
 
-LAYER = diagnosis.LINKS
+LAYER = LINKS
 _SET = 3
 _SYSTEMD = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd")
 """The first that has a file of a name wins (systemd.link(5), networkd.conf(5))."""

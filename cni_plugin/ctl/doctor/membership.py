@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
-LAYER = diagnosis.CLUSTER
+LAYER = CLUSTER
 _LEFT_OUT, _OUTSIDE, _SHARED = "is left out", "outside the cluster's network", "has the same address"
 _MOST = 5
 """Findings of one kind; more of them are counted."""

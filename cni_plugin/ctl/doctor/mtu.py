@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import WARNING, Finding
+from cni_plugin.ctl.doctor.contract import LINKS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, Limit, Pod, named
 from cni_plugin.kernel.see.look import Link
 
-LAYER = diagnosis.LINKS
+LAYER = LINKS
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,16 +11,15 @@ from functools import partial
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.cluster import nodes
 from cni_plugin.ctl.cluster.matrix import sample
 from cni_plugin.ctl.cluster.nodes import NO_POD_YET
 from cni_plugin.ctl.cluster.roster import Member, Membership
-from cni_plugin.ctl.diagnosis import ERROR, Finding, some
+from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, Finding, some
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.ctl.reach import SILENT, Ask, Heard, Probe, family_of, largest
 
-LAYER = diagnosis.CLUSTER
+LAYER = CLUSTER
 MOST = 100
 """Peers that are asked."""
 MOST_MEASURED = 16

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, NODE, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, Limit, number
 from cni_plugin.plan.node import FORWARDING
 
-LAYER = diagnosis.NODE
+LAYER = NODE
 _ALL = "net/ipv4/conf/all/rp_filter"
 
 

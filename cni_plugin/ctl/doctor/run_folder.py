@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import ERROR, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import ERROR, NODE, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.host import files
 
-LAYER = diagnosis.NODE
+LAYER = NODE
 
 
 class Mount(msgspec.Struct, frozen=True):

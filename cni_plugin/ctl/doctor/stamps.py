@@ -9,12 +9,11 @@ from collections.abc import Iterator
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import HINT, WARNING, Finding, some
+from cni_plugin.ctl.doctor.contract import HINT, SURROUNDINGS, WARNING, Finding, some
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.host import files
 
-LAYER = diagnosis.SURROUNDINGS
+LAYER = SURROUNDINGS
 
 
 class Stamp(msgspec.Struct, frozen=True):

@@ -7,14 +7,13 @@ from ipaddress import ip_network
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.cluster.roster import Membership
 from cni_plugin.ctl.configs import Config
-from cni_plugin.ctl.diagnosis import ERROR, Finding, some
+from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, Finding, some
 from cni_plugin.ctl.eyes import Eyes, Pod
 from cni_plugin.node.former import REMEDY, outside
 
-LAYER = diagnosis.CLUSTER
+LAYER = CLUSTER
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

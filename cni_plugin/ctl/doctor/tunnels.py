@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
 from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.ctl.diagnosis import HINT, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import CLUSTER, HINT, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
-LAYER = diagnosis.CLUSTER
+LAYER = CLUSTER
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

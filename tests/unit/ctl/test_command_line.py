@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cni_plugin.client import VERSION
 from tests.unit.ctl.tool import Glasses, Said, Tool
 from tests.unit.support import Node
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_it_says_its_version(tool: Tool) -> None:
@@ -36,3 +42,13 @@ def test_nothing_is_coloured_where_nobody_looks(node: Node, tool: Tool) -> None:
     tool.around(Glasses({}))
     for words in (("doctor",), ("status",), ("trace", "a"), ("diff",)):
         assert "\x1b" not in tool(*words).out
+
+
+def test_the_command_line_is_made_without_what_its_commands_need() -> None:
+    """Neither the engine nor netlink nor any topic of the doctor: who asks for help waits for none of them."""
+    told = "import sys; from cni_plugin.ctl.__main__ import command_line; command_line(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    ours = ("cni_plugin.verbs", "cni_plugin.node", "cni_plugin.kernel.rtnl", "cni_plugin.ctl.doctor")
+    assert [each for each in loaded if each.startswith((*ours, "pyroute2", "netaddr"))] == []
+    assert {"cni_plugin.ctl.look.commands", "cni_plugin.ctl.commands"} <= loaded

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import Finding
+from cni_plugin.ctl.doctor.contract import Finding
+from cni_plugin.ctl.doctor.contract import topics as every_topic
 from cni_plugin.ctl.eyes import bridges_of, families_of
 
 Told: TypeAlias = dict[str, Any]
@@ -18,7 +19,7 @@ def facts(told: Told) -> dict[str, msgspec.Struct]:
     """Each topic's own, as far as they are told. Bridges and families follow from the rest."""
     links, own, pods, configs = (told.get(each, ()) for each in ("links", "own", "pods", "configs"))
     known = {"bridges": bridges_of(links, own, pods), "families": families_of(pods, configs), **told}
-    topics = diagnosis.topics()
+    topics = every_topic()
     fields = {name: topic.Facts.__struct_fields__ for name, topic in topics.items()}
     assert known.keys() <= {each for names in fields.values() for each in names}, "a fact that no topic asks for"
     return {

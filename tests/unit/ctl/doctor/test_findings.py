@@ -9,8 +9,9 @@ import pytest
 
 from cni_plugin.ctl.cluster.roster import Member, Membership
 from cni_plugin.ctl.configs import Config
-from cni_plugin.ctl.diagnosis import Finding, finding_names, ill, topics
+from cni_plugin.ctl.diagnosis import finding_names, ill
 from cni_plugin.ctl.doctor.addresses import Flaw, Pool
+from cni_plugin.ctl.doctor.contract import Finding, topics
 from cni_plugin.ctl.doctor.managers import File
 from cni_plugin.ctl.doctor.peers import Probed
 from cni_plugin.ctl.doctor.run_folder import Mount

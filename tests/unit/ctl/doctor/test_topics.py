@@ -16,17 +16,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni_plugin.ctl import diagnosis, doctor
-from cni_plugin.ctl.diagnosis import NOT_KNOWN, Topic, finding_names, topics
+from cni_plugin.ctl import doctor
+from cni_plugin.ctl.diagnosis import finding_names
+from cni_plugin.ctl.doctor import contract
+from cni_plugin.ctl.doctor.contract import NOT_KNOWN, Topic, topics
 from cni_plugin.ctl.eyes import Eyes, Places
 from cni_plugin.kernel.see.look import Link
+from cni_plugin.rooms import tenant
 from tests.unit.ctl.tool import Around, Tool
 from tests.unit.support import Node
 
 TOPICS = topics()
+CONTRACT = {contract.__name__}
 every = pytest.mark.parametrize("topic", TOPICS.values(), ids=TOPICS)
 LAYERS = (
-    diagnosis.CONFIGURATION, diagnosis.NODE, diagnosis.PODS, diagnosis.LINKS, diagnosis.CLUSTER, diagnosis.SURROUNDINGS,
+    contract.CONFIGURATION, contract.NODE, contract.PODS, contract.LINKS, contract.CLUSTER, contract.SURROUNDINGS,
 )  # fmt: skip
 
 
@@ -38,7 +42,7 @@ def text(topic: Topic) -> str:
 
 
 def test_the_topics_are_the_files() -> None:
-    files = {each.stem for each in Path(doctor.__path__[0]).glob("*.py")} - {"__init__"}
+    files = {each.stem for each in Path(doctor.__path__[0]).glob("*.py")} - {"__init__", "contract"}
     assert set(TOPICS) == files
     assert {"attachments", "configuration", "peers"} <= files
 
@@ -108,7 +112,8 @@ def test_a_name_is_one_topics_alone() -> None:
 
 def test_no_topic_needs_another() -> None:
     for name, topic in TOPICS.items():
-        assert "cni_plugin.ctl.doctor" not in text(topic), name
+        rooms = [each.module for each in ast.walk(ast.parse(text(topic))) if isinstance(each, ast.ImportFrom)]
+        assert {each for each in rooms if (each or "").startswith(doctor.__name__)} <= CONTRACT, name
 
 
 # One from elsewhere
@@ -117,10 +122,9 @@ TOY = '''"""Kites: that none is caught in the cables."""
 
 import msgspec
 
-from cni_plugin.ctl import diagnosis
-from cni_plugin.ctl.diagnosis import HINT, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import LINKS, WARNING, Finding
 
-LAYER = diagnosis.LINKS
+LAYER = LINKS
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +153,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     yield folder
     for each in folder.glob("*.py"):
         sys.modules.pop(f"{doctor.__name__}.{each.stem}", None)
+    tenant.cache_clear()
 
 
 def test_one_file_is_a_topic(elsewhere: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
