@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from cni_plugin.ctl.doctor.contract import ERROR, HINT, NOT_KNOWN, UNKNOWN, WARNING, Finding, some, topics
+from cni_plugin.ctl.doctor.contract import ERROR, HINT, UNKNOWN, WARNING, Finding, some, topics
 from cni_plugin.ctl.eyes import Eyes
 
 ORDER = (ERROR, WARNING, UNKNOWN, HINT)
@@ -19,7 +19,7 @@ ORDER = (ERROR, WARNING, UNKNOWN, HINT)
 def finding_names() -> list[str]:
     """The name of every finding that there can be, layer by layer."""
     told = (name for topic in topics().values() for names in topic.FINDINGS.values() for name in names)
-    return list(dict.fromkeys([*told, NOT_KNOWN]))
+    return list(dict.fromkeys([*told, "not-known"]))
 
 
 def examine(eyes: Eyes) -> list[Finding]:
@@ -42,7 +42,7 @@ def not_known(unknown: Mapping[str, str]) -> Iterator[Finding]:
         reasons.setdefault(why, []).append(what)
     for why, things in reasons.items():
         yield Finding(
-            NOT_KNOWN, UNKNOWN, some(things), why,
+            "not-known", UNKNOWN, some(things), why,
             "whether this is as it should be could not be found out", "run tullectl as root on the node itself",
         )
 

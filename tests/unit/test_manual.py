@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from cni_plugin.ctl.diagnosis import finding_names
 from tests.manual import COMMANDS, PAGES, REPO, Block, blocks
 
 DOCS = REPO / "docs"
@@ -156,6 +157,7 @@ def entries() -> dict[str, set[str]]:
 
 def test_every_finding_of_doctor_has_an_entry_in_the_manual() -> None:
     assert len(findings()) > 50
+    assert sorted(findings()) == sorted(finding_names())
     assert sorted(findings().keys() - entries().keys()) == []
 
 

@@ -16,8 +16,6 @@ from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.rooms import tenants
 
 ERROR, WARNING, HINT, UNKNOWN = "error", "warning", "hint", "not known"
-NOT_KNOWN = "not-known"
-"""The name of the finding that something could not be looked at."""
 CONFIGURATION, NODE, PODS, LINKS, CLUSTER, SURROUNDINGS = range(6)
 """The layers, in the order in which they are told of: who starts a pod meets them in this one."""
 

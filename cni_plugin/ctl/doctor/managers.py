@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from cni_plugin.ctl.doctor.contract import HINT, LINKS, NOT_KNOWN, UNKNOWN, WARNING, Finding
+from cni_plugin.ctl.doctor.contract import HINT, LINKS, UNKNOWN, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.look import Link
@@ -59,7 +59,7 @@ def mac_not_set(facts: Facts) -> Iterator[Finding]:
     unseen = [each.name for each in facts.links if each.name in facts.own and each.assigned == -1]
     if unseen:
         yield Finding(
-            NOT_KNOWN, UNKNOWN, f"addr_assign_type of {unseen[0]}",
+            "not-known", UNKNOWN, f"addr_assign_type of {unseen[0]}",
             f"/sys shows another network namespace ({len(unseen)} links)",
             "whether these links' MACs were set, so that systemd-udevd leaves them, could not be found out",
             "run tullectl where /sys belongs to the node: ip netns exec mounts it anew, nsenter --net does not",
@@ -171,7 +171,7 @@ def _file(path: str) -> File:
 
 
 FINDINGS = {
-    mac_not_set: ("mac-not-set", NOT_KNOWN),
+    mac_not_set: ("mac-not-set", "not-known"),
     mac_policy: ("mac-policy",),
     foreign_routes: ("manage-foreign-routes",),
     network_manager: ("network-manager",),

@@ -19,7 +19,7 @@ import pytest
 from cni_plugin.ctl import doctor
 from cni_plugin.ctl.diagnosis import finding_names
 from cni_plugin.ctl.doctor import contract
-from cni_plugin.ctl.doctor.contract import NOT_KNOWN, Topic, topics
+from cni_plugin.ctl.doctor.contract import Topic, topics
 from cni_plugin.ctl.eyes import Eyes, Places
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.rooms import tenant
@@ -91,7 +91,7 @@ def test_it_gathers_facts_where_nothing_can_be_looked_at(topic: Topic, node: Nod
 @every
 def test_the_names_of_its_findings_are_words_and_stand_in_it(topic: Topic) -> None:
     """And every name that it writes is one that it tells of."""
-    told = {name for names in topic.FINDINGS.values() for name in names} - {NOT_KNOWN}
+    told = {name for names in topic.FINDINGS.values() for name in names} - {"not-known"}
     assert told
     assert all(name.replace("-", "").isalnum() and name.islower() for name in told)
     written = {each.value for each in ast.walk(ast.parse(text(topic))) if isinstance(each, ast.Constant)}
@@ -106,7 +106,7 @@ def test_a_name_is_one_topics_alone() -> None:
     owners = Counter(
         name for topic in TOPICS.values() for name in {each for names in topic.FINDINGS.values() for each in names}
     )
-    assert [name for name, count in owners.items() if count > 1 and name != NOT_KNOWN] == []
+    assert [name for name, count in owners.items() if count > 1 and name != "not-known"] == []
     assert set(owners) == set(finding_names())
 
 
@@ -173,5 +173,5 @@ def test_a_topic_that_fails_is_not_known_and_all_others_go_on(
 ) -> None:
     (elsewhere / "storms.py").write_text(TOY.replace("eyes.links", "eyes.weather"))
     found = {each["name"]: each for each in Tool(node, monkeypatch)("doctor", "--json").json}
-    assert found[NOT_KNOWN]["key"] == "storms"
+    assert found["not-known"]["key"] == "storms"
     assert "no-configuration" in found
