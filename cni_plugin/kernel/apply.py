@@ -14,36 +14,22 @@ from typing import NamedTuple
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
-from cni_plugin.kernel.host.knobs import set_feature, write_sysctl
+from cni_plugin.kernel.kinds import harmless_to, kind_of, replacement, requests
 from cni_plugin.kernel.nft.nft import Nft, NftError
-from cni_plugin.kernel.rtnl.encode import (
-    GONE,
-    Absent,
-    Place,
-    adds,
-    by_netlink,
-    group_deletion,
-    grouping,
-    harmless_to,
-    replacement,
-    requests,
-)
+from cni_plugin.kernel.rtnl.encode import GONE, Absent, Place, adds, group_deletion, grouping
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Outcome
 from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.marks import GROUP
-from cni_plugin.model.base import HOST, POD
-from cni_plugin.model.host import Feature, Sysctl
-from cni_plugin.model.layer3 import Route
-from cni_plugin.model.links import Link, PodLink, Veth
-from cni_plugin.model.nft import NftObject
+from cni_plugin.model.base import HOST, POD, Object
+from cni_plugin.model.links import Link
 
 Lane = tuple[str, str]
-Ours = Callable[[Route], bool]
+Ours = Callable[[Object], bool]
 
 
 class How(NamedTuple):
-    """Which routes are ours, and who deletes links where that is not to be waited for to the end."""
+    """Which objects are ours, and who deletes links where that is not to be waited for to the end."""
 
     ours: Ours
     remover: Remover | None = None
@@ -105,7 +91,7 @@ class Applier:
         with space.inside():
             for op in ops:
                 try:
-                    _turn(op, space)
+                    kind_of(type(op.object)).turn(op, op.object, space)
                 except OSError as error:
                     raise Failure(op, Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
                 self._done.append(op)
@@ -131,7 +117,7 @@ class _Run:
     def carry_out(self, ops: Iterable[Op]) -> None:
         """Send them all. Raises Failure for the first refused one of a batch, when the batch is through."""
         ops = list(ops)
-        many = list(takewhile(_deletes_veth, ops))
+        many = list(takewhile(_goes_with_others, ops))
         if len(many) > 1 or (many and self._remover is not None):
             self._delete_together(many)
             ops = ops[len(many) :]
@@ -157,7 +143,7 @@ class _Run:
         RTM_SETLINK finds a link by its name or refuses; RTM_NEWLINK with a name that is gone would change the whole
         group (net/core/rtnetlink.c, rtnl_newlink before Linux 6.2).
         """
-        names = [op.object.name for op in ops if isinstance(op.object, Veth)]
+        names = [op.object.name for op in ops if isinstance(op.object, Link)]
         if self._remover is not None:
             outcomes = self._remover.remove(self._space, names)
         else:
@@ -211,17 +197,17 @@ class _Run:
         harmless = harmless_to(op)
         bad = next((each for each in outcomes if each.errno and each.errno not in harmless), None)
         each = op.object
-        if bad is None or bad.errno != errno.EEXIST or not isinstance(each, Route) or each.ns != HOST:
+        if bad is None or bad.errno != errno.EEXIST or not each.replaces:
             return bad
         if not self._ours(each):
-            return Outcome(bad.errno, f"{bad.reason}: a route to {each.dst} that is not ours is in the way")
+            return Outcome(bad.errno, f"{bad.reason}: {each.title} that is not ours is in the way")
         # made in the meantime by another hand of ours
         (again,) = self._space.netlink.send(replacement(each, self._place))
         return again if again.errno else None
 
 
-def _deletes_veth(op: Op) -> bool:
-    return op.verb == "delete" and isinstance(op.object, Veth)
+def _goes_with_others(op: Op) -> bool:
+    return op.verb == "delete" and isinstance(op.object, Link) and op.object.GROUPED
 
 
 def _makes_link(op: Op) -> bool:
@@ -230,26 +216,4 @@ def _makes_link(op: Op) -> bool:
 
 def _lane(op: Op) -> Lane:
     each = op.object
-    if isinstance(each, Sysctl):
-        return "netlink" if by_netlink(each) else "knob", each.ns
-    if isinstance(each, Feature):
-        return "knob", HOST
-    if isinstance(each, NftObject):
-        return "nft", HOST
-    return "netlink", POD if isinstance(each, PodLink) else getattr(each, "ns", HOST)
-
-
-def _turn(op: Op, space: Namespace) -> None:
-    each = op.object
-    if isinstance(each, Sysctl) and op.verb != "delete":
-        write_sysctl(each, space.sysctl(each))
-    elif isinstance(each, Feature):
-        _switch(each if op.verb != "delete" else Feature(each.dev, tx_checksum=True), op)
-
-
-def _switch(each: Feature, op: Op) -> None:
-    try:
-        set_feature(each)
-    except OSError as error:
-        if op.verb != "delete" or error.errno not in GONE:
-            raise
+    return "netlink" if each.by_netlink else each.SPOKEN, each.where

@@ -22,6 +22,7 @@ from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host.knobs import out_of_reach
 from cni_plugin.kernel.host.netns import open_namespace
+from cni_plugin.kernel.kinds import kind_of
 from cni_plugin.kernel.nft.nft import Nft
 from cni_plugin.kernel.read import Reader, elements_of
 from cni_plugin.kernel.rtnl import codec
@@ -30,6 +31,7 @@ from cni_plugin.kernel.rtnl.announce import announce, await_port
 from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address, prefix_of
 from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
 from cni_plugin.kernel.rtnl.dad import await_dad
+from cni_plugin.kernel.rtnl.lookup import Lookup
 from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
 from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_UP, NTF_SELF, NUD_PERMANENT
@@ -41,7 +43,7 @@ from cni_plugin.marks import ALIAS
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import HOST, Object, State, state
 from cni_plugin.model.host import Sysctl
-from cni_plugin.model.layer3 import Neigh, Route, Way
+from cni_plugin.model.layer3 import Neigh, Way
 from cni_plugin.model.links import Fdb
 
 _SCOPE_LINK = 253
@@ -122,7 +124,7 @@ class LinuxKernel:
         """What stands at the keys of these objects. Raises KernelError (EEXIST) for a link of another kind."""
         self._forget()
         with self._meter.step("netlink"):
-            return Reader(self._host, self._pod, self._nft).read(wanted)
+            return Reader(Lookup(self._host, self._pod), self._nft).read(wanted)
 
     def addresses(self, dev: str) -> tuple[str, ...]:
         """The addresses on a link of the node, with prefix lengths, link-local ones left out."""
@@ -228,9 +230,7 @@ class LinuxKernel:
 
     def advertise(self, where: Mapping[str, str]) -> Collection[str]:
         """As the door promises; where links have no Ethernet address nobody need be told; what is tentative is not."""
-        from cni_plugin.kernel.host.advertise import (
-            advertise,  # of all who use this kernel only the agent ever needs it
-        )
+        from cni_plugin.kernel.host.advertise import advertise  # of all who use this only the agent ever needs it
 
         told = []
         for address, dev in where.items():
@@ -333,8 +333,8 @@ class LinuxKernel:
         attrs: list[Attr] = [("NDA_IFINDEX", index)]
         return self._host.netlink.dump(encode(codec.RTM_GETNEIGH, 0, {"family": family}, attrs))
 
-    def _is_ours(self, route: Route) -> bool:
-        return Routes(self._host, HOST).find(route) is not None
+    def _is_ours(self, each: Object) -> bool:
+        return kind_of(type(each)).read(each, Lookup(self._host)) is not None
 
     def _forget(self) -> None:
         for space in (self._host, self._pod):

@@ -61,6 +61,11 @@ class Object(msgspec.Struct, frozen=True, tag_field="object"):
         return ns
 
     @property
+    def by_netlink(self) -> bool:
+        """Whether rtnetlink takes it, by messages that go together with those of others."""
+        return self.SPOKEN == "rtnl"
+
+    @property
     def needs(self) -> tuple[Key, ...]:
         """The keys of links that must be there beside its holder when it is made."""
         return ()
@@ -84,6 +89,11 @@ class Object(msgspec.Struct, frozen=True, tag_field="object"):
     def replaces(self) -> bool:
         """Whether to make it where one stands already is no error, for it takes that one's place."""
         return True
+
+    @property
+    def dispensable(self) -> bool:
+        """Whether there is nothing to be done where the kernel has not what it belongs to."""
+        return False
 
     @property
     def undone(self) -> bool:

@@ -14,6 +14,9 @@ class Sysctl(Object, frozen=True, tag="sysctl"):
     RANK: ClassVar[int] = 200
     SPOKEN: ClassVar[str] = "host"
     VITAL: ClassVar[tuple[str, ...]] = ("/ip_forward", "/forwarding", "/disable_ipv6")
+    BY_NETLINK: ClassVar[tuple[str, ...]] = ("rp_filter", "arp_notify")
+    """Of a link's IPv4 settings, those that nothing else in the kernel has to hear of: a message sets the number alone.
+    """
 
     name: str
     value: str
@@ -32,6 +35,20 @@ class Sysctl(Object, frozen=True, tag="sysctl"):
     @property
     def holder(self) -> Key | None:
         return link_key(self.ns, self.dev) if self.dev else None
+
+    @property
+    def by_netlink(self) -> bool:
+        """A message costs less than a file; and looking a file up below /proc/sys/net takes longer with every namespace
+
+        in which somebody did (fs/proc/proc_sysctl.c, proc_sys_compare).
+        """
+        if self.name == f"net/ipv6/conf/{self.dev}/addr_gen_mode":
+            return True
+        return self.name in {f"net/ipv4/conf/{self.dev}/{key}" for key in self.BY_NETLINK}
+
+    @property
+    def dispensable(self) -> bool:
+        return self.name.startswith("net/ipv6/")
 
     @property
     def undone(self) -> bool:

@@ -95,8 +95,11 @@ ROOMS: dict[str, set[str]] = {
 KERNEL: dict[str, set[str]] = {
     # What a kernel takes by file, by system call or by name: no netlink.
     "host": {"errors"},
-    # Netlink: messages, sockets, and what each object is to rtnetlink.
+    # Netlink: messages, sockets, and what they have in common.
     "rtnl": {"errors", "host"},
+    # What one kind of object is to rtnetlink, or is set by hand: no file here knows another.
+    "rtnl.objects": {"errors", "host", "rtnl"},
+    "host.objects": {"host", "rtnl"},
     # Table `inet tulle`, by libnftables in a process of its own.
     "nft": {"errors", "host", "rtnl"},
     # What the kernel tells by itself.
@@ -106,12 +109,13 @@ KERNEL: dict[str, set[str]] = {
     # Above them what serves every kind of object, and the kernels that stand behind the door.
     "modules": set(),
     "errors": {"modules"},
-    "apply": {"errors", "host", "nft", "rtnl"},
-    "read": {"errors", "host", "nft", "rtnl"},
+    "kinds": {"rtnl"},
+    "apply": {"errors", "kinds", "nft", "rtnl"},
+    "read": {"errors", "kinds", "nft", "rtnl"},
     "door": set(),
     "fake": {"door", "errors"},
     "recording": {"door", "fake"},
-    "linux": {"apply", "door", "errors", "host", "nft", "read", "rtnl", "see"},
+    "linux": {"apply", "door", "errors", "host", "kinds", "nft", "read", "rtnl", "see"},
     "open": {"door", "linux"},
 }
 """The rooms of `kernel/`, and what each may look into there."""
@@ -211,6 +215,12 @@ def room_of(module: str) -> str:
     return parts[0] if parts[0] == "ipam" else parts[1]
 
 
+def inner_room(module: str) -> str:
+    """`rtnl.objects.bridge` is in `rtnl.objects`, `rtnl.codec` in `rtnl`, `apply` in `apply`."""
+    first, *rest = module.split(".")
+    return f"{first}.objects" if rest[:1] == ["objects"] else first
+
+
 def within(path: Path, package: str) -> Iterator[str]:
     """The modules below a package that a module imports, by their names in it: `rtnl.codec`, `errors`."""
     prefix = f"{package}."
@@ -268,10 +278,17 @@ def test_imports_go_down_only() -> None:
 def test_imports_go_down_within_a_room_of_rooms_too(package: str, rooms: dict[str, set[str]]) -> None:
     used: dict[str, set[str]] = {}
     for path in [path for path in CODE if room(path) == package]:
-        mine = path.with_suffix("").parts[2]
-        into = {name.split(".")[0] for name in within(path, f"cni_plugin.{package}")}
+        mine = inner_room(".".join(path.with_suffix("").parts[2:]))
+        into = set(map(inner_room, within(path, f"cni_plugin.{package}")))
         used.setdefault(mine, set()).update(into - {mine})
     assert used == rooms
+
+
+def test_no_kind_of_object_knows_another() -> None:
+    """What a kind is to the kernel is in its file alone, and so one can be added or taken away."""
+    kinds = [path for path in CODE if path.parent.name == "objects" and room(path) == "kernel"]
+    assert len(kinds) > 10
+    assert [str(path) for path in kinds for name in within(path, "cni_plugin.kernel") if ".objects" in name] == []
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -1,4 +1,4 @@
-"""What a kernel takes by file or by ioctl instead of netlink: sysctls, and the checksum offload of a link.
+"""What a kernel takes by file instead of netlink: sysctls.
 
 Promise: a value that stands already is not written again (in a container /proc/sys may be read-only), and what cannot
 be set is an error only where pods get no packets without it; the error says where it can be.
@@ -9,18 +9,12 @@ $TULLE_PROC_SYS says where; it shows the namespace of whoever looks, as /proc/sy
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import os
-import socket
-import struct
 
-from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.host import Sysctl
 
 _ROOT = "/proc/sys"
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17
 _OUT_OF_REACH = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -75,21 +69,6 @@ def read_line(path: str) -> str:
         os.close(descriptor)
 
 
-def set_feature(each: Feature) -> None:
-    """Switch it in the network namespace that the calling thread is in. Raises OSError."""
-    _ethtool(each.dev, _ETHTOOL_STXCSUM, int(each.tx_checksum))
-
-
-def read_feature(each: Feature) -> Feature | None:
-    """How it is switched in the network namespace that the calling thread is in, None without the link."""
-    try:
-        return Feature(each.dev, bool(_ethtool(each.dev, _ETHTOOL_GTXCSUM, 0)))
-    except OSError as error:
-        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
-            return None
-        raise
-
-
 def _path(each: Sysctl) -> str:
     """Names are separated by slashes, as sysctl(8) takes them too: a link's name may hold dots."""
     name = each.name if "/" in each.name else each.name.replace(".", "/")
@@ -119,12 +98,3 @@ def _remedy(each: Sysctl, code: int | None) -> str:
         f"set it where /proc/sys can be written (sysctl -w {each.name}={each.value} {where}), or let Tulle write "
         "there: mount /proc/sys read-write, or say in $TULLE_PROC_SYS where it is"
     )
-
-
-def _ethtool(dev: str, command: int, value: int) -> int:
-    """SIOCETHTOOL with a struct ethtool_value; the struct ifreq holds its address."""
-    data = array.array("I", [command, value])
-    request = struct.pack("16sP16x", dev.encode(), data.buffer_info()[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        fcntl.ioctl(channel, _SIOCETHTOOL, request)
-    return data[1]

@@ -1,12 +1,15 @@
 """Numbers that rtnetlink's messages carry in their fixed fields, by their names in the kernel's headers.
 
-Sources: include/uapi/linux/if.h (IFF), if_addr.h (IFA_F), neighbour.h (NTF, NUD); include/linux/socket.h (AF_BRIDGE).
+Sources: include/uapi/linux/if.h (IFF), if_addr.h (IFA_F), neighbour.h (NTF, NUD), rtnetlink.h (RTN, RTNH_F);
+include/linux/socket.h (AF_BRIDGE).
 """
 
 from __future__ import annotations
 
 AF_BRIDGE = 7
 IFF_UP, IFF_PROMISC = 0x1, 0x100
-IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x08, 0x40
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x02, 0x08, 0x40
 NTF_SELF, NTF_MASTER = 0x02, 0x04
-NUD_PERMANENT = 0x80
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
+RTN_UNICAST = 1
+RTNH_F_ONLINK = 4

@@ -17,12 +17,11 @@ from cni_plugin.kernel.rtnl.addresses import family_of, packed
 from cni_plugin.kernel.rtnl.codec import RTM_GETROUTE, Message, Part, encode
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
+from cni_plugin.kernel.rtnl.numbers import RTN_UNICAST, RTNH_F_ONLINK
 from cni_plugin.marks import ROUTE_PROTOCOL
 from cni_plugin.model.base import HOST, POD
 from cni_plugin.model.layer3 import Route
 
-_RTNH_F_ONLINK = 4
-_RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
 _IP6_RT_PRIO_USER = 1024
 """The metric that the kernel gives an IPv6 route without one, include/uapi/linux/ipv6_route.h."""
@@ -66,7 +65,7 @@ class Routes:
         return self._listed[family]
 
     def _list(self, family: int) -> Iterator[Route]:
-        fields = {"family": family, "proto": ROUTE_PROTOCOL if self._ns == HOST else 0, "type": _RTN_UNICAST}
+        fields = {"family": family, "proto": ROUTE_PROTOCOL if self._ns == HOST else 0, "type": RTN_UNICAST}
         try:
             messages = self._space.netlink.dump(encode(RTM_GETROUTE, 0, fields))
         except Refused as refused:
@@ -74,7 +73,7 @@ class Routes:
                 raise
             return  # a kernel without IPv6
         for message in messages:
-            if message.field("type") == _RTN_UNICAST and not message.field("flags") & _RTM_F_CLONED:
+            if message.field("type") == RTN_UNICAST and not message.field("flags") & _RTM_F_CLONED:
                 yield from self._routes_of(message)
 
     def _routes_of(self, message: Message) -> Iterator[Route]:
@@ -101,8 +100,8 @@ class Routes:
 def _hops(message: Part) -> list[_Hop]:
     several = message.parts("RTA_MULTIPATH")
     if several:
-        return [_Hop(_gateway(hop), hop.field("oif"), bool(hop.field("flags") & _RTNH_F_ONLINK)) for hop in several]
-    return [_Hop(_gateway(message), message.number("RTA_OIF"), bool(message.field("flags") & _RTNH_F_ONLINK))]
+        return [_Hop(_gateway(hop), hop.field("oif"), bool(hop.field("flags") & RTNH_F_ONLINK)) for hop in several]
+    return [_Hop(_gateway(message), message.number("RTA_OIF"), bool(message.field("flags") & RTNH_F_ONLINK))]
 
 
 def _gateway(part: Part) -> str:

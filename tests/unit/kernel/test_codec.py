@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from cni_plugin import backend
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import CniError
-from cni_plugin.kernel.rtnl import codec, schema
-from cni_plugin.kernel.rtnl import encode as writers
+from cni_plugin.kernel.kinds import requests
+from cni_plugin.kernel.rtnl import codec, encode, schema
 from cni_plugin.kernel.rtnl.codec import Attr, Message, Part, nest
-from cni_plugin.kernel.rtnl.encode import Place, group_deletion, grouping, requests
+from cni_plugin.kernel.rtnl.encode import Place, group_deletion, grouping
 from cni_plugin.kernel.rtnl.forms import Inexpressible
 from cni_plugin.model.base import HOST, POD, Object, State
-from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
 from tests.golden import cases
@@ -34,7 +33,6 @@ from tests.golden import cases
 Way = tuple[str, ...]
 PLACE = Place(number=lambda name: len(name) + 1, pod=5)
 MAC = "02:00:00:00:00:01"
-WRITTEN = set(writers._WRITERS)
 INFO, DATA, SLAVE = "IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_INFO_SLAVE_DATA"
 
 
@@ -67,7 +65,7 @@ def pyroute2_alone() -> Iterator[None]:
 
 def written(op: Op) -> list[bytes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writers, "random_mac", lambda: MAC)
+        patch.setattr(encode, "random_mac", lambda: MAC)
         return [bytes(each) for each in requests(op, PLACE)]
 
 
@@ -108,8 +106,7 @@ PLANS = dict(plans())
 
 def spoken(ops: Iterable[Op]) -> list[Op]:
     """Those that are said with rtnetlink."""
-    written = (op for op in ops if type(op.object).__name__ in WRITTEN)
-    return [op for op in written if not isinstance(op.object, Sysctl) or writers.by_netlink(op.object)]
+    return [op for op in ops if op.object.by_netlink]
 
 
 @pytest.mark.parametrize("name", PLANS)
