@@ -67,7 +67,8 @@ def mac_for(wanted: str) -> Attr:
 
 def kind_of_link(kind: str, *data: Attr) -> Attr:
     """Of which kind a link is to be, with what that kind has to be told."""
-    return ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", nest(*data))))
+    told: list[Attr] = [("IFLA_INFO_DATA", nest(*data))] if data else []
+    return ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", kind), *told))
 
 
 def new_link(name: str, attrs: list[Attr], flags: int = 0) -> bytearray:

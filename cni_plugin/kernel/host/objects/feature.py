@@ -9,7 +9,7 @@ import socket
 import struct
 
 from cni_plugin.diff import Op
-from cni_plugin.kernel.rtnl.encode import GONE
+from cni_plugin.kernel.rtnl import encode
 from cni_plugin.kernel.rtnl.lookup import Lookup
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.model.host import Feature
@@ -23,7 +23,7 @@ def turn(op: Op, each: Feature, _space: Namespace) -> None:
     try:
         _ethtool(each.dev, _ETHTOOL_STXCSUM, int(each.tx_checksum or op.verb == "delete"))
     except OSError as error:
-        if op.verb != "delete" or error.errno not in GONE:
+        if op.verb != "delete" or error.errno not in encode.GONE:
             raise
 
 
