@@ -5,7 +5,6 @@ Both lie in a folder of the test's own, which the two packages are told of while
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +81,4 @@ def added(folder: Path) -> Iterator[type[Link]]:
         finally:
             for name in MODULES:
                 sys.modules.pop(name, None)
-            del kind
             kind_of.cache_clear()
-            gc.collect()  # a class that nobody has any more is no subclass of any other
