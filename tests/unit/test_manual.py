@@ -9,12 +9,17 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from cni_plugin import cluster, rooms
+from cni_plugin.agent import settings, source
+from cni_plugin.conf.plugin import NetConf
 from cni_plugin.ctl.diagnosis import finding_names
 from cni_plugin.ctl.doctor import contract
 from tests.manual import COMMANDS, PAGES, REPO, Block, blocks
@@ -22,20 +27,24 @@ from tests.manual import COMMANDS, PAGES, REPO, Block, blocks
 DOCS = REPO / "docs"
 LANGUAGES = (*COMMANDS, "json", "text")
 EVERY_BLOCK = [block for page in PAGES for block in blocks(page)]
-_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-_PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _ENTRY = re.compile(r"^\| `([a-z0-9-]+)` \| ([a-z ,]+) \|", re.MULTILINE)
 TROUBLESHOOTING = DOCS / "troubleshooting.md"
 
 
-def prose(page: Path) -> str:
-    """A page without its blocks and the code in its lines."""
-    return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+def unfenced(page: Path) -> str:
+    """A page without its blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def links(page: Path) -> list[str]:
+    """Where its links lead, and its pictures; what stands as code is none."""
+    return _LINK.findall(re.sub(r"`[^`\n]+`", "", unfenced(page)))
 
 
 def headings(page: Path) -> list[str]:
-    return _HEADING.findall(re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    return _HEADING.findall(unfenced(page))
 
 
 def at_github(heading: str) -> str:
@@ -57,7 +66,7 @@ def pages(items: list[Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_each_link_leads_to_a_file_and_each_anchor_to_a_heading(page: Path) -> None:
-    for link in _LINK.findall(prose(page)) + _PICTURE.findall(prose(page)):
+    for link in links(page):
         name, _, anchor = link.partition("#")
         if name.startswith("https://"):
             continue
@@ -74,14 +83,14 @@ def test_a_heading_has_the_same_anchor_at_github_and_in_mkdocs(page: Path) -> No
 
 
 def test_mkdocs_shows_every_page_and_is_strict() -> None:
-    settings = yaml.safe_load((REPO / "mkdocs.yml").read_text())
-    assert sorted(pages(settings["nav"])) == sorted(str(each.relative_to(DOCS)) for each in DOCS.rglob("*.md"))
-    assert settings["strict"] and set(settings["validation"]["links"].values()) == {"warn"}
+    site = yaml.safe_load((REPO / "mkdocs.yml").read_text())
+    assert sorted(pages(site["nav"])) == sorted(str(each.relative_to(DOCS)) for each in DOCS.rglob("*.md"))
+    assert site["strict"] and set(site["validation"]["links"].values()) == {"warn"}
 
 
 def test_every_page_is_reached_from_readme_and_from_the_manuals_first_page() -> None:
     for start in (REPO / "README.md", DOCS / "index.md"):
-        linked = {(start.parent / each.partition("#")[0]).resolve() for each in _LINK.findall(start.read_text())}
+        linked = {(start.parent / each.partition("#")[0]).resolve() for each in links(start)}
         assert {*DOCS.rglob("*.md")} - linked <= {DOCS / "index.md"}, start
 
 
@@ -105,15 +114,76 @@ def test_each_block_of_commands_says_who_runs_it_or_why_nobody_does(block: Block
     assert not test or f'(__file__, "{where}")' in (REPO / test).read_text(), f"{block}: {test} tries nothing {where}"
 
 
+@pytest.mark.parametrize("block", [each for each in EVERY_BLOCK if each.why_not.endswith(" has these lines")], ids=str)
+def test_a_page_that_is_said_to_have_the_lines_has_them(block: Block) -> None:
+    page = REPO / block.why_not.removesuffix(" has these lines")
+    there = {bare(line) for each in blocks(page) for line in each.commands}
+    assert {bare(line) for line in block.commands} <= there
+
+
+def bare(line: str) -> str:
+    """A command without what is said of it."""
+    return line.partition("  #")[0].removeprefix("sudo ").strip()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_no_block_hides_from_that_by_being_indented(page: Path) -> None:
-    outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert re.findall(r"(?:^|\n)\n(?: {4}|\t)\S.*", outside) == []
+    assert re.findall(r"(?:^|\n)\n(?: {4}|\t)\S.*", unfenced(page)) == []
 
 
 @pytest.mark.parametrize("block", [each for each in EVERY_BLOCK if each.language == "json"], ids=str)
-def test_each_example_of_a_configuration_is_json(block: Block) -> None:
-    json.loads(block.text)
+def test_each_example_of_a_configuration_is_one_that_is_read(block: Block, tmp_path: Path) -> None:
+    example = json.loads(block.text)
+    if "nodes" in example:
+        assert cluster.parse(example).nodes
+    elif "source" in example:
+        (tmp_path / "agent.json").write_text(block.text)
+        assert settings.load(str(tmp_path / "agent.json")).source == example["source"]
+        assert example["source"].keys() - {"type"} <= keys_of_source(example["source"]["type"], exact=True)
+    else:
+        assert keys(NetConf, "ipam") >= {key.lower() for each in example["plugins"][:1] for key in each}
+
+
+def keys(shape: type[msgspec.Struct], *more: str) -> set[str]:
+    """What is read of a configuration, in lower case."""
+    return {each.lower() for each in shape.__struct_encode_fields__} | set(more)
+
+
+def keys_of_source(name: str, *, exact: bool = False) -> set[str]:
+    shape = import_module(f"cni_plugin.agent.sources.{name}").Config
+    return set(map(camel, shape.__struct_fields__)) if exact else keys(shape)
+
+
+def camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+def named(page: str) -> set[str]:
+    """All words of a page that stand as code in its lines, in lower case."""
+    return set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", unfenced(DOCS / page))).lower()))
+
+
+def test_each_key_of_a_network_is_in_the_manual() -> None:
+    runtimes = {"cniversion", "name", "type", "prevresult"}
+    told = {each for each in keys(NetConf) - runtimes if not each.startswith("cni.dev")}
+    assert sorted(told - named("configuration.md")) == []
+
+
+def test_each_setting_of_the_agent_is_in_the_manual_and_no_other() -> None:
+    text = (DOCS / "configuration.md").read_text()
+    table = text[text.index("## The agent's settings") : text.index("## The backend")]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(settings.Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize("source", source.names())
+def test_each_source_of_nodes_has_a_page_with_its_keys(source: str) -> None:
+    assert sorted(keys_of_source(source) - named(f"source-{source}.md")) == []
+
+
+@pytest.mark.parametrize("backend", [each for each in rooms.tenants("backends") if hasattr(each, "Config")])
+def test_each_backend_has_its_keys_in_the_manual(backend: Any) -> None:
+    assert sorted(keys(backend.Config) - named("configuration.md")) == []
 
 
 def gravities() -> dict[str, set[str]]:
