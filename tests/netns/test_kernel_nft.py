@@ -104,6 +104,27 @@ def test_a_chain_is_made_and_read_back_as_it_was_wanted(kernel: LinuxKernel) -> 
     assert ruleset().count("masquerade") == 3
 
 
+def test_who_finds_a_chain_as_it_is_wanted_needs_no_library(
+    kernel: LinuxKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a process for it: a pod's ADD changes nothing in nftables, but for a network's first."""
+    put(kernel, [MASQUERADE, OTHER])
+    with LinuxKernel() as another, monkeypatch.context() as patch:
+        patch.setattr(nft_process.NftProcess, "run", lambda *_: pytest.fail("the library was asked"))
+
+        assert another.read([MASQUERADE, OTHER]) == state([MASQUERADE, OTHER])
+
+
+def test_a_rule_that_somebody_wrote_is_told_in_nfts_words(kernel: LinuxKernel) -> None:
+    put(kernel, [MASQUERADE])
+    run("nft add rule inet tulle masq_net ip saddr 10.0.0.1 accept")
+
+    (found,) = kernel.read([MASQUERADE]).values()
+
+    assert isinstance(found, Chain)
+    assert found.rules == (*MASQUERADE.rules, "ip saddr 10.0.0.1 accept")
+
+
 def test_failure_21_foreign_tables_are_the_same_before_and_after(kernel: LinuxKernel) -> None:
     before = ruleset()
 

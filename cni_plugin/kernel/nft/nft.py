@@ -5,7 +5,9 @@ missing), in a process that is made when the first chain is asked for (`nft_proc
 change together or none does; no other table is ever named; the table goes with the last thing in it.
 
 The kernel gives rules back in other words than it was given them, so a rule is known by its comment, which ends in a
-digest of the rule as it was written.
+digest of the rule as it was written. So the kernel itself is asked first, by `nft_raw`, for nothing but hook and
+comments: who finds all as it is wanted, as every pod but a network's first does, needs no library, and no process of
+its own.
 """
 
 from __future__ import annotations
@@ -13,19 +15,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import socket
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.nft.nft_process import NftProcess
-from cni_plugin.kernel.rtnl.codec import HEADER, NLM_F_ACK, NLM_F_REQUEST
+from cni_plugin.kernel.nft.nft_raw import RawNft, delete_empty_table, netfilter
 from cni_plugin.marks import TABLE
 from cni_plugin.meter import Meter
 from cni_plugin.model.nft import Chain, Element, Set
 
+_NAME = TABLE.split()[1]
 _TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO, *PASSING)
 """What it makes a difference to know that nft said, by strerror(3)."""
 _COMMENT = re.compile(r' comment "([^"]*)"$')
@@ -33,12 +33,6 @@ _TYPE = re.compile(r"\ttype ([^;\n]+)")
 _ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
 _HOOK = re.compile(r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?")
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
-
-_NETLINK_NETFILTER = 12
-_NEW_GENERATION, _GET_GENERATION_KIND = 10 << 8 | 15, 10 << 8 | 16
-_GET_GENERATION = HEADER.pack(HEADER.size + 4, _GET_GENERATION_KIND, NLM_F_REQUEST, 1, 0) + bytes(4)
-_GENERATION_AT = HEADER.size + 4 + 4
-"""NFTA_GEN_ID comes first in the answer to NFT_MSG_GETGEN (net/netfilter/nf_tables_api.c, nf_tables_fill_gen_info)."""
 
 
 class NftError(Exception):
@@ -53,12 +47,14 @@ class Nft:
     """Table `inet tulle` of the network namespace that the first call is made in.
 
     A chain that was read is known until the kernel's ruleset is of another generation, whoever changed it: to ask for
-    the generation takes 10 us, to list a chain 300.
+    the generation takes 10 us, whether it is as wanted 50, to list a chain 300.
     """
 
     def __init__(self, meter: Meter | None = None) -> None:
         self._meter = meter or Meter()
         self._process = NftProcess()
+        self._raw = RawNft(_NAME)
+        self._right: dict[str, tuple[int, Chain]] = {}
         self._listed: dict[str, tuple[int, str]] = {}
 
     def run(self, commands: str) -> tuple[bool, str]:
@@ -78,7 +74,7 @@ class Nft:
     def close(self) -> None:
         """Let go of sockets and process."""
         self._process.close()
-        self._hang_up()
+        self._raw.close()
 
     def change(self, ops: Sequence[Op]) -> None:
         """Carry out these operations on chains, sets and elements in one transaction. Raises NftError."""
@@ -92,6 +88,8 @@ class Nft:
     def read(self, wanted: Chain) -> Chain | None:
         """The chain of this name, its rules in the words wanted where they are those wanted. Raises NftError."""
         with self._meter.step("nft"):
+            if self._is_right(wanted):
+                return wanted
             words = self._listing(f"chain {TABLE} {wanted.name}")
             return _parse(words, wanted) if words else None
 
@@ -107,27 +105,18 @@ class Nft:
             found = _ELEMENTS.search(self._listing(f"set {TABLE} {name}"))
             return frozenset(each.strip() for each in found[1].split(",")) if found else frozenset()
 
-    def generation(self) -> int:
-        """The number of the kernel's ruleset, another one after each transaction; 0 where it cannot be had."""
-        try:
-            self._channel.send(_GET_GENERATION)
-            answer = self._channel.recv(8192)
-        except OSError:
-            self._hang_up()  # the answer may still come, and would be taken for that to the next question
-            return 0
-        (kind,) = struct.unpack_from("=H", answer, 4)
-        return int.from_bytes(answer[_GENERATION_AT : _GENERATION_AT + 4], "big") if kind == _NEW_GENERATION else 0
-
-    @cached_property
-    def _channel(self) -> socket.socket:
-        return _netfilter()
-
-    def _hang_up(self) -> None:
-        if (channel := self.__dict__.pop("_channel", None)) is not None:
-            channel.close()
+    def _is_right(self, wanted: Chain) -> bool:
+        generation = self._raw.generation()  # before the look, as before a list
+        if generation and self._right.get(wanted.name) == (generation, wanted):
+            return True
+        found = self._raw.chain(wanted.name, generation) if generation else None
+        if found is None or found.declared != _hook_of(wanted.hook) or found.comments != _comments(wanted):
+            return False
+        self._right[wanted.name] = generation, wanted
+        return True
 
     def _listing(self, what: str) -> str:
-        generation = self.generation()  # before the list: a change in between makes the next reader list again
+        generation = self._raw.generation()  # before the list: a change in between makes the next reader list again
         known, words = self._listed.get(what, (0, ""))
         if known != generation or not generation:
             words = self._list(what)
@@ -188,6 +177,12 @@ def _parse(listing: str, wanted: Chain) -> Chain:
     return Chain(wanted.name, hook, tuple(rules))
 
 
+def _comments(wanted: Chain) -> list[str] | None:
+    """What its rules are known by; None when one of them has no comment."""
+    found = [_COMMENT.search(each) for each in wanted.rules]
+    return [match[1] for match in found if match] if all(found) else None
+
+
 def _statements(listing: str) -> Iterator[str]:
     """The lines inside the chain, those that nft broke for their length made whole."""
     statement = ""
@@ -225,11 +220,18 @@ def _priority(words: Iterable[str]) -> int | str:
 def _silence(error: OSError) -> NftError:
     """Why nobody answered: the library ends without a word where there are no sockets of netfilter's to be had."""
     try:
-        _netfilter().close()
+        netfilter().close()
     except OSError as cause:
         error = cause
     code = error.errno if error.errno in _TOLD else errno.EAGAIN
     return NftError(f"no answer from nftables: {error.strerror or error}", code or errno.EAGAIN)
+
+
+def _delete_empty_table() -> None:
+    """Raises NftError."""
+    code = delete_empty_table(_NAME)
+    if code:
+        raise NftError(f"delete table {TABLE}: {os.strerror(code)}", code)
 
 
 def _refusal(words: str) -> NftError:
@@ -240,47 +242,3 @@ def _refusal(words: str) -> NftError:
 
 def _code(words: str) -> int:
     return next((code for code in _TOLD if os.strerror(code) in words), errno.EINVAL)
-
-
-def _delete_empty_table() -> None:
-    """Delete the table if nothing is left in it, and leave that to the kernel to judge.
-
-    nft cannot ask for this: its `delete table` takes everything along, also what another process has just
-    put there. With NLM_F_NONREC the kernel answers EBUSY instead (net/netfilter/nf_tables_api.c,
-    nf_tables_deltable), so there is no instant between looking and deleting. Raises NftError.
-    """
-    begin, end, delete_table, nonrec, inet = 0x10, 0x11, 10 << 8 | 2, 0x100, 1
-    name = TABLE.split()[1].encode() + b"\0"
-    attribute = struct.pack("=HH", 4 + len(name), 1) + name + b"\0" * (-len(name) % 4)
-    batch = b"".join(
-        HEADER.pack(HEADER.size + 4 + len(body), kind, NLM_F_REQUEST | flags, sequence, 0)
-        + struct.pack("!BBH", family, 0, resource)
-        + body
-        for kind, flags, sequence, family, resource, body in (
-            (begin, 0, 1, 0, 10, b""),
-            (delete_table, NLM_F_ACK | nonrec, 2, inet, 0, attribute),
-            (end, 0, 3, 0, 10, b""),
-        )
-    )
-    code = _ask_twice(batch)
-    if code not in (0, errno.EBUSY, errno.ENOENT):
-        raise NftError(f"delete table {TABLE}: {os.strerror(code)}", code)
-
-
-def _ask_twice(batch: bytes) -> int:
-    """The errno with which the kernel answers what may be asked again, and is if something passing is in the way."""
-    code = 0
-    for _ in range(2):
-        try:
-            with _netfilter() as channel:
-                channel.send(batch)
-                code = -struct.unpack_from("=i", channel.recv(8192), HEADER.size)[0]
-        except OSError as error:
-            code = error.errno or errno.EIO
-        if code not in PASSING:
-            break
-    return code
-
-
-def _netfilter() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
