@@ -9,13 +9,14 @@ nobody's, and without a word a cluster would go unmasqueraded.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from cni_plugin import backend as backends
-from cni_plugin import cluster as clusters
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.keys import strangers
-from cni_plugin.network import NetworkKeys
+
+if TYPE_CHECKING:
+    from cni_plugin.network import NetworkKeys
 
 _LISTS, _RUNTIMES = ("cniversions", "disablecheck", "disablegc", "capabilities", "plugins"), (
     "portmappings", "bandwidth", "aliases", "infinibandguid", "deviceid", "cgrouppath", "labels",
@@ -38,12 +39,17 @@ def of_plugin(raw: Mapping[str, object], conf: NetConf) -> list[str]:
 
 def of_cluster(raw: object) -> list[str]:
     """Of a `cluster` object. Raises CniError 7 for one that cannot be read."""
+    from cni_plugin import cluster as clusters  # an ADD asks of its plugin alone, and pays for what it imports
+    from cni_plugin.network import NetworkKeys
+
     shapes = (typed(raw, NetworkKeys, "cluster"), *clusters.shapes(raw))
     return [*_worded(raw, *shapes, at="cluster"), *_of_backend(raw, "cluster.backend")]
 
 
 def of_node(raw: object) -> list[str]:
     """Of one node of a list, which stands in a file of its own. Raises CniError 7."""
+    from cni_plugin import cluster as clusters
+
     alone = {"nodes": [raw]}
     return [each.removeprefix("nodes[0].") for each in _worded(alone, *clusters.shapes(alone))]
 
@@ -55,6 +61,8 @@ def of_network(raw: Mapping[str, object], conf: NetworkKeys) -> list[str]:
 
 def _of_backend(raw: object, at: str) -> list[str]:
     """A key of any backend is one, so that `type`, which is no backend's own, alone switches a cluster."""
+    from cni_plugin import backend as backends
+
     found = raw if isinstance(raw, dict) else {}
     given = next((each for key, each in found.items() if key.lower() == "backend"), None)
     known = [_Type(), *(backends.find(name).configure({}) for name in backends.names())]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, takewhile
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
@@ -19,10 +19,12 @@ from cni_plugin.kernel.nft.nft import Nft, NftError
 from cni_plugin.kernel.rtnl.encode import GONE, Absent, Place, adds, group_deletion, grouping
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Outcome
-from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.marks import GROUP
 from cni_plugin.model.base import HOST, POD, Object
 from cni_plugin.model.links import Link
+
+if TYPE_CHECKING:
+    from cni_plugin.kernel.rtnl.remover import Remover
 
 Lane = tuple[str, str]
 Ours = Callable[[Object], bool]

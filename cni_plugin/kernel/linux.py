@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from cni_plugin.describe import describe
 from cni_plugin.diff import Op
@@ -30,21 +31,20 @@ from cni_plugin.kernel.rtnl.addresses import family_of, network_of, packed
 from cni_plugin.kernel.rtnl.announce import announce, await_port
 from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address, prefix_of
 from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
-from cni_plugin.kernel.rtnl.dad import await_dad
 from cni_plugin.kernel.rtnl.lookup import Lookup
 from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
 from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_UP, NTF_SELF, NUD_PERMANENT
-from cni_plugin.kernel.rtnl.remover import Remover
 from cni_plugin.kernel.rtnl.routes import Routes
-from cni_plugin.kernel.rtnl.ways import ways
-from cni_plugin.kernel.see.routers import taught
 from cni_plugin.marks import ALIAS
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import HOST, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Neigh, Way
 from cni_plugin.model.links import Fdb
+
+if TYPE_CHECKING:
+    from cni_plugin.kernel.rtnl.remover import Remover
 
 _SCOPE_LINK = 253
 _MAC_TEXT = 17
@@ -64,7 +64,7 @@ class LinuxKernel:
     def __init__(self, meter: Meter | None = None, *, prompt: bool = True) -> None:
         self._meter = meter or Meter()
         self._prompt = prompt
-        self._remover = None if prompt else Remover()
+        self._remover = None if prompt else _new_remover()
         self._pod: Namespace | None = None
         self._untold = ""
         self._unannounced: deque[tuple[Namespace, str]] = deque()
@@ -191,6 +191,8 @@ class LinuxKernel:
 
     def await_dad(self, dev: str) -> tuple[str, ...]:
         """Wait until no address of the pod's link is tentative; those that somebody else has."""
+        from cni_plugin.kernel.rtnl.dad import await_dad  # few configurations ask for it
+
         return await_dad(self._pod, dev) if self._pod is not None else ()
 
     def uplink(self, address: str) -> Uplink | None:
@@ -246,11 +248,15 @@ class LinuxKernel:
 
     def ways(self, addresses: Iterable[str]) -> dict[str, Way]:
         """The way to each of these addresses; one without a way, or of the node's own, is left out."""
+        from cni_plugin.kernel.rtnl.ways import ways  # for who is in no cluster it is nothing
+
         with self._meter.step("netlink"):
             return ways(self._host, addresses)
 
     def taught(self) -> tuple[str, ...]:
         """As the door promises."""
+        from cni_plugin.kernel.see.routers import taught  # once in a boot
+
         return taught(self._host)
 
     def out_of_reach(self, wanted: Iterable[Sysctl]) -> tuple[str, ...]:
@@ -340,6 +346,12 @@ class LinuxKernel:
         for space in (self._host, self._pod):
             if space is not None:
                 space.forget()
+
+
+def _new_remover() -> Remover:
+    from cni_plugin.kernel.rtnl.remover import Remover  # only for who lives on
+
+    return Remover()
 
 
 def _is_permanent(message: Message) -> bool:

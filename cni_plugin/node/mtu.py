@@ -13,7 +13,7 @@ who changed the pod's link since. The record comes last, so that what a kill lea
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -25,8 +25,10 @@ from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object
 from cni_plugin.model.links import Bridge, PodLink, Veth
-from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record, Records
+
+if TYPE_CHECKING:
+    from cni_plugin.store.clusters import ClusterFacts
 
 
 class Width(NamedTuple):

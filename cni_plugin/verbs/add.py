@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -22,20 +22,21 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model.base import State
 from cni_plugin.model.links import Veth
-from cni_plugin.node.cluster.peers import ensure
 from cni_plugin.node.mtu import fitting, wanted
 from cni_plugin.node.settle import apply
 from cni_plugin.plan import lease as plan
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
 from cni_plugin.spec import Interface, Result, readable, render
-from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
 from cni_plugin.verbs.ensure import drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
 from cni_plugin.verbs.leases import leases
 from cni_plugin.wish import wish
+
+if TYPE_CHECKING:
+    from cni_plugin.store.clusters import ClusterFacts
 
 
 class Step(NamedTuple):
@@ -70,7 +71,7 @@ def add(context: Context) -> bytes:
 def _add(context: Context) -> bytes:
     """Nobody else's ADD of the same comes in between, whose failure would take back what this one made."""
     _refuse_existing(context)
-    facts = ensure(context.conf, context.kernel, context.records)
+    facts = _facts(context)
     ipam = leases(context, facts.pod_cidrs if facts else ())
     with ExitStack() as undo:
         late = find(context.conf.ipam.type).NEEDS_LINK
@@ -85,6 +86,17 @@ def _add(context: Context) -> bytes:
         reply = render(_result(context, wire, lease), context.version)
         undo.pop_all()
     return reply
+
+
+def _facts(context: Context) -> ClusterFacts | None:
+    """What the cluster says, its part of this node made true; None for a network without one."""
+    if context.conf.cluster is None:
+        return None
+    from cni_plugin.node.cluster.peers import (
+        ensure,  # a fifth of what an engine imports, for who is in no cluster nothing
+    )
+
+    return ensure(context.conf, context.kernel, context.records)
 
 
 def _refuse_existing(context: Context) -> None:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from cni_plugin.kernel.host import locks
 from cni_plugin.kernel.host.libc import enter_namespace, libc
-from cni_plugin.kernel.host.program import run as run_program
 
 if TYPE_CHECKING:
     import ctypes
@@ -262,6 +261,8 @@ def _load_library() -> ctypes.CDLL | None:
 
 def _run_program(commands: bytes) -> tuple[bool, bytes]:
     """The same by `nft -f -`, with an environment of its own."""
+    from cni_plugin.kernel.host.program import run as run_program  # where the library is, it is nothing
+
     program = next((path for path in _NFT if os.access(path, os.X_OK)), None)
     if program is None:
         return False, f"neither {_LIBRARY} nor nft is installed (Debian: apt install nftables)".encode()

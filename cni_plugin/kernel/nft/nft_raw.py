@@ -85,7 +85,7 @@ class RawNft:
         request = HEADER.pack(size, kind, NLM_F_REQUEST | flags, 1, 0) + _MESSAGE.pack(_NFPROTO_INET, 0, 0) + what
         try:
             self._channel.send(request)
-            return _answers(self._channel, bool(flags))
+            return _answers(self._channel, many=bool(flags))
         except OSError:
             self.close()  # the answer may still come, and would be taken for that to the next question
             return None
@@ -132,7 +132,7 @@ def _ask_twice(batch: bytes) -> int:
     return code
 
 
-def _answers(channel: socket.socket, many: bool) -> list[tuple[int, bytes]] | None:
+def _answers(channel: socket.socket, *, many: bool) -> list[tuple[int, bytes]] | None:
     """One answer, or all of a dump; None for a refusal, and for a dump in whose middle something changed."""
     found: list[tuple[int, bytes]] = []
     whole = True
