@@ -8,6 +8,7 @@ Everything follows from the three names that a runtime gives it, so that who for
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -27,9 +28,7 @@ class Attachment(NamedTuple):
     @property
     def digest(self) -> str:
         """A name for it of fixed length."""
-        if self.sealed:
-            return self.container.removeprefix(SEALED)
-        return sha256("\0".join(self).encode("utf-8", "surrogateescape")).hexdigest()
+        return _digest(self)
 
     @property
     def sealed(self) -> bool:
@@ -56,6 +55,14 @@ def owner(alias: str) -> Attachment | None:
     if not alias.startswith(ALIAS) or len(parts) != 3:
         return None
     return Attachment(*parts)
+
+
+@lru_cache(maxsize=256)
+def _digest(attachment: Attachment) -> str:
+    """Remembered: an ADD asks for it a dozen times."""
+    if attachment.sealed:
+        return attachment.container.removeprefix(SEALED)
+    return sha256("\0".join(attachment).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def sealed(network: str) -> str:

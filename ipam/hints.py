@@ -54,6 +54,7 @@ class Hints:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._used = -1
+        self._moved = False
         self._blocks: dict[str, bytearray] = {}
         self._index = Index(store)
         try:
@@ -77,9 +78,12 @@ class Hints:
         return whole and all(os.fstat(fd).st_mtime_ns == CLEAN for fd in self._directories)
 
     def mark_clean(self) -> None:
-        """The last act of an operation that left leases and hints in step."""
+        """The last act of an operation that left leases and hints in step.
+
+        The bitmaps' directory is as it was unless one of them came or went.
+        """
         try:
-            for fd in self._directories:
+            for fd in self._directories if self._moved else self._directories[1:]:
                 os.utime(fd, ns=(CLEAN, CLEAN))
         except OSError:
             pass  # Not our directory: it stays unclean, and every operation reads all leases.
@@ -156,6 +160,7 @@ class Hints:
     def rebuild(self, held: Mapping[Owner, Iterable[IP]], used: Iterable[IP]) -> None:
         """Makes the hints say this and nothing else. Killed half-way, the directory stays unclean."""
         self._open_or_make()
+        self._moved = True
         self._blocks = {}
         self._index.fill({_name(owner): ",".join(map(str, ips)) for owner, ips in held.items()})
         blocks: dict[str, bytearray] = {}
@@ -184,6 +189,7 @@ class Hints:
         try:
             fd = open_own(name, os.O_RDONLY, self._used)
         except FileNotFoundError:
+            self._moved = True  # `mark` makes it
             return b""
         try:
             return os.read(fd, _BYTES)

@@ -14,6 +14,10 @@ from cni_plugin.meter import Meter
 from cni_plugin.spec import Request
 from cni_plugin.store.records import Records
 
+_MOST_SOUND, _LONGEST_SOUND = 64, 64 << 10
+_sound: set[bytes] = set()
+"""Configurations in which nothing is doubtful: an agent is asked in the same words for each pod of a network."""
+
 
 class MustWait(BaseException):
     """The request has to wait for another program, and may not where it is served: it is to be served elsewhere.
@@ -48,10 +52,17 @@ class Context(NamedTuple):
 
     def tell_doubts(self) -> None:
         """On stderr, as there is no other place for what is probably a mistake and no error."""
-        from cni_plugin import doubts  # those who ask are about to need all that it takes
+        if self.stdin in _sound:
+            return
+        from cni_plugin import doubts  # not every verb asks
 
-        for each in doubts.of_plugin(self.raw, self.conf):
+        found = doubts.of_plugin(self.raw, self.conf)
+        for each in found:
             print(f"tulle: {self.conf.name}: {each}", file=sys.stderr)
+        if not found and len(self.stdin) <= _LONGEST_SOUND:
+            if len(_sound) >= _MOST_SOUND:
+                _sound.clear()
+            _sound.add(self.stdin)
 
     @property
     def bridge(self) -> str:

@@ -216,6 +216,8 @@ def make_folder(path: str) -> None:
 
     os.makedirs gives its mode to the last one only, and calls itself for each, of which a path may have thousands.
     """
+    if _is_folder(path):  # as for every pod but the first: one call, where to make it takes three
+        return
     try:
         _make_folder(path)
     except FileNotFoundError:
@@ -223,6 +225,13 @@ def make_folder(path: str) -> None:
             if end and letter == "/":
                 _make_folder(path[:end], on_the_way=True)
         _make_folder(path)  # where there are those above it, this may be a place for no folder, as /proc is
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _make_folder(path: str, *, on_the_way: bool = False) -> None:
