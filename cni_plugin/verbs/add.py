@@ -51,6 +51,13 @@ class Step(NamedTuple):
     inside: tuple[str, ...]
 
 
+class Made(NamedTuple):
+    """What stands of the attachment, and the MAC of its bridge, "" where that is still to be asked for."""
+
+    stands: State
+    bridge_mac: str
+
+
 def add(context: Context) -> bytes:
     """Wire the pod and tell how. Raises CniError, IpamError, KernelError, NetnsError."""
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
@@ -78,12 +85,12 @@ def _add(context: Context) -> bytes:
         lease = Result() if late else _leased(context, ipam, undo)
         wire = _wire(context, lease, facts)
         inside = facts.inside if facts else ()
-        stood = _make(context, wire, Step(lease, ipam.data_dir, {}, inside), undo)
+        made = _make(context, wire, Step(lease, ipam.data_dir, {}, inside), undo)
         if late:
             lease = _leased(context, ipam, undo)
-            _make(context, wire, Step(lease, ipam.data_dir, stood, inside), undo)
+            made = _make(context, wire, Step(lease, ipam.data_dir, made.stands, inside), undo)
         _announce(context)
-        reply = render(_result(context, wire, lease), context.version)
+        reply = render(_result(context, wire, lease, made.bridge_mac), context.version)
         undo.pop_all()
     return reply
 
@@ -156,8 +163,8 @@ def _wire(context: Context, lease: Result, facts: ClusterFacts | None) -> Wire:
     return Wire(attachment, context.bridge, width.pod, mac, width.port)
 
 
-def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
-    """Bring the attachment from where it stands to what its lease makes of it; the new state."""
+def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> Made:
+    """Bring the attachment from where it stands to what its lease makes of it."""
     conf, kernel, records = context.conf, context.kernel, context.records
     want = pod_state(conf, wire, step.lease.ips, step.lease.routes)
     record = _record(context, wire, step, want)
@@ -168,7 +175,8 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
     with context.meter.step("records"):
         put_record(kernel, records, record, masquerade)
     undo.callback(_take_back, drop_record, kernel, records, wire.attachment)
-    bridged += ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
+    bridge = ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
+    bridged += bridge.ops
     try:
         apply(kernel, diff(want, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
     except KernelError as error:
@@ -180,7 +188,7 @@ def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> State:
         back.append(Op("delete", Veth(wire.attachment.host_dev)))
     for each in back:
         undo.callback(_take_back, apply, kernel, [each])
-    return want
+    return Made(want, bridge.mac)
 
 
 def _announce(context: Context) -> None:
@@ -223,12 +231,12 @@ def _record(context: Context, wire: Wire, step: Step, want: State) -> Record:
     )
 
 
-def _result(context: Context, wire: Wire, lease: Result) -> Result:
+def _result(context: Context, wire: Wire, lease: Result, bridge_mac: str) -> Result:
     attachment = wire.attachment
     gateway_dev = gateway_device(context.conf, wire.bridge)
     beside = [gateway_dev] if gateway_dev != wire.bridge and plan.gateways(context.conf, lease.ips) else []
     interfaces = (
-        Interface(wire.bridge, context.kernel.link_mac(wire.bridge)),
+        Interface(wire.bridge, bridge_mac or context.kernel.link_mac(wire.bridge)),
         Interface(attachment.host_dev, host_mac(attachment), mtu=wire.port_mtu or wire.mtu),
         Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=readable(context.environ["CNI_NETNS"])),
         *(Interface(name, context.kernel.link_mac(name)) for name in beside),  # a VLAN's gateway, as the reference has

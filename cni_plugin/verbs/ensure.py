@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import NetConf
@@ -27,17 +28,25 @@ def full_bridge(bridge: str) -> str:
     )
 
 
-def ensure_bridge(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
-    """Make the bridge (name, gateways, MTU in bytes) as it should be; the operations that it took.
+class Bridged(NamedTuple):
+    """What a bridge lacks, and its MAC where that is known and stays: no port that comes to it changes it."""
+
+    ops: list[Op]
+    mac: str = ""
+
+
+def ensure_bridge(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> Bridged:
+    """Make the bridge (name, gateways, MTU in bytes) as it should be; the operations that it took, and its MAC.
 
     Two first pods may meet here: who finds something to do looks again under the lock.
     """
-    if not _bridge_ops(kernel, records, conf, want):
-        return []
+    found = _lacking(kernel, records, conf, want)
+    if not found.ops:
+        return found
     with records.lock():
-        ops = _bridge_ops(kernel, records, conf, want)
+        ops = _lacking(kernel, records, conf, want).ops
         apply(kernel, ops)
-        return ops
+        return Bridged(ops)
 
 
 def undo_bridge(kernel: Kernel, records: Records, bridge: str, ops: Sequence[Op]) -> None:
@@ -82,7 +91,7 @@ def restore_masquerade(kernel: Kernel, networks: Mapping[str, Masquerade]) -> li
     return settle(kernel, want, kernel.read([chain]))
 
 
-def _bridge_ops(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> list[Op]:
+def _lacking(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> Bridged:
     bridge, gateways, mtu = want
     wanted = bridge_state(conf, bridge, gateways, mtu)
     dev = gateway_device(conf, bridge)
@@ -93,7 +102,9 @@ def _bridge_ops(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str
         kept = state(Addr(dev, each) for each in _gateways_of_others(records, conf.name, dev))
         out = {key: each for key, each in out.items() if key not in kept}
     have = {**have, **out}
-    return steps(kernel, adopt(wanted, have), have)
+    there = have.get(Bridge(bridge).key)
+    mac = there.mac if isinstance(there, Bridge) and there.pinned else ""
+    return Bridged(steps(kernel, adopt(wanted, have), have), mac)
 
 
 def _gateways_of_others(records: Records, network: str, dev: str) -> Iterator[str]:

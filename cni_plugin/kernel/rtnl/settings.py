@@ -10,6 +10,7 @@ proc_sys_compare), and it may be hidden or show another namespace; an answer abo
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 
 from cni_plugin.kernel.rtnl.codec import Message
 from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, nested, number
@@ -27,13 +28,13 @@ _OF_ALL = ("all", "default")
 
 def link_of(each: Sysctl) -> str:
     """The link whose setting this is, "" for one that is not told with a link."""
-    place = _place(each)
+    place = _place(each.name)
     return place[1] if place else ""
 
 
 def told(link: Message | None, each: Sysctl) -> str | None:
     """What the setting is; None where nothing was told: no link, no IPv6 on it, or a kernel before the setting."""
-    place = _place(each)
+    place = _place(each.name)
     if link is None or place is None:
         return None
     family, _, at = place
@@ -43,9 +44,10 @@ def told(link: Message | None, each: Sysctl) -> str | None:
     return str(number(value)) if value else None
 
 
-def _place(each: Sysctl) -> tuple[str, str, int] | None:
+@lru_cache(maxsize=256)
+def _place(name: str) -> tuple[str, str, int] | None:
     """The family, the link and the place among the settings, of net/<family>/conf/<link>/<key>."""
-    words = each.name.split("/")
+    words = name.split("/")
     if len(words) != 5 or words[2] != "conf" or words[3] in _OF_ALL:
         return None
     _, family, _, dev, key = words
