@@ -82,3 +82,26 @@ def test_other_arguments_are_refused_with_the_usage(arguments: tuple[str, ...]) 
 
 def test_it_tells_its_version() -> None:
     assert call("--version")[:2] == (0, f"tulled {VERSION}\n".encode())
+
+
+IMPORTED = """
+import sys
+sys.path[:0] = {path!r}
+from cni_plugin import doubts
+from cni_plugin.ipams import host_local
+from cni_plugin.kernel import linux
+from cni_plugin.verbs import add, context
+print(*sys.modules)
+"""
+OF_CLUSTERS = {
+    "cni_plugin.backend", "cni_plugin.cluster", "cni_plugin.network", "cni_plugin.plan.cluster",
+    "cni_plugin.plan.guard", "cni_plugin.plan.identity", "cni_plugin.node.cluster.peers", "cni_plugin.kernel.rtnl.ways",
+}
+OF_AGENTS = {"cni_plugin.kernel.watch.monitor", "cni_plugin.kernel.rtnl.remover"}
+
+
+def test_an_add_imports_nothing_of_clusters_and_agents() -> None:
+    """An engine starts for each pod: what it imports is paid each time."""
+    script = IMPORTED.format(path=[str(REPOSITORY), *sys.path])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert not set(done.stdout.split()) & (OF_CLUSTERS | OF_AGENTS)
