@@ -27,8 +27,9 @@ _OTHERS = bytes(set(range(256)) - set(b'"[]{}'))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _STEPS = bytes.maketrans(b"[]", b"\x01\xff")
 """Signed bytes: 1 and -1."""
-_STRING = re.compile(rb'"[^"]*"')
-_PLACE = re.compile(r" \(byte (\d+)\)$")
+_STRING = rb'"[^"]*"'
+_PLACE = r" \(byte (\d+)\)$"
+"""Compiled when they are needed, as for hardly any pod."""
 
 Shape = TypeVar("Shape")
 
@@ -82,7 +83,7 @@ def _brackets(data: bytes) -> bytes:
     """Those that stand outside of strings, the curly ones as square ones."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return _STRING.sub(b"", data.translate(_ALIKE, _OTHERS).replace(b'""', b""))
+    return re.sub(_STRING, b"", data.translate(_ALIKE, _OTHERS).replace(b'""', b""))
 
 
 def _encoding(text: bytes, error: UnicodeDecodeError) -> str:
@@ -95,7 +96,7 @@ def _encoding(text: bytes, error: UnicodeDecodeError) -> str:
 def _worded(said: str, text: bytes) -> str:
     if text.startswith(_WIDE):
         return "JSON is malformed: it is UTF-16; save it as UTF-8"
-    found = _PLACE.search(said)
+    found = re.search(_PLACE, said)
     return said[: found.start()] + _place(text, int(found[1])) if found else said
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _thread import get_ident  # built in; `threading` would be an import for each pod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from struct import Struct
-from threading import get_ident
 
 from cni_plugin.kernel.host import files
 

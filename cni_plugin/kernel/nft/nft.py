@@ -16,22 +16,27 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import PASSING
-from cni_plugin.kernel.nft.nft_process import NftProcess
 from cni_plugin.kernel.nft.nft_raw import RawNft, delete_empty_table, netfilter
 from cni_plugin.marks import TABLE
 from cni_plugin.meter import Meter
 from cni_plugin.model.nft import Chain, Element, Set
 
+if TYPE_CHECKING:
+    from cni_plugin.kernel.nft.nft_process import NftProcess
+
 _NAME = TABLE.split()[1]
 _TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO, *PASSING)
 """What it makes a difference to know that nft said, by strerror(3)."""
-_COMMENT = re.compile(r' comment "([^"]*)"$')
-_TYPE = re.compile(r"\ttype ([^;\n]+)")
-_ELEMENTS = re.compile(r"elements = \{([^}]*)\}")
-_HOOK = re.compile(r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?")
+_COMMENT = r' comment "([^"]*)"$'
+_TYPE = r"\ttype ([^;\n]+)"
+_ELEMENTS = r"elements = \{([^}]*)\}"
+_HOOK = r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?"
+"""Compiled when they are needed: a DEL asks nothing of nftables."""
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 
 
@@ -52,7 +57,6 @@ class Nft:
 
     def __init__(self, meter: Meter | None = None) -> None:
         self._meter = meter or Meter()
-        self._process = NftProcess()
         self._raw = RawNft(_NAME)
         self._right: dict[str, tuple[int, Chain]] = {}
         self._listed: dict[str, tuple[int, str]] = {}
@@ -73,8 +77,15 @@ class Nft:
 
     def close(self) -> None:
         """Let go of sockets and process."""
-        self._process.close()
+        if "_process" in self.__dict__:
+            self._process.close()
         self._raw.close()
+
+    @cached_property
+    def _process(self) -> NftProcess:
+        from cni_plugin.kernel.nft.nft_process import NftProcess  # for hardly any pod
+
+        return NftProcess()
 
     def change(self, ops: Sequence[Op]) -> None:
         """Carry out these operations on chains, sets and elements in one transaction. Raises NftError."""
@@ -96,13 +107,13 @@ class Nft:
     def read_set(self, name: str) -> Set | None:
         """The set of this name. Raises NftError."""
         with self._meter.step("nft"):
-            kind = _TYPE.search(self._listing(f"set {TABLE} {name}"))
+            kind = re.search(_TYPE, self._listing(f"set {TABLE} {name}"))
             return Set(name, kind[1].strip()) if kind else None
 
     def elements(self, name: str) -> frozenset[str]:
         """What is in the set of this name, nothing without it. Raises NftError."""
         with self._meter.step("nft"):
-            found = _ELEMENTS.search(self._listing(f"set {TABLE} {name}"))
+            found = re.search(_ELEMENTS, self._listing(f"set {TABLE} {name}"))
             return frozenset(each.strip() for each in found[1].split(",")) if found else frozenset()
 
     def _is_right(self, wanted: Chain) -> bool:
@@ -166,20 +177,20 @@ def _declared_anew(op: Op) -> bool:
 
 
 def _parse(listing: str, wanted: Chain) -> Chain:
-    words = {match[1]: rule for rule in wanted.rules if (match := _COMMENT.search(rule))}
+    words = {match[1]: rule for rule in wanted.rules if (match := re.search(_COMMENT, rule))}
     hook, rules = "", []
     for line in _statements(listing):
-        if _HOOK.match(line):
+        if re.match(_HOOK, line):
             hook = wanted.hook if _same_hook(line, wanted.hook) else line
         else:
-            comment = _COMMENT.search(line)
+            comment = re.search(_COMMENT, line)
             rules.append(words.get(comment[1], line) if comment else line)
     return Chain(wanted.name, hook, tuple(rules))
 
 
 def _comments(wanted: Chain) -> list[str] | None:
     """What its rules are known by; None when one of them has no comment."""
-    found = [_COMMENT.search(each) for each in wanted.rules]
+    found = [re.search(_COMMENT, each) for each in wanted.rules]
     return [match[1] for match in found if match] if all(found) else None
 
 
@@ -202,7 +213,7 @@ def _same_hook(one: str, other: str) -> bool:
 
 
 def _hook_of(declaration: str) -> tuple[str, str, int | str, str]:
-    match = _HOOK.match(declaration.strip())
+    match = re.match(_HOOK, declaration.strip())
     if match is None:
         return (declaration, "", "", "")
     return match[1], match[2], _priority(match[3].split()), match[4] or "accept"
