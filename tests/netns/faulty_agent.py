@@ -7,6 +7,7 @@ and the engine of a client that it turned away are as they always are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -17,7 +18,7 @@ import struct
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cni_plugin.agent import service
@@ -44,7 +45,20 @@ OF_FILES = {
 }
 OF_EPOLL = ("poll", "register", "modify", "unregister")
 KINDS = (*OF_SOCKETS, *OF_FILES, "make a socket", "wait", "lock", "ioctl", "enter a namespace", "start a thread")
+CODES = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.EIO, errno.EINTR, errno.ENOSPC, errno.EROFS)
+SOON = (2, 5, 13, 34)
+"""Which call of its kind fails, beside the first."""
 _ARMED = struct.Struct("=III")
+
+
+def faults(kind: str) -> Iterator[tuple[int, int]]:
+    """With each code the first call, and with one after the other a later one.
+
+    EINVAL of a file is no fault: it says that something else than a file stands there.
+    """
+    codes = CODES if kind in OF_FILES else (errno.EINVAL, *CODES)
+    yield from ((code, 1) for code in codes)
+    yield from zip(codes, SOON, strict=False)
 
 
 class Faults:

@@ -16,14 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.netns.agents import Agent, Asker, in_node
-from tests.netns.faulty_agent import KINDS, OF_FILES, Faults, FaultyAgent
+from tests.netns.faulty_agent import KINDS, Faults, FaultyAgent, faults
 from tests.netns.test_agent_kill import AgentWorld, world_with
 from tests.netns.test_rollback import _note
 from tests.pace import until
-
-CODES = (errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.EIO, errno.EINTR, errno.ENOSPC, errno.EROFS)
-SOON = (2, 5, 13, 34)
-"""Which call of its kind fails, beside the first."""
 
 
 @pytest.fixture
@@ -32,16 +28,6 @@ def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
         assert world.ask("ADD", "other").exit == 0
         world.node.pod("pod1")
         yield world
-
-
-def faults(kind: str) -> Iterator[tuple[int, int]]:
-    """With each code the first call, and with one after the other a later one.
-
-    EINVAL of a file is no fault: it says that something else than a file stands there.
-    """
-    codes = CODES if kind in OF_FILES else (errno.EINVAL, *CODES)
-    yield from ((code, 1) for code in codes)
-    yield from zip(codes, SOON, strict=False)
 
 
 def served(world: AgentWorld, verb: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from struct import Struct
 
 from cni_plugin.kernel.see.echo import checksum
@@ -34,17 +34,15 @@ class Knock:
         self._from = 1024 + int.from_bytes(os.urandom(2), "big") % 30000
         self.by_device = self.by_hand = False
         kind = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._stream = socket.socket(self._family, socket.SOCK_STREAM | kind)
-        self._raw = socket.socket(self._family, socket.SOCK_RAW | kind, socket.IPPROTO_TCP)
-        try:
+        with ExitStack() as undo:
+            self._stream = undo.enter_context(socket.socket(self._family, socket.SOCK_STREAM | kind))
+            self._raw = undo.enter_context(socket.socket(self._family, socket.SOCK_RAW | kind, socket.IPPROTO_TCP))
             if source:
                 self._stream.bind((source, 0))
             self._raw.bind((own, 0))
             self._raw.sendto(self._segment(own, to), (to, 0))
             self._arrived(self._stream.connect_ex((to, PORT)))
-        except OSError:
-            self.close()
-            raise
+            undo.pop_all()
 
     def look(self) -> bool:
         """Take what came back; whether both did."""

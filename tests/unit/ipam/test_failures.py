@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
 
 from ipam.errors import AddressTaken, PoolExhausted
 from tests.unit.ipam.world import Network, ips, pod
+from tests.unit.odd import put_odd
 
 
 class TestFailure01LeasesLeakAtReboot:
@@ -183,33 +183,6 @@ def test_what_stands_in_the_place_of_a_file_of_ours_keeps_nobody_from_an_address
     assert network.lease_files() == {}
     network.add("next")
     network.check_hints()
-
-
-def put_odd(path: Path, kind: str) -> None:
-    """What nobody of ours would put there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    match kind:
-        case "folder":
-            path.mkdir()
-            (path / ".damaged.x").write_text("x")
-        case "fifo":
-            os.mkfifo(path)
-        case "link":
-            path.symlink_to("/etc/passwd")
-        case "loop":
-            path.symlink_to(path)
-        case "socket":
-            os.mknod(path, stat.S_IFSOCK | 0o600)
-        case "huge":
-            path.touch()
-            os.truncate(path, 1 << 30)
-        case "noise":
-            path.write_bytes(os.urandom(3000))
-        case _:
-            path.touch()
 
 
 def test_a_data_directory_may_be_as_deep_as_the_kernel_has_paths(tmp_path: Path) -> None:
