@@ -20,6 +20,10 @@ import pytest
 from scripts.lib.lab import labs, namespaces
 from scripts.lib.lab.topology import LABS, REPO, Spec
 
+from tests.conformance.nodes import Node
+from tests.netns.agents import Agent
+from tests.netns.failure_nodes import node_with
+
 BUNDLE = REPO / "dist" / "tulle" / "tulle"
 _numbers = itertools.count(1)
 
@@ -76,6 +80,22 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wrapper.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -m cni_plugin.client\n")
     wrapper.chmod(0o755)
     return wrapper
+
+
+@pytest.fixture
+def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
+    """A node alone, without pods."""
+    with node_with(plugin, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=["engine", "agent"])
+def served(request: pytest.FixtureRequest, node: Node, plugin: Path) -> Iterator[Node]:
+    """That node, once where every call is its own engine, and once where an agent serves them all."""
+    with ExitStack() as stack:
+        if request.param == "agent":
+            stack.enter_context(Agent(node, plugin))
+        yield node
 
 
 @pytest.fixture

@@ -26,17 +26,11 @@ from cni_plugin import wire
 from tests import soak
 from tests.conformance.nodes import Call, Json, Namespace, Node
 from tests.netns.agents import Agent, Asker, in_node, receive, replied
-from tests.netns.failure_nodes import address, conf, node_with
+from tests.netns.failure_nodes import address, conf
 from tests.netns.test_agent_kill import AgentWorld, world_with
 from tests.pace import PATIENCE, cheaper, until
 
 WIDE: dict[str, object] = {"ranges": [[{"subnet": "10.60.0.0/20"}]]}
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
 
 
 @pytest.fixture

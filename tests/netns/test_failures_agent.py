@@ -28,7 +28,7 @@ from cni_plugin import wire
 from tests.conformance.nodes import Call, Json, Node, Reply, ping_all
 from tests.netns.agents import Agent, Asker, Mortal, in_node, receive
 from tests.netns.failing_engine import enter, serve
-from tests.netns.failure_nodes import address, conf, node_with, status
+from tests.netns.failure_nodes import address, conf, status
 from tests.netns.test_agent import at_once, calls, interfaces, recent
 from tests.netns.test_agent_kill import AgentWorld, world_with
 from tests.pace import PATIENCE, until
@@ -40,12 +40,6 @@ def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
         ipam = {"type": "host-local", "dataDir": str(made.node.data_dir), "ranges": [[{"subnet": "10.60.0.0/21"}]]}
         made.configuration["ipam"] = ipam
         yield made
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
 
 
 def addresses_of_pods(node: Node) -> list[str]:

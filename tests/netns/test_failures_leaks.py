@@ -6,7 +6,7 @@ The numbers are those of the list of forty failures that the design names; issue
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,10 @@ import pytest
 from tests import soak
 from tests.conformance.nodes import Json, Node, ping_all, run
 from tests.conformance.observe import snapshot
-from tests.netns.failure_nodes import address, collect, conf, invoke, node_with, ranges, status
+from tests.netns.failure_nodes import address, collect, conf, invoke, ranges, status
 from tests.pace import until
 
 AN_EARLIER_BOOT = "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
 
 
 def reboot(node: Node, *survivors: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from scripts.lib.lab.runtime import Attachment, Network, PluginError, Runtime
 from tests.conformance.nodes import NODE4, UPLINK, WORLD4, Json, Namespace, Node, ping_all
 from tests.conformance.observe import port_of, port_view, tentative
-from tests.netns.failure_nodes import REFERENCE, address, conf, node_with, ranges
+from tests.netns.failure_nodes import REFERENCE, address, conf, ranges
 from tests.pace import cheaper, until
 
 GATEWAYS = {"4": "10.60.0.1", "6": "2001:db8:60::1"}
@@ -40,12 +39,6 @@ table inet hostport {{
     }}
 }}
 """
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
 
 
 def answers(source: Namespace, target: str, dev: str) -> bool:

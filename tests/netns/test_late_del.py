@@ -7,19 +7,11 @@ reference plugins unplug it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.conformance.nodes import Call, Json, Node, Plugins, Reply, ping_all, run
-from tests.netns.failure_nodes import REFERENCE, address, conf, node_with
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
+from tests.netns.failure_nodes import REFERENCE, address, conf
 
 
 def late_del(node: Node, configuration: Json, pod: str = "live", ifname: str = "eth0") -> Reply:

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.conformance.nodes import Call, Node
-from tests.netns.agents import Agent
-from tests.netns.failure_nodes import conf, node_with
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
-
-
-@pytest.fixture(params=["engine", "agent"])
-def served(request: pytest.FixtureRequest, node: Node, plugin: Path) -> Iterator[Node]:
-    with ExitStack() as stack:
-        if request.param == "agent":
-            stack.enter_context(Agent(node, plugin))
-        yield node
+from tests.netns.failure_nodes import conf
 
 
 def call(node: Node, command: str, redirection: str) -> tuple[int, str]:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.nodes import Node
-from tests.netns.failure_nodes import conf, node_with
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
+from tests.netns.failure_nodes import conf
 
 
 def modes(folder: Path) -> dict[str, str]:

@@ -7,15 +7,12 @@ gave the next pod, served without it, the same address.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.nodes import Call, Json, Node
-from tests.netns.agents import Agent
-from tests.netns.failure_nodes import address, conf, node_with, status
+from tests.netns.failure_nodes import address, conf, status
 
 WITNESS = """#!/bin/sh
 echo "$CNI_COMMAND" >>here
@@ -24,24 +21,9 @@ echo "$CNI_COMMAND" >>here
 
 
 @pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
-
-
-@pytest.fixture(params=["engine", "agent"])
-def served(request: pytest.FixtureRequest, node: Node, plugin: Path) -> Iterator[str]:
-    """With and without an agent; it stands where the tests were started, and the caller in another folder."""
-    with ExitStack() as stack:
-        if request.param == "agent":
-            stack.enter_context(Agent(node, plugin))
-        yield str(request.param)
-
-
-@pytest.fixture
-def caller(served: str, node: Node, monkeypatch: pytest.MonkeyPatch) -> Path:
-    del served
-    folder = node.state / "caller"
+def caller(served: Node, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the caller stands; an agent stands where the tests were started."""
+    folder = served.state / "caller"
     (folder / "bin").mkdir(parents=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PWD", "/")  # what it says may be anything

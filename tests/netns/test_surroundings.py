@@ -8,19 +8,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.nodes import Call, Json, Node, Reply
-from tests.netns.failure_nodes import address, conf, node_with, status
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
+from tests.netns.failure_nodes import address, conf, status
 
 
 def called(node: Node, command: str, before: str, **environ: str) -> Reply:

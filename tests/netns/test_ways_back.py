@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.conformance.nodes import Node, ping_all
-from tests.netns.failure_nodes import REFERENCE, conf, node_with
-
-
-@pytest.fixture
-def node(plugin: Path, tmp_path: Path) -> Iterator[Node]:
-    with node_with(plugin, tmp_path) as node:
-        yield node
+from tests.netns.failure_nodes import REFERENCE, conf
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="the static IPAM of the reference is not installed")
