@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,7 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CniError, NoAnswer
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host.program import MOST_BYTES, is_ancestor, run
 
 LONGEST = {"ADD": 55.0}
@@ -39,7 +41,7 @@ def _was_started_by_us() -> bool:
 
 
 def find(kind: str, path: Sequence[str]) -> str:
-    """The executable of a plugin type. Raises CniError 4 or 7."""
+    """The executable of a plugin type. Raises CniError 4 or 7, OSError where the kernel cannot tell now."""
     if "/" in kind or kind in (".", ".."):
         raise CniError(INVALID_CONFIG, f"invalid ipam.type {kind!r}: it is the name of a plugin, not a path")
     if not path:
@@ -48,12 +50,23 @@ def find(kind: str, path: Sequence[str]) -> str:
         )
     for folder in path:
         candidate = os.path.join(folder, kind)
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+        if _is_plugin(candidate):
             return candidate
     raise CniError(
         INVALID_CONFIG,
         f"invalid ipam.type {kind!r}: there is no such plugin in CNI_PATH {':'.join(path)}; install it there",
     )
+
+
+def _is_plugin(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
+    except ValueError:  # a path holds no NUL
+        return False
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        return False
 
 
 def versions(executable: str, environ: Mapping[str, str]) -> Sequence[object]:

@@ -122,9 +122,9 @@ class Allocator:
             return held
 
     def find(self, owner: Owner) -> tuple[IP, ...]:
-        """What the owner holds; writes nothing."""
+        """What the owner holds; writes nothing. StoreError where nothing is known of it, and not all can be read."""
         with self._session() as session:
-            return session.held(owner) if session.present else ()
+            return session.held(owner, sure=True) if session.present else ()
 
     def release_address(self, ip: IP) -> Owner | None:
         """For operators: takes back one address, damaged or not, whoever has it, and says who had it."""

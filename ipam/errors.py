@@ -20,6 +20,8 @@ _REMEDIES = {
     errno.ELOOP: "replace the symbolic link by a real file or directory, or have root make it",
     errno.ENAMETOOLONG: "give the network a name of at most 255 bytes: a directory is called by it",
     errno.EIO: "look for disk errors in the kernel log (dmesg)",
+    **dict.fromkeys((errno.ENOMEM, errno.ENOBUFS), "free some memory and try again"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n), and try again"),
 }
 
 

@@ -27,18 +27,9 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
 from ipam.index import Index
+from ipam.own import DAMAGED, clear, ensure_directory, open_own, open_own_directory, replace
 from ipam.ranges import IP
-from ipam.store import (
-    DAMAGED,
-    TEMPORARY,
-    Owner,
-    Store,
-    clear,
-    ensure_directory,
-    open_own,
-    open_own_directory,
-    replace,
-)
+from ipam.store import TEMPORARY, Owner, Store
 
 CLEAN = 1_009_843_200 * 10**9
 """2002-01-01 UTC in ns; whole seconds, which any file system can hold. Another layout must use another."""

@@ -17,7 +17,8 @@ import os
 import zlib
 from collections.abc import Mapping
 
-from ipam.store import TEMPORARY, Store, open_own
+from ipam.own import open_own
+from ipam.store import TEMPORARY, Store
 
 NAME = "index"
 BUCKET = 4096

@@ -97,11 +97,13 @@ class Session:
             pass
 
     def rebuild(self, leases: Iterable[Lease] | None = None) -> None:
-        """Makes the hints again from all leases."""
+        """Makes the hints again from all leases. Where the disk did not tell whose one is, they are not trusted yet."""
         held: dict[Owner, list[IP]] = {}
         used: list[IP] = []
+        whole = True
         for lease in self.store.leases() if leases is None else leases:
             used.append(lease.ip)
+            whole = whole and not lease.unread
             if lease.owner:
                 held.setdefault(lease.owner, []).append(lease.ip)
         self.trusted = False
@@ -111,21 +113,29 @@ class Session:
         if self.hints.boot != self._boot.id:
             self.hints.boot = self._boot.id
         self.hints.rebuild(held, used)
-        self.hints.mark_clean()
-        self.trusted = True
+        if whole:
+            self.hints.mark_clean()
+            self.trusted = True
 
     def valid(self) -> Iterator[Lease]:
         """All leases but those that are void; writes nothing."""
         return (lease for lease, void in self._judged() if not void)
 
-    def held(self, owner: Owner) -> tuple[IP, ...]:
-        """What the owner has; else what its container has from a reference that stored no interface."""
+    def held(self, owner: Owner, *, sure: bool = False) -> tuple[IP, ...]:
+        """What the owner has; else what its container has from a reference that stored no interface.
+
+        `sure`: raises OSError where it seems to have nothing, and may have what cannot be read.
+        """
         old = Owner(owner.container, "")
         if self.trusted:
             return self._confirmed(owner) or self._confirmed(old)
         leases = list(self.valid())
         mine = tuple(lease.ip for lease in leases if lease.owner == owner)
-        return mine or tuple(lease.ip for lease in leases if lease.owner == old)
+        mine = mine or tuple(lease.ip for lease in leases if lease.owner == old)
+        if sure and not mine:
+            for lease in leases:
+                lease.known()
+        return mine
 
     def put(self, owner: Owner, ips: Sequence[IP], held: Sequence[IP]) -> None:
         """Makes these leases for an owner who already has `held`: all of them, or none and StoreError."""
@@ -172,7 +182,7 @@ class Session:
 
     def _confirmed(self, owner: Owner) -> tuple[IP, ...]:
         found = ((ip, self.store.read(ip)) for ip in self.hints.addresses(owner))
-        return tuple(ip for ip, lease in found if lease and lease.owner == owner)
+        return tuple(ip for ip, lease in found if lease and lease.known().owner == owner)
 
     def _judged(self) -> Iterator[tuple[Lease, bool]]:
         """Every lease and whether it is void: of an earlier boot, and its owner not known to be alive.

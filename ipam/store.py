@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
@@ -28,6 +27,7 @@ from ipaddress import ip_address
 import msgspec
 
 from ipam import spares
+from ipam.own import ODD, clear, ensure_directory, open_directory, open_own, open_own_directory, write_whole
 from ipam.ranges import IP
 
 _LOCK = "lock"
@@ -45,10 +45,8 @@ _ROOM = 4096
 """What is read at once: more than nearly any lease has, a container ID and an interface name."""
 _LARGEST = 1 << 18
 """More than any lease has: a variable of an environment has 128 KiB at most (MAX_ARG_STRLEN, linux/binfmts.h)."""
-_ODD = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
-"""What open(2) says of a directory, of none where one is wanted, of a symbolic link, of a socket or a FIFO."""
-DAMAGED = ".damaged."
-"""How the name begins that a directory gets which stood where a file belongs."""
+_TELLING = (*ODD, errno.EACCES, errno.EPERM, errno.ENODEV, errno.EINVAL)
+"""What is said of a thing, not of the kernel or the disk: it will be said again."""
 
 
 class Owner(msgspec.Struct, frozen=True, order=True):
@@ -62,12 +60,22 @@ class Owner(msgspec.Struct, frozen=True, order=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A lease file as found: `owner` is None when it cannot be understood, and `flaw` then says why."""
+    """A lease file as found: `owner` is None when it cannot be understood, and `flaw` then says why.
+
+    `unread`: the errno with which the disk refused to tell what is in it, which may be anybody's name.
+    """
 
     ip: IP
     owner: Owner | None
     written_ns: int
     flaw: str = ""
+    unread: int = 0
+
+    def known(self) -> Lease:
+        """Itself. Raises OSError where nobody knows whose it is."""
+        if self.unread:
+            raise OSError(self.unread, os.strerror(self.unread), str(self.ip))
+        return self
 
 
 class Store:
@@ -128,7 +136,8 @@ class Store:
         except OSError as error:
             if error.errno in _PASSING:
                 raise
-            return Lease(ip, None, 0, f"cannot be read: {error.strerror}")
+            unread = 0 if error.errno in _TELLING else error.errno or errno.EIO
+            return Lease(ip, None, 0, f"cannot be read: {error.strerror}", unread)
         owner = _owner(text)
         return Lease(ip, owner, written_ns, "" if owner else "does not name a container")
 
@@ -265,17 +274,20 @@ class Store:
 def holder(path: str, ip: IP) -> Owner | None:
     """Whose an address is in the network at this path; None if nobody is known to have it.
 
-    For who wants to know and changes nothing: nothing is locked, and nothing made where no leases are.
+    For who wants to know and changes nothing: nothing is locked, and nothing made where no leases are. Raises OSError
+    when that cannot be found out, now or on this disk.
     """
     store = Store(path)
     try:
         store.fd = _open_network(path)
         lease = store.read(ip) if store.fd >= 0 else None
-    except OSError:
+    except OSError as error:
+        if error.errno not in _TELLING:
+            raise
         return None
     finally:
         store.close()
-    return lease.owner if lease else None
+    return lease.known().owner if lease else None
 
 
 def _make_network(path: str) -> None:
@@ -300,83 +312,6 @@ def _open_network(path: str) -> int:
         if os.lstat(path).st_uid not in (0, os.geteuid()):
             raise OSError(errno.ELOOP, "it is a symbolic link that neither root nor we have made", path) from error
         return os.open(path, os.O_DIRECTORY)
-
-
-def ensure_directory(name: str, parent_fd: int) -> None:
-    """Makes a private directory unless it is there."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=parent_fd)
-    except FileExistsError:
-        pass
-
-
-def open_directory(name: str, parent_fd: int | None = None) -> int:
-    """A file descriptor of a directory that is no symbolic link, or -1 if it is not there."""
-    try:
-        return os.open(name, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent_fd)
-    except FileNotFoundError:
-        return -1
-
-
-def open_own_directory(name: str, parent_fd: int) -> int:
-    """The same for one that is ours alone: what stands there and is none is moved out of the way."""
-    try:
-        return open_directory(name, parent_fd)
-    except OSError as error:
-        if error.errno not in _ODD:
-            raise
-        clear(name, parent_fd)
-        return -1
-
-
-def open_own(name: str, flags: int, dir_fd: int) -> int:
-    """A file descriptor of a file that is ours alone, no symbolic link; whatever else stands there goes before."""
-    flags |= os.O_NOFOLLOW | os.O_NONBLOCK  # to open a FIFO must not wait for who reads or writes it
-    try:
-        fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
-        if _is_file(fd):
-            return fd
-        os.close(fd)
-    except OSError as error:
-        if error.errno not in _ODD:
-            raise
-    clear(name, dir_fd)
-    return os.open(name, flags, 0o600, dir_fd=dir_fd)
-
-
-def _is_file(fd: int) -> bool:
-    """Closes it when it cannot tell."""
-    try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
-    except OSError:
-        os.close(fd)
-        raise
-
-
-def clear(name: str, dir_fd: int) -> None:
-    """Takes away whatever stands there; a directory, which may hold what somebody needs, loses but its name."""
-    try:
-        os.unlink(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        pass
-    except IsADirectoryError:
-        inode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ino
-        os.rename(name, f"{DAMAGED}{inode}", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-
-
-def replace(name: str, target: str, from_fd: int, to_fd: int) -> None:
-    """rename(2), also where a directory has taken the target's place."""
-    try:
-        os.rename(name, target, src_dir_fd=from_fd, dst_dir_fd=to_fd)
-    except IsADirectoryError:
-        clear(target, to_fd)
-        os.rename(name, target, src_dir_fd=from_fd, dst_dir_fd=to_fd)
-
-
-def write_whole(fd: int, text: bytes) -> None:
-    """write(2) until all is written: near the end of the space it writes less than it was given."""
-    while text:
-        text = text[os.write(fd, text) :]
 
 
 def _open_lock(dir_fd: int) -> int:

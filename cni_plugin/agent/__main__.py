@@ -77,7 +77,8 @@ def once(name: str) -> int:
         reply = run(name, os.environ, stdin, open_kernel)
     except OSError as error:
         what = f"the network configuration cannot be read from stdin: {error.strerror}"
-        reply = refusal(CniError(IO_FAILURE, f"{what}; run it as a container runtime does"))
+        told = CniError(IO_FAILURE, f"{what}; run it as a container runtime does")
+        reply = refusal(told, verb=os.environ.get("CNI_COMMAND", ""))
     try:
         write_all(answer, reply.stdout)
     except OSError as error:

@@ -209,7 +209,7 @@ class Worker:
             with kernel.lent(lent):
                 results = run_together(calls, lambda: _staying(kernel), agent=agent)
         except Exception as error:
-            results = [refusal(error)] * len(jobs)
+            results = [refusal(error, verb=job.verb) for job in jobs]
         steps = agent.meter.take()  # of them all: each waited for the others
         for job, result in zip(jobs, results, strict=True):
             job.done(result, steps, begun)
@@ -225,7 +225,7 @@ class Worker:
             with LinuxKernel(agent.meter) as kernel:
                 self._serve([job], kernel, agent)
         except Exception as error:
-            job.done(refusal(error), {}, job.queued)
+            job.done(refusal(error, verb=job.verb), {}, job.queued)
         finally:
             self._finished.append(job)
             os.eventfd_write(self._bell, 1)
@@ -235,7 +235,8 @@ class Worker:
         try:
             Thread(target=self._serve_beside, args=(job,), daemon=True).start()
         except RuntimeError as error:
-            job.done(refusal(OSError(EAGAIN, f"no thread can be started ({error})")), {}, job.queued)
+            why = OSError(EAGAIN, f"no thread can be started ({error})")
+            job.done(refusal(why, verb=job.verb), {}, job.queued)
             self._finished.append(job)
             os.eventfd_write(self._bell, 1)
 

@@ -14,6 +14,7 @@ from cni_plugin.conf.plugin import DEFAULT_DATA_DIR, IpamConf, RangeConf
 from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.ipams.contract import Ask, refuse_unwritable
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host import files
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig, check_address, check_prefix
 from ipam import ranges
@@ -215,12 +216,14 @@ def _sets(
 
 
 def _resolv_conf(path: str) -> Dns:
-    """A file in the format of resolv.conf(5). Raises CniError 7 when it cannot be read."""
+    """A file in the format of resolv.conf(5). Raises CniError 7 when it cannot be read, OSError when not now."""
     if not path:
         return Dns()
     try:
         text = files.follow(path, _MOST_RESOLV_CONF).decode(errors="replace")
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         raise CniError(
             INVALID_CONFIG, f"invalid ipam.resolvConf {path!r}: {error.strerror}; name a file that can be read"
         ) from error

@@ -42,6 +42,7 @@ from cni_plugin.verbs.teardown import Takedown, together
 OpenKernel: TypeAlias = Callable[[], AbstractContextManager[Kernel]]
 Run: TypeAlias = Callable[[Context], bytes | Takedown[bytes]]
 _SHORT = "the node is short of it just now, so try again; if it lasts, look at its free memory and its open files"
+_IN_THE_WAY = (IO_FAILURE, TRY_AGAIN_LATER, KERNEL_REFUSED)
 _REMEMBERED = 64 << 10
 """Bytes of a configuration that is remembered in case it comes again."""
 
@@ -135,19 +136,26 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
     except MustWait:
         return ELSEWHERE
     except Exception as error:
-        return refusal(error, _known(version) if version else _version_or_newest(call.stdin))
+        version = _known(version) if version else _version_or_newest(call.stdin)
+        return refusal(error, version, verb=call.environ.get("CNI_COMMAND", ""))
 
 
-def refusal(error: Exception, version: str = "0.1.0") -> Reply:
-    """The reply that tells of an error, in this version of the specification."""
-    return Reply(spec.render_error(as_cni_error(error), version), 1)
+def refusal(error: Exception, version: str = "0.1.0", *, verb: str = "") -> Reply:
+    """The reply that tells of an error, in this version of the specification.
+
+    What keeps STATUS from an answer would keep the next ADD from success, and has the code for that.
+    """
+    told = as_cni_error(error)
+    if verb == "STATUS" and told.code in _IN_THE_WAY:
+        told = CniError(NOT_AVAILABLE, told.msg, told.details)
+    return Reply(spec.render_error(told, version), 1)
 
 
 def _refuse_without_agent(verb: str, conf: plugin.NetConf) -> None:
     """DEL and GC always work: what cannot be cleaned up would be worse than an agent that is away."""
     if conf.agent == "required" and verb in ("ADD", "CHECK", "STATUS"):
         raise CniError(
-            NOT_AVAILABLE if verb == "STATUS" else TRY_AGAIN_LATER,
+            TRY_AGAIN_LATER,
             'the agent is away, and "agent" is "required": see systemctl status tulled, or set "agent" to "auto"',
         )
 
@@ -173,7 +181,7 @@ def as_cni_error(error: Exception) -> CniError:
         case ipam.CollectError():
             return CniError(GC_INCOMPLETE, "some leases could not be collected", str(error))
         case ipam.StoreError():
-            return CniError(IO_FAILURE, str(error))
+            return CniError(TRY_AGAIN_LATER if error.errno in PASSING else IO_FAILURE, str(error))
         case ipam.IpamError():
             return CniError(ADDRESS_UNAVAILABLE, str(error))
         case MemoryError():

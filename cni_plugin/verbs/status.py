@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, TRY_AGAIN_LATER, CniError
+from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.ipams.contract import Leases, refuse_unwritable
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import MOST_PORTS
@@ -24,7 +24,7 @@ def status(context: Context) -> bytes:
     try:
         facts = ensure(context.conf, context.kernel, context.records)
     except CniError as error:
-        if error.code not in (INVALID_CONFIG, TRY_AGAIN_LATER):
+        if error.code != INVALID_CONFIG:
             raise
         raise CniError(NOT_AVAILABLE, error.msg, error.details) from error
     except KernelError as error:

@@ -8,6 +8,7 @@ the reference plugins take it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import product
@@ -15,6 +16,7 @@ from itertools import product
 from cni_plugin.conf.plugin import DEFAULT_DATA_DIR
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import PodWire
+from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host import files
 from cni_plugin.marks import ALIAS, HOST_DEV
 from cni_plugin.spec import parse_result
@@ -23,7 +25,10 @@ from ipam.store import Owner, holder
 
 
 def is_anothers(context: Context, wire: PodWire) -> bool:
-    """Whether a wire that stands under CNI_IFNAME is known not to be this request's attachment."""
+    """Whether a wire that stands under CNI_IFNAME is known not to be this request's attachment.
+
+    Raises OSError where the disk does not tell now: the wire may be a pod's that lives.
+    """
     if wire.host_alias.startswith(ALIAS):
         return True  # ours are taken away by their names, so this one is not the request's
     if not wire.host_dev or _is_on_record(context, wire):  # a bridge's wire has its other end on the node
@@ -50,8 +55,10 @@ def _holders(context: Context, wire: PodWire) -> Iterator[Owner]:
     data_dir = context.conf.ipam.folder or DEFAULT_DATA_DIR
     try:
         networks = files.names(data_dir)
-    except OSError:  # what cannot be read tells nothing
-        return
+    except OSError as error:
+        if error.errno == errno.EIO or error.errno in PASSING:
+            raise
+        return  # what is no folder, or not ours to read, tells nothing
     for network, address in product(networks, wire.addresses):
         owner = holder(f"{data_dir}/{network}", ip_address(address))
         if owner is not None:

@@ -19,7 +19,6 @@ import pytest
 
 from scripts.lib.lab import labs, namespaces
 from scripts.lib.lab.topology import LABS, REPO, Spec
-
 from tests.conformance.nodes import Node
 from tests.netns.agents import Agent
 from tests.netns.failure_nodes import node_with

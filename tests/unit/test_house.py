@@ -179,7 +179,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     # Whole or not at all: kernel.host.files writes, ipam.store leases; knobs has /proc/sys.
     "open": ("cni_plugin/kernel/",),
     "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py", "ipam/index.py",
-        "ipam/spares.py"),
+        "ipam/own.py", "ipam/spares.py"),
     "os.posix_spawn": ("cni_plugin/kernel/host/program.py",),
     # libnftables calls exit(3), so it must have a process of its own, at once and in the namespace of whoever asks.
     "os.fork": ("cni_plugin/kernel/nft/nft_process.py",),

@@ -36,6 +36,7 @@ ODD = frozenset({
     errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG,
 })
 """What `read` meets where something stands that is no file of ours: a folder, a link, a socket, a huge file."""
+_LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 """What a call says of something else in the place of a folder, or above it."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -48,10 +49,14 @@ def boot_id() -> str:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two paths lead to one thing; not where either leads nowhere."""
+    """Whether two paths lead to one thing; not where either leads nowhere. Raises OSError where that is not known."""
     try:
         return os.path.samefile(one, other)
-    except (OSError, ValueError):
+    except ValueError:  # a path holds no NUL
+        return False
+    except OSError as error:
+        if error.errno not in _LEADS_NOWHERE:
+            raise
         return False
 
 
@@ -238,8 +243,18 @@ def _make_folder(path: str, *, on_the_way: bool = False) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        if not os.path.isdir(path) or (os.path.islink(path) and not on_the_way):
+        if not _is_folder(path) or (os.path.islink(path) and not on_the_way):
             raise OSError(errno.ENOTDIR, "not a folder", path) from None
+
+
+def _is_folder(path: str) -> bool:
+    """Raises OSError where that is not known: a folder that was taken for none would be set aside."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno not in _LEADS_NOWHERE:
+            raise
+        return False
 
 
 def make_own(root: str, *names: str) -> None:
@@ -254,7 +269,7 @@ def make_own(root: str, *names: str) -> None:
         if error.errno not in _NO_FOLDER:
             raise
         for each in (os.path.join(root, *names[:count]) for count in range(1, len(names) + 1)):
-            if os.path.lexists(each) and (os.path.islink(each) or not os.path.isdir(each)):
+            if os.path.lexists(each) and (os.path.islink(each) or not _is_folder(each)):
                 set_aside(each)
         make_folder(path)
 
@@ -281,7 +296,7 @@ def remove_folder(path: str) -> bool:
 
 def sweep(path: str) -> None:
     """Remove what killed writers left in a folder; what was set aside stays. Raises OSError."""
-    if os.path.isdir(path):
+    if _is_folder(path):
         for name in os.listdir(path):
             if name.startswith(_TEMPORARY) and not name.startswith(_DAMAGED):
                 _discard(os.path.join(path, name))

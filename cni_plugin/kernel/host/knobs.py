@@ -15,6 +15,8 @@ import os
 from cni_plugin.model.host import Sysctl
 
 _ROOT = "/proc/sys"
+_SECRET = "stable_secret"
+"""What cannot be read before it is first set (addrconf_sysctl_stable_secret in net/ipv6/addrconf.c)."""
 _OUT_OF_REACH = (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -52,7 +54,7 @@ def read_sysctl(each: Sysctl) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in (errno.EIO, errno.EINVAL):  # stable_secret and the like before it is first set
+        if error.errno == errno.EINVAL or (error.errno == errno.EIO and each.name.endswith(_SECRET)):
             return ""
         raise
 

@@ -57,7 +57,7 @@ def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
 
 def _bad(error: OSError, path: str) -> Exception:
     """What is only out of reach, now or for us, says nothing of what is there: taken for none, a pod would be dead."""
-    unknown = (errno.EIO, errno.EACCES, errno.EPERM, *PASSING)
+    unknown = (errno.EIO, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, *PASSING)
     return error if error.errno in unknown else NetnsError("not-a-namespace", path)
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import ipam.hints
 import ipam.index
+import ipam.own
 import ipam.spares
 import ipam.store
 from ipam.allocator import Allocator
 from ipam.hints import CLEAN
+from ipam.own import DAMAGED
 from ipam.ranges import IP, parse
-from ipam.store import DAMAGED, Owner
+from ipam.store import Owner
 
 SMALL = {"subnet": "10.1.0.0/28"}
 """10.1.0.1 is the gateway: 13 addresses for pods, from 10.1.0.2."""
@@ -165,7 +167,7 @@ class Calls:
 @contextmanager
 def watching(calls: Calls) -> Iterator[Calls]:
     """The IPAM's system calls go through `calls`."""
-    modules = (ipam.store, ipam.index, ipam.hints, ipam.spares)
+    modules = (ipam.store, ipam.own, ipam.index, ipam.hints, ipam.spares)
     for module in modules:
         module.os = calls  # type: ignore[attr-defined]
     try:

@@ -17,6 +17,7 @@ from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Vet
 from cni_plugin.model.nft import Chain
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.store.records import Record, Records
+from tests.unit.odd import put_odd
 
 OBJECTS = (
     Veth("tl0", "br0", 1450, peer="eth0"), PodLink("eth0"), Up("eth0", POD), Addr("eth0", "10.22.0.5/24", POD),
