@@ -15,6 +15,8 @@ PASSING = frozenset(
     (errnos.EINTR, errnos.EAGAIN, errnos.ENOMEM, errnos.ENOBUFS, errnos.EMFILE, errnos.ENFILE, errnos.ENOLCK)
 )
 """The kernel is short of something now, which says nothing of what was asked for: the same may succeed soon."""
+UNTOLD = PASSING | {errnos.EIO}
+"""The same, and what a disk says that cannot tell what is on it: not that nothing is."""
 
 
 class KernelError(Exception):

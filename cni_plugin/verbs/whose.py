@@ -8,7 +8,6 @@ the reference plugins take it.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import product
@@ -16,7 +15,7 @@ from itertools import product
 from cni_plugin.conf.plugin import DEFAULT_DATA_DIR
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.door import PodWire
-from cni_plugin.kernel.errors import PASSING
+from cni_plugin.kernel.errors import UNTOLD
 from cni_plugin.kernel.host import files
 from cni_plugin.marks import ALIAS, HOST_DEV
 from cni_plugin.spec import parse_result
@@ -56,7 +55,7 @@ def _holders(context: Context, wire: PodWire) -> Iterator[Owner]:
     try:
         networks = files.names(data_dir)
     except OSError as error:
-        if error.errno == errno.EIO or error.errno in PASSING:
+        if error.errno in UNTOLD:
             raise
         return  # what is no folder, or not ours to read, tells nothing
     for network, address in product(networks, wire.addresses):

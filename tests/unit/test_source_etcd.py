@@ -5,7 +5,9 @@ With a real etcd, real nodes and real packets: tests/cluster/test_etcd.py and te
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import select
 import threading
 from base64 import b64decode
@@ -457,6 +459,25 @@ def test_a_memory_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> No
     path = tmp_path / "lease.json"
     path.write_bytes(data)
     assert memory.Memory(str(path), PREFIX).read() == ()
+
+
+@pytest.mark.parametrize("name", ["lease.json", "subnet.env"])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
+def test_a_memory_that_cannot_be_read_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    """With another subnet the node's pods would have to be made anew."""
+    monkeypatch.setattr(memory, "FLANNEL_ENV", str(tmp_path / "subnet.env"))
+    honest = os.open
+
+    def short(path: object, *args: object, **keys: object) -> object:
+        if str(path).endswith(name):
+            raise OSError(code, os.strerror(code), path)
+        return honest(path, *args, **keys)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", short)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        memory.Memory(str(tmp_path / "lease.json"), PREFIX).read()
 
 
 def test_what_a_flannel_on_this_node_had_is_remembered_until_we_have_had_something(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -535,6 +536,58 @@ def test_without_inotify_the_files_are_looked_at_now_and_then(tmp_path: Path, mo
     taken = False
     told.until("n1", "n2")
     told.close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EINTR], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["open", "stat", "listdir"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_could_not_be_read_once_is_read_though_no_event_tells_that_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, call: str, code: int
+) -> None:
+    monkeypatch.setattr(source_file, "PATROL", 0.05)
+    path = tmp_path / "nodes.d" if kind == "folder" else tmp_path / "cluster.json"
+
+    def say(*numbers: int) -> None:
+        fill(path, *numbers) if kind == "folder" else put(path, whole(*numbers))
+
+    say(1)
+    told = Told(path)
+    told.until("n1")
+    honest, failed = getattr(os, call), list[object]()
+
+    def once(what: object, *args: object, **keys: object) -> object:
+        if not failed and what in (str(path), f"{path}/n2.json"):
+            failed.append(what)
+            raise OSError(code, os.strerror(code), what)
+        return honest(what, *args, **keys)
+
+    monkeypatch.setattr(os, call, once)
+    say(1, 2)
+    told.until("n1", "n2")
+    told.close()
+
+
+@pytest.mark.parametrize("name", ["n2.json", "net-conf.json"])
+def test_a_node_whose_file_cannot_be_read_now_is_not_left_out_of_the_first_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An agent that starts anew would take its routes away."""
+    folder = tmp_path / "nodes.d"
+    fill(folder, 1, 2)
+    honest = os.open
+
+    def short(path: object, *args: object, **keys: object) -> object:
+        if str(path).endswith(name):
+            raise OSError(errno.EMFILE, "Too many open files", path)
+        return honest(path, *args, **keys)  # type: ignore[call-overload]
+
+    reader = Reader(str(folder), "n1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", short)
+        assert reader.read() == (None, f"{folder}: Too many open files")
+        assert reader.untold
+    snapshot, _ = reader.read()
+    assert snapshot is not None and names(snapshot) == ["n1", "n2"] and not reader.untold
 
 
 def test_a_source_that_was_closed_has_no_thread_and_no_descriptor(tmp_path: Path) -> None:

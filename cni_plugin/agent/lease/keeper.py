@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from threading import Event, Lock
 from typing import NamedTuple
 
@@ -170,7 +171,9 @@ class Keeper:
         return Us(self._node, said.addresses, self._held or self._memory.read())
 
     def _twins(self) -> tuple[str, ...]:
-        return few(claim.twins(self._view.entries(), self._us(self._said))) if self._said else ()
+        with suppress(OSError):  # without what this node had nobody can be told from it; the step tried again says so
+            return few(claim.twins(self._view.entries(), self._us(self._said))) if self._said else ()
+        return ()
 
     def _acquire(self, cidrs: tuple[Network, ...], said: Announcement, unfit: tuple[Entry, ...]) -> Entry | None:
         """Take subnets, and let go of those that do not fit any more; None when somebody came first."""

@@ -4,7 +4,8 @@
     /run/flannel/subnet.env       FLANNEL_SUBNET=10.244.5.1/24: what a flannel on this node had; while there is no other
 
 Below /var, because pods of before a reboot are gone but their subnet stands in firewalls and logs. The store decides:
-what is remembered here is asked for and never taken for granted, so a file that cannot be read is no file.
+what is remembered here is asked for and never taken for granted, so a file that cannot be understood is no file. One
+that cannot be read now is waited for: with another subnet the node's pods would have to be made anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ipaddress import ip_interface, ip_network
 import msgspec
 
 from cni_plugin import decoding
+from cni_plugin.kernel.errors import UNTOLD
 from cni_plugin.kernel.host import files
 from cni_plugin.network import Network
 from cni_plugin.store.records import DEFAULT_RUN_DIR
@@ -41,7 +43,7 @@ class Memory:
         self._written: tuple[Network, ...] = ()
 
     def read(self) -> tuple[Network, ...]:
-        """The subnets of the last time, () when nothing is remembered."""
+        """The subnets of the last time, () when nothing is remembered. Raises OSError where that is not known now."""
         return _of_file(self._path, self._prefix) or _of_flannel(FLANNEL_ENV)
 
     def write(self, cidrs: tuple[Network, ...]) -> None:
@@ -55,17 +57,28 @@ class Memory:
 
 
 def _of_file(path: str, prefix: str) -> tuple[Network, ...]:
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        found = decoding.decode(files.follow(path, _MOST_BYTES)) if path else {}
+    data = _read(path)
+    with suppress(ValueError, TypeError, KeyError):
+        found = decoding.decode(data) if data else {}
         if found and found["prefix"] == prefix:
             return tuple(ip_network(each) for each in found["podCIDRs"])
     return ()
 
 
+def _read(path: str) -> bytes:
+    try:
+        return files.follow(path, _MOST_BYTES) if path else b""
+    except OSError as error:
+        if error.errno in UNTOLD:
+            raise
+        return b""
+
+
 def _of_flannel(path: str) -> tuple[Network, ...]:
     """flannel writes its subnet's first pod address, with the subnet's length (pkg/subnet/subnet.go)."""
-    with suppress(OSError, ValueError):
-        lines = files.follow(path, _MOST_BYTES).decode().splitlines()
+    data = _read(path)
+    with suppress(ValueError):
+        lines = data.decode().splitlines()
         said = dict(each.split("=", 1) for each in lines if "=" in each)
         return tuple(ip_interface(said[key]).network for key in _FLANNEL_KEYS if key in said)
     return ()

@@ -19,7 +19,6 @@ import os
 import select
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from threading import Thread
 from typing import NamedTuple
 
@@ -31,6 +30,7 @@ from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, parse, same_name, settled, used
 from cni_plugin.conf.reading import Conf, decode
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.kernel.errors import PASSING, UNTOLD
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.watch.inotify import Inotify
 from cni_plugin.network import NetworkConf
@@ -39,7 +39,7 @@ from cni_plugin.network import parse as parse_network
 QUIET, LONGEST = 0.020, 0.060
 """Seconds without a change after which the files are read, and seconds after the first change when they are anyway."""
 PATROL = 2.0
-"""Seconds between two looks where the machine has no inotify left to give."""
+"""Seconds between two looks where the machine has no inotify left to give, or could not be told what stands there."""
 MOST_BYTES = 16 << 20
 """Of one file: 5,000 nodes take one."""
 NET_CONF, CNI_CONF = "net-conf.json", "cni-conf.json"
@@ -110,7 +110,7 @@ class FileSource:
         """Look after each change; True when it is the end. Raises OSError when the kernel cannot watch all there is."""
         while True:
             self._look(events)
-            if self._wait(events, None):
+            if self._wait(events, PATROL if self._reader.untold else None):
                 return True
             if not events.drain():
                 continue
@@ -153,15 +153,19 @@ class Reader:
         self._node = node
         self._entries: dict[str, _Entry] = {}
         self._last: Snapshot | None = None
+        self.untold = False
+        """Whether something could not be read for a reason that passes, of whose end no event will tell."""
 
     def read(self) -> tuple[Snapshot | None, str]:
         """What is true now, None before anything was, and why that is not what the files say, "" when it is."""
+        self.untold = False
         try:
-            if os.path.isdir(self._path):
+            if files.is_folder(self._path):
                 self._last = self._of_folder()
             else:
                 self._last = self._of_file()
         except Exception as error:  # also one that nobody foresaw: a thread that ended would never tell anything again
+            self._note(error)
             return self._last, _words(self._path, error, known=self._last is not None)
         return self._last, ""
 
@@ -205,7 +209,10 @@ class Reader:
         )
 
     def _entry(self, name: str) -> _Entry:
-        """A file of the folder; not read again if it is the same as before."""
+        """A file of the folder; not read again if it is the same as before.
+
+        Raises OSError for one that the kernel cannot read now and never did: a node that is left out loses its pods.
+        """
         path = os.path.join(self._path, name)
         known = self._entries.get(name, _Entry(()))
         try:
@@ -217,7 +224,13 @@ class Reader:
             doubtful = doubts.of_node(raw) if isinstance(meaning, Node) else ()
             return _Entry(stamp, meaning, "; ".join(f"{path}: {each}" for each in doubtful))
         except _BROKEN as error:
+            self._note(error)
+            if known.good is None and isinstance(error, OSError) and error.errno in PASSING:
+                raise
             return _Entry((), known.good, _words(path, error, known=known.good is not None))
+
+    def _note(self, error: Exception) -> None:
+        self.untold = self.untold or (isinstance(error, OSError) and error.errno in UNTOLD)
 
 
 def _named(nodes: Iterable[Node], name: str) -> Node | None:
@@ -242,11 +255,17 @@ def _names(folder: str) -> list[str]:
 
 
 def _links(folder: str) -> Iterator[str]:
-    """Entries that lead out of the folder. A ConfigMap's lead through its `..data`, an entry of the folder itself."""
-    with suppress(OSError):
+    """Entries that lead out of the folder. A ConfigMap's lead through its `..data`, an entry of the folder itself.
+
+    Raises OSError where the kernel cannot tell now.
+    """
+    try:
         for entry in os.scandir(folder):
             if entry.is_symlink() and not os.readlink(entry.path).startswith("..data/"):
                 yield entry.path
+    except OSError as error:
+        if error.errno in UNTOLD:
+            raise
 
 
 def _stamp(path: str) -> tuple[int, ...]:

@@ -243,12 +243,12 @@ def _make_folder(path: str, *, on_the_way: bool = False) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        if not _is_folder(path) or (os.path.islink(path) and not on_the_way):
+        if not is_folder(path) or (os.path.islink(path) and not on_the_way):
             raise OSError(errno.ENOTDIR, "not a folder", path) from None
 
 
-def _is_folder(path: str) -> bool:
-    """Raises OSError where that is not known: a folder that was taken for none would be set aside."""
+def is_folder(path: str) -> bool:
+    """Whether a folder is there, be it by a link. Raises OSError where that is not known."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
@@ -269,7 +269,7 @@ def make_own(root: str, *names: str) -> None:
         if error.errno not in _NO_FOLDER:
             raise
         for each in (os.path.join(root, *names[:count]) for count in range(1, len(names) + 1)):
-            if os.path.lexists(each) and (os.path.islink(each) or not _is_folder(each)):
+            if os.path.lexists(each) and (os.path.islink(each) or not is_folder(each)):
                 set_aside(each)
         make_folder(path)
 
@@ -296,7 +296,7 @@ def remove_folder(path: str) -> bool:
 
 def sweep(path: str) -> None:
     """Remove what killed writers left in a folder; what was set aside stays. Raises OSError."""
-    if _is_folder(path):
+    if is_folder(path):
         for name in os.listdir(path):
             if name.startswith(_TEMPORARY) and not name.startswith(_DAMAGED):
                 _discard(os.path.join(path, name))
