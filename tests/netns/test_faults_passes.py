@@ -1,4 +1,4 @@
-"""A system call fails while the agent sees after its node by itself: the pass is lost at most, and what it is for is not.
+"""A system call fails while the agent looks after its node by itself: that costs a pass at most, and nobody a wire.
 
 What was broken is put right, what the source said is made true, and nobody who lives is collected. No event tells that
 a fault is over, so the agent itself must come back to what it could not do.
@@ -53,10 +53,11 @@ class Tended(AgentWorld):
 
     def wrong(self) -> list[str]:
         """What is not as it should be."""
+        rules = self.node.run("nft", "list", "table", "inet", "tulle", check=False).stdout
         said = {
             "address": self.node.run("ip", "addr", "show", "tulle0").stdout.count("10.60.0.1/24"),
             "port": self.node.run("ip", "link", "show", self.port).stdout.count("master tulle0"),
-            "masquerade": self.node.run("nft", "list", "table", "inet", "tulle", check=False).stdout.count("masquerade"),
+            "masquerade": rules.count("masquerade"),
             "peer": self.node.run("ip", "route").stdout.count("10.61.2.0/24"),
             "joined": self.node.run("ip", "route").stdout.count("10.61.3.0/24") == (self.folder / "n3.json").exists(),
         }
@@ -100,7 +101,7 @@ def test_a_pass_in_which_a_call_fails_is_made_up_for_and_nobody_who_lives_is_col
             when = f"{errno.errorcode[code]} at the {nth}th"
             fault.arm(kind, code, nth)
             world.damage()
-            until(lambda: world.wrong() == [], "all stands again", why=lambda: (when, world.wrong(), agent.log()))
+            until(lambda: not world.wrong(), f"all stands after {when}", why=lambda: (world.wrong(), agent.log()))
             fault.disarm()
             assert agent.alive(), (when, agent.log())
             assert world.kept() == kept, when

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import PodLink, Veth
 from cni_plugin.verbs.run import refusal
+from tests.unit.failing import fail
 from tests.unit.support import Node
 
 Fails = Callable[[str, int, str], None]
@@ -31,19 +33,8 @@ faults = pytest.mark.parametrize("code", FAULTS, ids=errno.errorcode.__getitem__
 
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
-    """Makes a call of `os` fail for paths that end so, with this errno."""
-
-    def arm(name: str, code: int, where: str) -> None:
-        honest = getattr(os, name)
-
-        def call(path: object, *args: object, **keys: object) -> object:
-            if str(path).endswith(where):
-                raise OSError(code, os.strerror(code), path)
-            return honest(path, *args, **keys)
-
-        monkeypatch.setattr(os, name, call)
-
-    return arm
+    """Makes a call of `os` fail with this errno for paths that end so."""
+    return partial(fail, monkeypatch)
 
 
 @faults

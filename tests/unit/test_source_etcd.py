@@ -30,6 +30,7 @@ from cni_plugin.flannel import parse
 from cni_plugin.network import Address, Network, NetworkConf
 from ipam.carve import carve
 from ipam.errors import PoolExhausted
+from tests.unit.failing import fail
 
 PREFIX = "/coreos.com/network/"
 NET_CONF = b'{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}'
@@ -462,20 +463,13 @@ def test_a_memory_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> No
 
 
 @pytest.mark.parametrize("name", ["lease.json", "subnet.env"])
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO], ids=errno.errorcode.__getitem__)
 def test_a_memory_that_cannot_be_read_now_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
 ) -> None:
     """With another subnet the node's pods would have to be made anew."""
     monkeypatch.setattr(memory, "FLANNEL_ENV", str(tmp_path / "subnet.env"))
-    honest = os.open
-
-    def short(path: object, *args: object, **keys: object) -> object:
-        if str(path).endswith(name):
-            raise OSError(code, os.strerror(code), path)
-        return honest(path, *args, **keys)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(os, "open", short)
+    fail(monkeypatch, "open", code, name)
     with pytest.raises(OSError, match=os.strerror(code)):
         memory.Memory(str(tmp_path / "lease.json"), PREFIX).read()
 

@@ -24,6 +24,7 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.watch.inotify import Inotify
 from tests.pace import until
+from tests.unit.failing import fail
 from tests.unit.support import Json
 
 NET: Json = {"Network": "10.244.0.0/16", "SubnetLen": 25, "Backend": {"Type": "vxlan", "VNI": 7}}
@@ -538,7 +539,7 @@ def test_without_inotify_the_files_are_looked_at_now_and_then(tmp_path: Path, mo
     told.close()
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EINTR], ids=errno.errorcode.get)
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOMEM, errno.EMFILE, errno.EINTR], ids=errno.errorcode.__getitem__)
 @pytest.mark.parametrize("call", ["open", "stat", "listdir"])
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_could_not_be_read_once_is_read_though_no_event_tells_that_it_can_be(
@@ -553,15 +554,7 @@ def test_what_could_not_be_read_once_is_read_though_no_event_tells_that_it_can_b
     say(1)
     told = Told(path)
     told.until("n1")
-    honest, failed = getattr(os, call), list[object]()
-
-    def once(what: object, *args: object, **keys: object) -> object:
-        if not failed and what in (str(path), f"{path}/n2.json"):
-            failed.append(what)
-            raise OSError(code, os.strerror(code), what)
-        return honest(what, *args, **keys)
-
-    monkeypatch.setattr(os, call, once)
+    fail(monkeypatch, call, code, "n2.json" if kind == "folder" and call == "open" else path.name, times=1)
     say(1, 2)
     told.until("n1", "n2")
     told.close()
@@ -574,16 +567,9 @@ def test_a_node_whose_file_cannot_be_read_now_is_not_left_out_of_the_first_that_
     """An agent that starts anew would take its routes away."""
     folder = tmp_path / "nodes.d"
     fill(folder, 1, 2)
-    honest = os.open
-
-    def short(path: object, *args: object, **keys: object) -> object:
-        if str(path).endswith(name):
-            raise OSError(errno.EMFILE, "Too many open files", path)
-        return honest(path, *args, **keys)  # type: ignore[call-overload]
-
     reader = Reader(str(folder), "n1")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", short)
+        fail(patch, "open", errno.EMFILE, name)
         assert reader.read() == (None, f"{folder}: Too many open files")
         assert reader.untold
     snapshot, _ = reader.read()

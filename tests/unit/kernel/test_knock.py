@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from cni_plugin.kernel.knock import Knock
+
+from cni_plugin.kernel.see.knock import Knock
 
 
 def test_who_may_have_no_raw_socket_keeps_no_other_one_open(monkeypatch: pytest.MonkeyPatch) -> None:
