@@ -14,7 +14,6 @@ from cni_plugin.conf.plugin import DEFAULT_DATA_DIR, IpamConf, RangeConf
 from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.ipams.contract import Ask, refuse_unwritable
-from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host import files
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig, check_address, check_prefix
 from ipam import ranges
@@ -222,7 +221,7 @@ def _resolv_conf(path: str) -> Dns:
     try:
         text = files.follow(path, _MOST_RESOLV_CONF).decode(errors="replace")
     except OSError as error:
-        if error.errno in PASSING:
+        if error.errno not in files.MISNAMED:
             raise
         raise CniError(
             INVALID_CONFIG, f"invalid ipam.resolvConf {path!r}: {error.strerror}; name a file that can be read"

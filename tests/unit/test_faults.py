@@ -88,18 +88,18 @@ def test_a_late_del_leaves_the_wire_of_which_it_could_not_find_out_whose_it_is(
     assert any(isinstance(each, PodLink) for each in node.kernel.state.values())
 
 
+@faults
 @pytest.mark.parametrize("key", ["cluster", "resolvConf"])
 def test_a_file_that_cannot_be_read_now_is_no_mistake_in_the_configuration(
-    node: Node, fails: Fails, key: str
+    node: Node, fails: Fails, key: str, code: int
 ) -> None:
     named = f"{node.home}/named"
     Path(named).write_text("{}")
     ipam = {"type": "host-local", "subnet": "10.22.0.0/24", "dataDir": f"{node.home}/data"}
     told = node.configured(**({"cluster": named} if key == "cluster" else {"ipam": {**ipam, "resolvConf": named}}))
-    fails("open", errno.EMFILE, "/named")
-    assert told.call("ADD").code == TRY_AGAIN_LATER
-    if key == "cluster":
-        assert told.call("STATUS").code == NOT_AVAILABLE
+    fails("open", code, "/named")
+    assert told.call("ADD").code == (IO_FAILURE if code == errno.EIO else TRY_AGAIN_LATER)
+    assert told.call("STATUS").code == NOT_AVAILABLE
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ ODD = frozenset({
     errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EFBIG,
 })
 """What `read` meets where something stands that is no file of ours: a folder, a link, a socket, a huge file."""
+MISNAMED = ODD | {errno.ENOENT, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+"""What `follow` meets where a configuration names what is not there, no file, or not ours to read."""
 _LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NO_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EEXIST)
 """What a call says of something else in the place of a folder, or above it."""

@@ -24,7 +24,6 @@ from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host import files
 from cni_plugin.marks import LEAST_MTU, MAX_MTU, TUNNEL_ALIAS
 from cni_plugin.model.base import State, state
@@ -232,7 +231,7 @@ def _data(source: str | Mapping[str, object], records: Records) -> bytes:
             ) from None
         raise _unreadable(source, error) from error
     except OSError as error:
-        if error.errno in PASSING:
+        if error.errno not in files.MISNAMED:
             raise
         raise _unreadable(source, error) from error
 
