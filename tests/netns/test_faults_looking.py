@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,6 +23,13 @@ from tests.netns.test_agent_kill import AgentWorld, world_with
 
 PODS = ("healthy", "broken")
 MOST_CALLS = 100
+
+
+class How(NamedTuple):
+    """Which calls fail: some of a kind, or `each` of them with every code."""
+
+    kind: str
+    each: bool
 
 
 class LookedAt(AgentWorld):
@@ -58,19 +66,26 @@ def world(plugin: Path, tmp_path: Path) -> Iterator[LookedAt]:
         yield looked_at
 
 
-def every_call(kind: str) -> Iterator[tuple[int, int]]:
-    """Each call of the kind with each code, from the first on; the caller ends a code when there was no such call."""
+def calls(kind: str, *, each: bool) -> Iterator[tuple[int, int]]:
+    """The first call of the kind with every code and then one call after the other, or each with every code.
+
+    The caller ends it, or what is left of a code, when there was no such call.
+    """
     codes = CODES if kind in OF_FILES else (errno.EINVAL, *CODES)
-    yield from itertools.product(codes, range(1, MOST_CALLS))
+    if each:
+        yield from itertools.product(codes, range(1, MOST_CALLS))
+        return
+    yield from ((code, 1) for code in codes)
+    yield from zip(itertools.cycle(codes), range(2, MOST_CALLS), strict=False)
 
 
-def told(world: LookedAt, kind: str, ask: Callable[[], Reply]) -> Iterator[tuple[str, Reply]]:
+def told(world: LookedAt, how: How, ask: Callable[[], Reply]) -> Iterator[tuple[str, Reply]]:
     """What is answered when one call fails, for each call in turn; the agent lives, and the code is a known one."""
-    fault, over = Faults(), set[int]()
+    fault, over, kind = Faults(), set[int](), how.kind
     with FaultyAgent(world.node, fault) as agent:
         ask()
         before, held = world.state(), agent.descriptors()
-        for code, nth in every_call(kind):
+        for code, nth in calls(kind, each=how.each):
             if code in over:
                 continue
             fault.arm(kind, code, nth)
@@ -85,41 +100,45 @@ def told(world: LookedAt, kind: str, ask: Callable[[], Reply]) -> Iterator[tuple
         assert agent.descriptors() - held == {}, "none is left open"
 
 
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind).replace(" ", "_"))
+kinds = pytest.mark.parametrize("how", [
+    pytest.param(How(kind, each), id=f"{kind.replace(' ', '_')}{'_each' * each}", marks=[pytest.mark.soak] * each)
+    for kind in KINDS
+    for each in (False, True)
+])
 
 
 @pytest.mark.timeout(600)
 @kinds
-def test_check_tells_a_fault_from_a_broken_pod(world: LookedAt, kind: str) -> None:
+def test_check_tells_a_fault_from_a_broken_pod(world: LookedAt, how: How) -> None:
     def check(pod: str) -> Reply:
         return world.ask("CHECK", pod, {"prevResult": world.results[pod]})
 
-    for when, reply in told(world, kind, lambda: check("healthy")):
+    for when, reply in told(world, how, lambda: check("healthy")):
         assert reply.exit == 0 or reply.code != CHECK_FAILED, (when, reply)
-    for when, reply in told(world, kind, lambda: check("broken")):
+    for when, reply in told(world, how, lambda: check("broken")):
         assert reply.exit != 0, (when, reply)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("listed", ["listed", "without a list"])
 @kinds
-def test_gc_takes_nothing_valid_away_because_of_a_fault(world: LookedAt, kind: str, listed: str) -> None:
+def test_gc_takes_nothing_valid_away_because_of_a_fault(world: LookedAt, how: How, listed: str) -> None:
     valid = [{"containerID": each, "ifname": "eth0"} for each in PODS]
     more: Mapping[str, object] = {"cni.dev/valid-attachments": valid} if listed == "listed" else {}
     standing = world.standing()
-    for when, reply in told(world, kind, lambda: world.ask("GC", more=more)):
+    for when, reply in told(world, how, lambda: world.ask("GC", more=more)):
         assert world.standing() == standing, (when, reply)
 
 
 @pytest.mark.timeout(600)
 @kinds
-def test_status_answers_a_fault_with_a_code_of_its_own(world: LookedAt, kind: str) -> None:
-    for when, reply in told(world, kind, lambda: world.ask("STATUS")):
+def test_status_answers_a_fault_with_a_code_of_its_own(world: LookedAt, how: How) -> None:
+    for when, reply in told(world, how, lambda: world.ask("STATUS")):
         assert reply.exit == 0 or reply.code in (NOT_AVAILABLE, LIMITED_CONNECTIVITY), (when, reply)
 
 
 @pytest.mark.timeout(600)
 @kinds
-def test_version_answers_whatever_fails(world: LookedAt, kind: str) -> None:
-    for when, reply in told(world, kind, lambda: world.ask("VERSION")):
+def test_version_answers_whatever_fails(world: LookedAt, how: How) -> None:
+    for when, reply in told(world, how, lambda: world.ask("VERSION")):
         assert reply.exit == 0, (when, reply)
