@@ -28,6 +28,7 @@ DOCS = REPO / "docs"
 LANGUAGES = (*COMMANDS, "json", "text")
 EVERY_BLOCK = [block for page in PAGES for block in blocks(page)]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FILE = re.compile(r"`((?:[a-z_]+/)+[\w.*/-]*)(?: [^`]*)?`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _ENTRY = re.compile(r"^\| `([a-z0-9-]+)` \| ([a-z ,]+) \|", re.MULTILINE)
 TROUBLESHOOTING = DOCS / "troubleshooting.md"
@@ -74,6 +75,14 @@ def test_each_link_leads_to_a_file_and_each_anchor_to_a_heading(page: Path) -> N
         assert target.is_file(), f"{link} leads nowhere"
         assert not anchor or anchor in map(at_github, headings(target)), f"{link}: no such heading"
         assert page.parent == REPO or target.is_relative_to(DOCS), f"{link} leaves docs/, which MkDocs does not follow"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_each_file_of_ours_that_is_named_is_there(page: Path) -> None:
+    """From the repository's root, or in CONTRIBUTING's short way from the product's or from `ctl/`."""
+    roots = (REPO, REPO / "cni_plugin", REPO / "cni_plugin" / "ctl")
+    named = [each for each in _FILE.findall(unfenced(page)) if not each.startswith(("dist/", "build/"))]
+    assert [each for each in named if not any(list(root.glob(each.rstrip("/"))) for root in roots)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
