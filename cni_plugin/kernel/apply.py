@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
@@ -30,7 +32,7 @@ Lane = tuple[str, str]
 Ours = Callable[[Object], bool]
 
 
-class How(NamedTuple):
+class How(msgspec.Struct, frozen=True):
     """Which objects are ours, and who deletes links where that is not to be waited for to the end."""
 
     ours: Ours
@@ -112,7 +114,7 @@ class _Run:
     def __init__(self, space: Namespace, pod: int | None, how: How, done: list[Op]) -> None:
         self._space = space
         self._place = Place(self._index, pod)
-        self._ours, self._remover = how
+        self._ours, self._remover = how.ours, how.remover
         self._done = done
         self._waiting: list[tuple[Op, list[bytearray]]] = []
 

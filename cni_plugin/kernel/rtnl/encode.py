@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import random_mac
@@ -36,7 +37,7 @@ class Absent(Exception):
         super().__init__(f"there is no link {name}")
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """Where an operation takes place: the number of a link by name (0: none), the descriptor of the pod's netns."""
 
     number: Callable[[str], int]
