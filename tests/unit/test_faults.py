@@ -120,7 +120,8 @@ def test_status_has_one_code_for_what_keeps_it_from_an_answer(error: Exception) 
 @faults
 def test_a_folder_that_cannot_be_looked_at_is_not_set_aside(tmp_path: Path, fails: Fails, code: int) -> None:
     files.make_own(str(tmp_path), "attachments", "pods")
-    fails("stat", code, "/pods")
+    for call in ("stat", "lstat"):
+        fails(call, code, "/pods")
     with pytest.raises(OSError, match=os.strerror(code)):
         files.make_own(str(tmp_path), "attachments", "pods")
     assert os.listdir(tmp_path / "attachments") == ["pods"]
