@@ -20,7 +20,7 @@ from cni_plugin.kernel.host import files
 from cni_plugin.plugins import parse
 
 
-class Config(msgspec.Struct, frozen=True):
+class ConfigFile(msgspec.Struct, frozen=True):
     """A file in the runtime's configuration folder; `ours`: one of its plugins is Tulle, of `network`."""
 
     path: str
@@ -40,7 +40,7 @@ class Config(msgspec.Struct, frozen=True):
 class Read(NamedTuple):
     """A file: what the doctor looks at, and where it is ours and good the typed and the plain configuration."""
 
-    config: Config
+    config: ConfigFile
     conf: NetConf | None
     raw: Mapping[str, object]
 
@@ -58,20 +58,20 @@ def _read(path: str, networks: Collection[str]) -> Read:
     try:
         raw = reading.decode(files.follow(path), f"in {path}")
     except OSError as error:
-        return Read(Config(path, problem=f"cannot be read: {error.strerror}"), None, {})
+        return Read(ConfigFile(path, problem=f"cannot be read: {error.strerror}"), None, {})
     except CniError as error:
-        return Read(Config(path, problem=error.msg), None, {})
+        return Read(ConfigFile(path, problem=error.msg), None, {})
     plugins = [each for each in _plugins(raw) if isinstance(each, dict)]
     types = tuple(str(each.get("type", "")) for each in plugins)
     mine = [each for each in plugins if _is_ours(each, raw, networks)]
     if not mine:
-        return Read(Config(path, plugins=types), None, raw)
+        return Read(ConfigFile(path, plugins=types), None, raw)
     whole = {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **mine[0]}
     whole = {key: each for key, each in whole.items() if each is not None}
     try:
         conf = parse(whole)
     except CniError as error:
-        return Read(Config(path, ours=True, plugins=types, problem=error.msg), None, whole)
+        return Read(ConfigFile(path, ours=True, plugins=types, problem=error.msg), None, whole)
     found = msgspec.structs.replace(_config(path, types, conf), doubts=tuple(_doubts(whole, conf)))
     return Read(found, conf, whole)
 
@@ -85,8 +85,8 @@ def _is_ours(plugin: Mapping[str, object], raw: Mapping[str, object], networks: 
     return plugin.get("type") == "tulle" or (plugin.get("type") == "bridge" and raw.get("name") in networks)
 
 
-def _config(path: str, types: tuple[str, ...], conf: NetConf) -> Config:
-    return Config(
+def _config(path: str, types: tuple[str, ...], conf: NetConf) -> ConfigFile:
+    return ConfigFile(
         path,
         ours=True,
         plugins=types,

@@ -14,8 +14,8 @@ import msgspec
 from cni_plugin import backend as backends
 from cni_plugin.ctl import ask, configs
 from cni_plugin.ctl.cluster import members
-from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.ctl.configs import Config, Read
+from cni_plugin.ctl.cluster.roster import Roster
+from cni_plugin.ctl.configs import ConfigFile, Read
 from cni_plugin.ctl.host import Host
 from cni_plugin.ctl.look.status import alive
 from cni_plugin.ctl.notes import Notes
@@ -103,7 +103,7 @@ class Eyes:
         return self.notes.many("configuration", lambda: configs.read(self.places.conf_dir, networks))
 
     @cached_property
-    def configs(self) -> tuple[Config, ...]:
+    def configs(self) -> tuple[ConfigFile, ...]:
         """The same, as findings look at them."""
         return tuple(each.config for each in self.read)
 
@@ -156,7 +156,7 @@ class Eyes:
         return self.notes.many("uplink", lambda: _limits(self))
 
     @cached_property
-    def clusters(self) -> tuple[Membership, ...]:
+    def clusters(self) -> tuple[Roster, ...]:
         """The clusters of this node."""
         conf_dir = self.places.conf_dir
         return self.notes.many("clusters", lambda: members.memberships(self.kernel, self.records, conf_dir))
@@ -173,7 +173,7 @@ def bridges_of(links: Collection[Link], own: Collection[str], pods: Collection[P
     return tuple(dict.fromkeys([*marked, *(each.bridge for each in pods if each.bridge)]))
 
 
-def families_of(pods: Collection[Pod], configs: Collection[Config]) -> tuple[int, ...]:
+def families_of(pods: Collection[Pod], configs: Collection[ConfigFile]) -> tuple[int, ...]:
     """The families of these pods' gateways, and those that our configurations route."""
     routed = {family(each) for pod in pods for each in pod.gateways}
     return tuple(sorted(routed.union(*(each.families for each in configs if each.ours))))

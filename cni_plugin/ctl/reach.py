@@ -24,7 +24,7 @@ _SIZES = 16
 """Sizes tried at a time when the largest one that passes is looked for."""
 
 
-class Ask(NamedTuple):
+class Target(NamedTuple):
     """Whom to ask, with a packet of `size` bytes (0: the smallest)."""
 
     to: str
@@ -38,7 +38,7 @@ class Heard(NamedTuple):
     why: str = ""
 
 
-Probe: TypeAlias = Callable[[Sequence[Ask], float], list[Heard]]
+Probe: TypeAlias = Callable[[Sequence[Target], float], list[Heard]]
 """Ask all of these, and wait so many seconds at most."""
 
 
@@ -60,7 +60,7 @@ class Prober:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(self, asks: Sequence[Ask], wait: float = WAIT) -> list[Heard]:
+    def __call__(self, asks: Sequence[Target], wait: float = WAIT) -> list[Heard]:
         """Ask all of these; who is silent is asked once more half way."""
         for family in {family_of(each.to) for each in asks} - self._echoes.keys():
             echo = Echo(family, self._sources.get(family, ""))
@@ -103,7 +103,7 @@ class Prober:
 class _Round:
     """What was asked, and what has been heard of it."""
 
-    def __init__(self, asks: Sequence[Ask]) -> None:
+    def __init__(self, asks: Sequence[Target]) -> None:
         self.asks = asks
         self.heard: list[Heard | None] = [None] * len(asks)
         self.flying: dict[int, tuple[int, int]] = {}
@@ -125,11 +125,11 @@ def largest(probe: Probe, addresses: Sequence[str], most: int, wait: float) -> l
     """
     bounds = {each: (LEAST[family_of(each)], most) for each in addresses}
     while any(high - low > 1 for low, high in bounds.values()):
-        asks = [Ask(each, size) for each, span in bounds.items() for size in _between(*span)]
+        asks = [Target(each, size) for each, span in bounds.items() for size in _between(*span)]
         passed = {ask for ask, heard in zip(asks, probe(asks, wait), strict=True) if heard.ms is not None}
         for each, (low, high) in bounds.items():
             sizes = _between(low, high)
-            through = max((size for size in sizes if Ask(each, size) in passed), default=low)
+            through = max((size for size in sizes if Target(each, size) in passed), default=low)
             bounds[each] = through, min((size for size in (*sizes, high) if size > through), default=high)
     return [bounds[each][0] for each in addresses]
 

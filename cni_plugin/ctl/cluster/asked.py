@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cni_plugin.ctl.cluster import matrix, members, nodes
 from cni_plugin.ctl.cluster.nodes import Answer
-from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.cluster.roster import Member, Roster
 from cni_plugin.ctl.host import Host
 from cni_plugin.ctl.reach import WAIT
 from cni_plugin.errors import INVALID_CONFIG, CniError
@@ -22,7 +22,7 @@ class Asked(NamedTuple):
     source: str
 
 
-def clusters(kernel: Kernel, run_dir: str, conf_dir: str, network: str = "") -> list[Membership]:
+def clusters(kernel: Kernel, run_dir: str, conf_dir: str, network: str = "") -> list[Roster]:
     """Those of this node, or the one of this network. Raises CniError 7 where there is none."""
     found = members.memberships(kernel, Records(run_dir), conf_dir)
     chosen = [each for each in found if network in ("", each.network)]
@@ -36,7 +36,7 @@ def clusters(kernel: Kernel, run_dir: str, conf_dir: str, network: str = "") -> 
     return chosen
 
 
-def ask(cluster: Membership, kernel: Kernel, most: int) -> Asked:
+def ask(cluster: Roster, kernel: Kernel, most: int) -> Asked:
     """Ask a sample of so many peers. Raises CniError 7 where the list cannot be used, OSError."""
     listed(cluster)
     peers = matrix.sample(cluster, most)
@@ -45,7 +45,7 @@ def ask(cluster: Membership, kernel: Kernel, most: int) -> Asked:
         return Asked(peers, nodes.answers(probe, cluster, peers, WAIT), own.get(cluster.family, ""))
 
 
-def listed(cluster: Membership) -> None:
+def listed(cluster: Roster) -> None:
     """See that the list has this node. Raises CniError 7."""
     if cluster.me is None:
         raise CniError(INVALID_CONFIG, cluster.trouble or f"{cluster.source} does not have this node")

@@ -23,7 +23,7 @@ from cni_plugin.store.records import DEFAULT_RUN_DIR
 
 if TYPE_CHECKING:
     from cni_plugin.ctl.cluster.ping import Echoed, Summary
-    from cni_plugin.ctl.cluster.roster import Membership
+    from cni_plugin.ctl.cluster.roster import Roster
     from cni_plugin.ctl.reach import Probe
 
 _USUAL = 84
@@ -89,11 +89,11 @@ class _Echoes(NamedTuple):
     size: int
 
 
-def _about(cluster: Membership) -> dict[str, object]:
+def _about(cluster: Roster) -> dict[str, object]:
     return {key: each for key, each in msgspec.to_builtins(cluster).items() if key != "members"}
 
 
-def _ping_all(cluster: Membership, kernel: Kernel, *, json: bool) -> bool:
+def _ping_all(cluster: Roster, kernel: Kernel, *, json: bool) -> bool:
     from cni_plugin.ctl.cluster import matrix
     from cni_plugin.ctl.cluster import show as show_cluster
     from cni_plugin.ctl.cluster.asked import ask
@@ -107,7 +107,7 @@ def _ping_all(cluster: Membership, kernel: Kernel, *, json: bool) -> bool:
     return not lost
 
 
-def _ping(found: list[Membership], kernel: Kernel, asked: _Echoes, *, json: bool) -> bool:
+def _ping(found: list[Roster], kernel: Kernel, asked: _Echoes, *, json: bool) -> bool:
     from cni_plugin.ctl.cluster import nodes, ping
     from cni_plugin.ctl.cluster import show as show_cluster
     from cni_plugin.ctl.host import Host

@@ -17,7 +17,7 @@ import msgspec
 
 from cni_plugin import mesh
 from cni_plugin.ctl.cluster.nodes import Answer
-from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.cluster.roster import Member, Roster
 from cni_plugin.ctl.reach import family_of
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell, Question
 
@@ -37,7 +37,7 @@ class Pair(msgspec.Struct, frozen=True):
     lost: bool = False
 
 
-class Row(msgspec.Struct, frozen=True):
+class MatrixRow(msgspec.Struct, frozen=True):
     """What one node measured, by the other's name; `why` says why nothing, or not all, is known."""
 
     name: str
@@ -45,7 +45,7 @@ class Row(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def sample(cluster: Membership, most: int = MOST) -> tuple[Member, ...]:
+def sample(cluster: Roster, most: int = MOST) -> tuple[Member, ...]:
     """Peers, evenly from all over the list where there are more than `most`."""
     peers = cluster.peers
     if len(peers) <= most:
@@ -53,19 +53,19 @@ def sample(cluster: Membership, most: int = MOST) -> tuple[Member, ...]:
     return tuple(peers[position * len(peers) // most] for position in range(most))
 
 
-def matrix(cluster: Membership, peers: Sequence[Member], own: Mapping[str, Answer], source: str) -> list[Row]:
+def matrix(cluster: Roster, peers: Sequence[Member], own: Mapping[str, Answer], source: str) -> list[MatrixRow]:
     """All rows, this node's first. `source` is its overlay address, "" when it bears none. Raises OSError."""
     family = family_of(source) if source else 0
     asked = {each.name: each.at(family) for each in peers if family and own[each.name].reached and each.at(family)}
     names = [cluster.node, *(each.name for each in peers)]
     said = ask(source, asked, names) if asked else {}
     absent = {name for name, each in own.items() if each.reached is None}
-    mine = Row(cluster.node, {name: _own(each) for name, each in own.items()})
+    mine = MatrixRow(cluster.node, {name: _own(each) for name, each in own.items()})
     silent = NO_MESH if source else NOT_HERE
     return [mine, *(_row((each.name, silent), said.get(each.name), own[each.name], absent) for each in peers)]
 
 
-def lost(rows: Iterable[Row]) -> list[tuple[str, str]]:
+def lost(rows: Iterable[MatrixRow]) -> list[tuple[str, str]]:
     """The pairs that should reach each other and do not."""
     return [(row.name, name) for row in rows for name, pair in row.pairs.items() if pair.lost]
 
@@ -141,13 +141,13 @@ def _own(each: Answer) -> Pair:
     return Pair(each.ms, each.reached is False)
 
 
-def _row(whose: tuple[str, str], said: Mapping[str, Cell] | None, own: Answer, absent: set[str]) -> Row:
+def _row(whose: tuple[str, str], said: Mapping[str, Cell] | None, own: Answer, absent: set[str]) -> MatrixRow:
     name, silent = whose
     if said is None:
-        return Row(name, {}, silent if own.reached else f"it does not answer this node: {own.why}")
+        return MatrixRow(name, {}, silent if own.reached else f"it does not answer this node: {own.why}")
     pairs = {other: _pair(cell, absent=other in absent) for other, cell in said.items()}
     open_ones = any(cell.microseconds == WAITING for cell in said.values())
-    return Row(name, pairs, NOT_TOLD if open_ones else "")
+    return MatrixRow(name, pairs, NOT_TOLD if open_ones else "")
 
 
 def _pair(cell: Cell, *, absent: bool) -> Pair:

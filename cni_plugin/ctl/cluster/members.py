@@ -17,7 +17,7 @@ from cni_plugin import cluster as clusters
 from cni_plugin import decoding, mesh
 from cni_plugin.cluster import Cluster, Node
 from cni_plugin.ctl import configs
-from cni_plugin.ctl.cluster.roster import DIRECT, Member, Membership, natural
+from cni_plugin.ctl.cluster.roster import DIRECT, Member, Roster, natural
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
@@ -44,7 +44,7 @@ class _Listed(NamedTuple):
     facts: ClusterFacts | None
 
 
-def memberships(kernel: Kernel, records: Records, conf_dir: str) -> list[Membership]:
+def memberships(kernel: Kernel, records: Records, conf_dir: str) -> list[Roster]:
     """All clusters of this node. Raises OSError when the folders cannot be looked at; bad lists are in `trouble`."""
     return [_membership(each, kernel, records) for each in _listed(records, conf_dir)]
 
@@ -67,10 +67,10 @@ def _listed(records: Records, conf_dir: str) -> Iterator[_Listed]:
         yield _Listed(CLUSTER_FILE.partition(".")[0], path, None)
 
 
-def _membership(listed: _Listed, kernel: Kernel, records: Records) -> Membership:
+def _membership(listed: _Listed, kernel: Kernel, records: Records) -> Roster:
     where = listed.source if isinstance(listed.source, str) else "the configuration itself"
     facts = listed.facts
-    empty = Membership(network=listed.network, source=where, programmed=facts is not None)
+    empty = Roster(network=listed.network, source=where, programmed=facts is not None)
     try:
         cluster = clusters.parse(_raw(listed.source))
         found = _replace(
@@ -94,7 +94,7 @@ def _slow(cluster: Cluster, facts: ClusterFacts, kernel: Kernel, records: Record
     return broken(records) or f"Linux {kernel.release()} is older than 5.8, and may get them wrong after NAT"
 
 
-def _filled(found: Membership, made: Plan, cluster: Cluster, kernel: Kernel) -> Membership:
+def _filled(found: Roster, made: Plan, cluster: Cluster, kernel: Kernel) -> Roster:
     me, backend, conf = made.terms
     device = backend.device(conf)
     have = {**kernel.owned(device), **guard.standing(kernel, made.want, {})}

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin.ctl.cluster.roster import Member, Membership
-from cni_plugin.ctl.reach import Ask, Heard, Probe, family_of
+from cni_plugin.ctl.cluster.roster import Member, Roster
+from cni_plugin.ctl.reach import Heard, Probe, Target, family_of
 
 MOST = 1000
 """Peers that are asked at a time; of more a sample."""
 NO_POD_YET = "the node answers, its bridge does not: it is there once the node has had a pod"
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the table has it. `rtt` in ms, None: no answer or not asked (`why`); `handshake` in seconds ago.
 
     `reached`: whether it answers, None where that was not asked or cannot be said. `programmed`: None for this node,
@@ -48,25 +48,26 @@ class Answer(NamedTuple):
     why: str = ""
 
 
-def answers(probe: Probe, cluster: Membership, peers: Sequence[Member], wait: float) -> dict[str, Answer]:
+def answers(probe: Probe, cluster: Roster, peers: Sequence[Member], wait: float) -> dict[str, Answer]:
     """Ask each peer at its overlay address; without a tunnel the silent ones' own addresses too. Raises OSError."""
     family = cluster.family
     asked = [each for each in peers if each.way and each.at(family)]
-    found = dict(zip((each.name for each in asked), probe([Ask(each.at(family)) for each in asked], wait), strict=True))
+    heard = probe([Target(each.at(family)) for each in asked], wait)
+    found = {each.name: one for each, one in zip(asked, heard, strict=True)}
     silent = [] if cluster.device else [each for each in asked if found[each.name].ms is None]
-    near = probe([Ask(each.addresses[0]) for each in silent], wait) if silent else []
+    near = probe([Target(each.addresses[0]) for each in silent], wait) if silent else []
     alive = {each.name for each, heard in zip(silent, near, strict=True) if heard.ms is not None}
     return {each.name: _answer(each, found.get(each.name), alive=each.name in alive) for each in peers}
 
 
 def seen(
-    cluster: Membership, told: Mapping[str, Answer] | None = None, confirmed: Mapping[str, float] | None = None
-) -> list[Seen]:
+    cluster: Roster, told: Mapping[str, Answer] | None = None, confirmed: Mapping[str, float] | None = None
+) -> list[NodeRow]:
     """The rows, `told` None where nobody was asked."""
     return [_seen(each, cluster, (told or {}).get(each.name), confirmed or {}) for each in cluster.members]
 
 
-def wrong(rows: Sequence[Seen]) -> bool:
+def wrong(rows: Sequence[NodeRow]) -> bool:
     """Whether something is not as it should be: a way that is not there, or a peer that should answer and does not."""
     return any(each.reached is False or each.programmed is False or each.way == "" for each in rows)
 
@@ -79,9 +80,9 @@ def _answer(peer: Member, heard: Heard | None, *, alive: bool) -> Answer:
     return Answer(heard.ms, heard.ms is not None, heard.why)
 
 
-def _seen(member: Member, cluster: Membership, told: Answer | None, confirmed: Mapping[str, float]) -> Seen:
+def _seen(member: Member, cluster: Roster, told: Answer | None, confirmed: Mapping[str, float]) -> NodeRow:
     handshakes = [confirmed[each] for each in member.addresses if each in confirmed]
-    return Seen(
+    return NodeRow(
         name=member.name,
         addresses=member.addresses,
         subnets=member.subnets,
@@ -96,7 +97,7 @@ def _seen(member: Member, cluster: Membership, told: Answer | None, confirmed: M
     )
 
 
-def sources(cluster: Membership, held: frozenset[str]) -> dict[int, str]:
+def sources(cluster: Roster, held: frozenset[str]) -> dict[int, str]:
     """This node's own overlay addresses by family, as far as it bears them now."""
     me = cluster.me
     return {family_of(each): each for each in me.overlay if each in held} if me else {}

@@ -10,8 +10,8 @@ from time import monotonic
 
 import msgspec
 
-from cni_plugin.ctl.cluster.roster import Member, Membership
-from cni_plugin.ctl.reach import Ask, Heard, Probe
+from cni_plugin.ctl.cluster.roster import Member, Roster
+from cni_plugin.ctl.reach import Heard, Probe, Target
 from cni_plugin.errors import INVALID_CONFIG, CniError
 
 
@@ -35,7 +35,7 @@ class Summary(msgspec.Struct, frozen=True):
     most: float | None = None
 
 
-def find(clusters: Sequence[Membership], name: str) -> tuple[Membership, Member]:
+def find(clusters: Sequence[Roster], name: str) -> tuple[Roster, Member]:
     """The node of this name, address or overlay address, in the first cluster that has it. Raises CniError 7."""
     for cluster in clusters:
         for each in cluster.members:
@@ -51,7 +51,7 @@ def ping(probe: Probe, address: str, how: tuple[int, int, float], wait: Callable
     count, size, patience = how
     for number in range(1, count + 1):
         begin = monotonic()
-        (heard,) = probe([Ask(address, size)], patience)
+        (heard,) = probe([Target(address, size)], patience)
         yield _echoed(address, number, heard)
         if number < count:
             wait(max(begin + 1.0 - monotonic(), 0.0))

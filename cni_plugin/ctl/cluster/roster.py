@@ -34,7 +34,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return next((each for each in self.overlay if family_of(each) == family), "")
 
 
-class Membership(msgspec.Struct, frozen=True, kw_only=True):
+class Roster(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster. `trouble`: why its list cannot be used; `programmed`: whether the kernel was told of it in this boot.
 
     `mtu`: of its pods, in bytes, 0 when not known; `device`: the backend's own, "" when it has none, and if that is one

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from cni_plugin.ctl.cluster.matrix import Pair, Row
-from cni_plugin.ctl.cluster.nodes import Seen
+from cni_plugin.ctl.cluster.matrix import MatrixRow, Pair
+from cni_plugin.ctl.cluster.nodes import NodeRow
 from cni_plugin.ctl.cluster.ping import Echoed, Summary
-from cni_plugin.ctl.cluster.roster import Membership
+from cni_plugin.ctl.cluster.roster import Roster
 from cni_plugin.ctl.show import lines, out, put, table
 
 MOST_WITH_TIMES = 16
@@ -22,7 +22,7 @@ _MOST_LOST = 20
 _UNITS = ((86400 * 2, 86400, "d"), (3600 * 2, 3600, "h"), (60 * 2, 60, "min"), (0, 1, "s"))
 
 
-def nodes(cluster: Membership, rows: Sequence[Seen], now: float, *, pinged: bool) -> None:
+def nodes(cluster: Roster, rows: Sequence[NodeRow], now: float, *, pinged: bool) -> None:
     """Print the nodes of one cluster, and below them what is wrong with some."""
     space = ", ".join(cluster.networks) or "no common network"
     title = f"{cluster.network}: {len(rows)} nodes by {cluster.backend or 'no backend'} in {space} ({cluster.source})"
@@ -39,7 +39,7 @@ def nodes(cluster: Membership, rows: Sequence[Seen], now: float, *, pinged: bool
             lines(f"  {each.name} lacks: {line}")
 
 
-def matrix(rows: Sequence[Row], lost: Sequence[tuple[str, str]], *, left_out: int) -> None:
+def matrix(rows: Sequence[MatrixRow], lost: Sequence[tuple[str, str]], *, left_out: int) -> None:
     """Print a matrix, why rows are unknown, and which pairs are lost."""
     put(_times(rows) if len(rows) <= MOST_WITH_TIMES else _signs(rows))
     if left_out:
@@ -81,7 +81,7 @@ def ago(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
-def _row(each: Seen, now: float) -> dict[str, object]:
+def _row(each: NodeRow, now: float) -> dict[str, object]:
     known = each.programmed is not None
     return {
         "node": each.name,
@@ -95,7 +95,7 @@ def _row(each: Seen, now: float) -> dict[str, object]:
     }
 
 
-def _times(rows: Sequence[Row]) -> Table:
+def _times(rows: Sequence[MatrixRow]) -> Table:
     made = _table("ms from / to")
     for each in rows:
         made.add_column(escape(each.name), justify="right")
@@ -104,7 +104,7 @@ def _times(rows: Sequence[Row]) -> Table:
     return made
 
 
-def _signs(rows: Sequence[Row]) -> Table:
+def _signs(rows: Sequence[MatrixRow]) -> Table:
     """Columns are numbered by rows: tens and ones are read downwards in the head."""
     made = _table("from / to")
     tens = "".join(str(number // 10 % 10) if number % 10 == 0 else " " for number in range(1, len(rows) + 1))
@@ -121,7 +121,7 @@ def _table(corner: str) -> Table:
     return made
 
 
-def _time(row: Row, other: str) -> str:
+def _time(row: MatrixRow, other: str) -> str:
     pair = row.pairs.get(other, Pair())
     if row.name == other:
         return "[dim]-[/]"
@@ -130,14 +130,14 @@ def _time(row: Row, other: str) -> str:
     return "[yellow]?[/]" if pair.ms is None else f"{pair.ms:.2f}"
 
 
-def _sign(row: Row, other: str) -> str:
+def _sign(row: MatrixRow, other: str) -> str:
     pair = row.pairs.get(other, Pair())
     if row.name == other:
         return "[dim]-[/]"
     return "[bold red]X[/]" if pair.lost else "[yellow]?[/]" if pair.ms is None else "[green].[/]"
 
 
-def _reasons(rows: Iterable[Row]) -> dict[str, list[str]]:
+def _reasons(rows: Iterable[MatrixRow]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in rows:
         if each.why:

@@ -16,7 +16,7 @@ LAYER = PODS
 _WAYS_OUT = "let the runtime collect what is left over (GC), delete pods, or widen ipam.ranges; tullectl ipam check"
 
 
-class Pool(msgspec.Struct, frozen=True):
+class RangeUse(msgspec.Struct, frozen=True):
     """The addresses of one range set."""
 
     network: str
@@ -37,7 +37,7 @@ class Flaw(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Every range set, and every lease that is not as it should be."""
 
-    pools: tuple[Pool, ...] = ()
+    pools: tuple[RangeUse, ...] = ()
     flaws: tuple[Flaw, ...] = ()
 
 
@@ -77,14 +77,14 @@ def flawed_leases(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _pools(eyes: Eyes) -> Iterator[Pool]:
+def _pools(eyes: Eyes) -> Iterator[RangeUse]:
     """By the configurations in the runtime's folder, and by the attachments' own where those have none."""
     raws = {each.conf.name: each.raw for each in eyes.read if each.conf is not None}
     for record in eyes.recorded:
         raws.setdefault(record.network, decoding.decode(record.conf))
     for network, raw in raws.items():
         for each in usage(eyes.kernel, eyes.records, raw):
-            yield Pool(network, f"range set {each.range_set}", each.used, each.size)
+            yield RangeUse(network, f"range set {each.range_set}", each.used, each.size)
 
 
 def _flaws(eyes: Eyes) -> Iterator[Flaw]:

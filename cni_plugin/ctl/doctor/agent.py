@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from cni_plugin.client import VERSION
-from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.configs import ConfigFile
 from cni_plugin.ctl.doctor.contract import ERROR, HINT, SURROUNDINGS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
@@ -20,7 +20,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     agent: dict[str, object] = {}
     version: str = ""
     run_dir: str = "/run/tulle"
-    configs: tuple[Config, ...] = ()
+    configs: tuple[ConfigFile, ...] = ()
     unknown: Mapping[str, str] = {}
 
 

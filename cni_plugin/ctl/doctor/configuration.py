@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.configs import ConfigFile
 from cni_plugin.ctl.doctor.contract import CONFIGURATION, ERROR, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
@@ -17,7 +17,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The files in the runtime's folder, as runtimes take them: in order."""
 
     conf_dir: str = "/etc/cni/net.d"
-    configs: tuple[Config, ...] = ()
+    configs: tuple[ConfigFile, ...] = ()
     unknown: Mapping[str, str] = {}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl.cluster.roster import Membership
+from cni_plugin.ctl.cluster.roster import Roster
 from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, HINT, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes, named
 from cni_plugin.kernel.see.look import Link
@@ -21,7 +21,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[Link, ...] = ()
     own: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()
-    clusters: tuple[Membership, ...] = ()
+    clusters: tuple[Roster, ...] = ()
 
 
 def gather(eyes: Eyes) -> Facts:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from cni_plugin.ctl.cluster.roster import Membership
+from cni_plugin.ctl.cluster.roster import Roster
 from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
@@ -19,7 +19,7 @@ _MOST = 5
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The clusters, and the agent's own word (empty: away)."""
 
-    clusters: tuple[Membership, ...] = ()
+    clusters: tuple[Roster, ...] = ()
     agent: dict[str, object] = {}
 
 

@@ -14,10 +14,10 @@ import msgspec
 from cni_plugin.ctl.cluster import nodes
 from cni_plugin.ctl.cluster.matrix import sample
 from cni_plugin.ctl.cluster.nodes import NO_POD_YET
-from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.cluster.roster import Member, Roster
 from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, Finding, some
 from cni_plugin.ctl.eyes import Eyes
-from cni_plugin.ctl.reach import SILENT, Ask, Heard, Probe, family_of, largest
+from cni_plugin.ctl.reach import SILENT, Heard, Probe, Target, family_of, largest
 
 LAYER = CLUSTER
 MOST = 100
@@ -61,7 +61,7 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The clusters, and what their nodes answered; `probed` is empty where nobody was to be asked."""
 
-    clusters: tuple[Membership, ...] = ()
+    clusters: tuple[Roster, ...] = ()
     probed: tuple[Probed, ...] = ()
 
 
@@ -130,23 +130,23 @@ def black_holes(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _way_through(cluster: Membership) -> str:
+def _way_through(cluster: Roster) -> str:
     if cluster.port:
         return f"let UDP {cluster.port} through between the nodes"
     return "let the nodes forward the pods' own addresses (cloud networks drop them: source/destination check)"
 
 
-def _ask(cluster: Membership, eyes: Eyes) -> tuple[Probed, ...]:
+def _ask(cluster: Roster, eyes: Eyes) -> tuple[Probed, ...]:
     own = nodes.sources(cluster, eyes.kernel.locally_held())
     with eyes.host.prober(own) as probe:
         return between(cluster, probe, own.keys() or {cluster.family})
 
 
-def between(cluster: Membership, probe: Probe, sources: Collection[int]) -> tuple[Probed, ...]:
+def between(cluster: Roster, probe: Probe, sources: Collection[int]) -> tuple[Probed, ...]:
     """Ask the peers that a way leads to, in each family in which this node has an overlay address. Raises OSError."""
     peers = [each for each in sample(cluster, MOST) if each.way and not each.missing]
     pairs = [(each, address) for each in peers for address in each.overlay if family_of(address) in sources]
-    asks = [Ask(address, size) for _, address in pairs for size in (0, cluster.mtu)]
+    asks = [Target(address, size) for _, address in pairs for size in (0, cluster.mtu)]
     heard = probe(asks, WAIT) if asks else []
     small, large = heard[::2], heard[1::2]
     excused = _excused(cluster, probe, [each for (each, _), one in zip(pairs, small, strict=True) if one.ms is None])
@@ -157,7 +157,7 @@ def between(cluster: Membership, probe: Probe, sources: Collection[int]) -> tupl
 
 
 def _probed(
-    cluster: Membership, pair: tuple[Member, str], heard: tuple[Heard, Heard], excused: Collection[str]
+    cluster: Roster, pair: tuple[Member, str], heard: tuple[Heard, Heard], excused: Collection[str]
 ) -> Probed:
     peer, address = pair
     small, large = heard
@@ -169,11 +169,11 @@ def _probed(
     )
 
 
-def _excused(cluster: Membership, probe: Probe, silent: Sequence[Member]) -> set[str]:
+def _excused(cluster: Roster, probe: Probe, silent: Sequence[Member]) -> set[str]:
     """Without a tunnel, the nodes that answer although their bridges do not."""
     if cluster.device or not silent:
         return set()
-    heard = probe([Ask(each.addresses[0]) for each in silent], WAIT)
+    heard = probe([Target(each.addresses[0]) for each in silent], WAIT)
     return {each.name for each, one in zip(silent, heard, strict=True) if one.ms is not None}
 
 

@@ -7,8 +7,8 @@ from ipaddress import ip_network
 
 import msgspec
 
-from cni_plugin.ctl.cluster.roster import Membership
-from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.cluster.roster import Roster
+from cni_plugin.ctl.configs import ConfigFile
 from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, Finding, some
 from cni_plugin.ctl.eyes import Eyes, Pod
 from cni_plugin.node.former import REMEDY, outside
@@ -19,8 +19,8 @@ LAYER = CLUSTER
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the cluster gives this node, and what is used of it."""
 
-    clusters: tuple[Membership, ...] = ()
-    configs: tuple[Config, ...] = ()
+    clusters: tuple[Roster, ...] = ()
+    configs: tuple[ConfigFile, ...] = ()
     pods: tuple[Pod, ...] = ()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cni_plugin.ctl.cluster.roster import Membership
+from cni_plugin.ctl.cluster.roster import Roster
 from cni_plugin.ctl.doctor.contract import CLUSTER, HINT, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 
@@ -16,7 +16,7 @@ LAYER = CLUSTER
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The clusters with their devices."""
 
-    clusters: tuple[Membership, ...] = ()
+    clusters: tuple[Roster, ...] = ()
 
 
 def gather(eyes: Eyes) -> Facts:

@@ -17,7 +17,7 @@ from cni_plugin.ctl.show import cell, heading, lines, out, table
 from cni_plugin.describe import script
 
 if TYPE_CHECKING:
-    from cni_plugin.ctl.look.top import Look, Row
+    from cni_plugin.ctl.look.top import Look, TopRow
     from cni_plugin.ctl.look.trace import Trace
     from cni_plugin.node.repair import Repair
 
@@ -96,7 +96,7 @@ def trace(told: Trace) -> None:
     _section("not known", *(f"{what}: {why}" for what, why in _mapping(told["unknown"]).items()), style="magenta")
 
 
-def top(rows: Sequence[Row], look: Look, seconds: float) -> RenderableType:
+def top(rows: Sequence[TopRow], look: Look, seconds: float) -> RenderableType:
     """What the agent serves, as something that can be drawn again and again."""
     made = Table(title=f"the last {seconds:.0f} s", title_justify="left", box=None, pad_edge=False, header_style="bold")
     for each in ("verb", "step", "count", "a second", "p50 ms", "p90 ms", "p99 ms", "mean ms", "errors"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cni_plugin.conf import reading
-from cni_plugin.ctl.cluster.roster import Membership
+from cni_plugin.ctl.cluster.roster import Roster
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.see.look import Link
@@ -45,7 +45,7 @@ def report(kernel: Kernel, records: Records) -> dict[str, list[Row]]:
     }
 
 
-def cluster(found: Sequence[Membership], agent: Mapping[str, object]) -> Row | None:
+def cluster(found: Sequence[Roster], agent: Mapping[str, object]) -> Row | None:
     """The cluster that the agent learns of, by its own word; without one the first that this node's files tell of."""
     told = agent.get("cluster")
     if isinstance(told, Mapping):

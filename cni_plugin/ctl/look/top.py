@@ -31,7 +31,7 @@ class Durations(msgspec.Struct, frozen=True):
     buckets: tuple[int, ...] = ()
 
 
-class Verb(msgspec.Struct, frozen=True):
+class VerbCount(msgspec.Struct, frozen=True):
     """What the agent counts of one verb; `codes` are CNI error codes, "0" is success."""
 
     count: int = 0
@@ -54,11 +54,11 @@ class Look(msgspec.Struct, frozen=True):
 
     started: float = 0.0
     at: float = 0.0
-    verbs: dict[str, Verb] = {}
+    verbs: dict[str, VerbCount] = {}
     repairs: dict[str, Repairs] = {}
 
 
-class Row(msgspec.Struct, frozen=True):
+class TopRow(msgspec.Struct, frozen=True):
     """A line: of a verb, or (with `step`) of one of its steps. Durations in milliseconds, rate a second."""
 
     verb: str
@@ -82,7 +82,7 @@ def look(run_dir: str) -> Look:
         ) from error
 
 
-def rows(now: Look, before: Look | None = None) -> list[Row]:
+def rows(now: Look, before: Look | None = None) -> list[TopRow]:
     """What was served between two looks, or since the agent started."""
     if before is not None and before.started != now.started:  # another agent: its counters began anew
         before = None
@@ -90,7 +90,7 @@ def rows(now: Look, before: Look | None = None) -> list[Row]:
     return list(_rows(now, before or Look(), max(now.at - since, 0.001)))
 
 
-def live(run_dir: str, draw: Callable[[Sequence[Row], Look, float], None]) -> None:
+def live(run_dir: str, draw: Callable[[Sequence[TopRow], Look, float], None]) -> None:
     """Draw the last minute each second, until somebody presses Enter or stdin ends. Raises what `look` raises."""
     seen = deque([look(run_dir)], maxlen=WINDOW)
     draw(rows(seen[0]), seen[0], seen[0].at - seen[0].started)
@@ -104,23 +104,23 @@ def _told_to_end() -> bool:
     return bool(ready)
 
 
-def _rows(now: Look, before: Look, seconds: float) -> Iterator[Row]:
+def _rows(now: Look, before: Look, seconds: float) -> Iterator[TopRow]:
     for name, verb in sorted(now.verbs.items()):
-        old = before.verbs.get(name, Verb())
+        old = before.verbs.get(name, VerbCount())
         yield _row((name, ""), verb, old, seconds, errors=_errors(verb.codes) - _errors(old.codes))
         for step, each in verb.steps.items():
             yield _row((name, step), each, old.steps.get(step, Durations()), seconds)
 
 
 def _row(
-    name: tuple[str, str], now: Verb | Durations, old: Verb | Durations, seconds: float, *, errors: int = 0
-) -> Row:
+    name: tuple[str, str], now: VerbCount | Durations, old: VerbCount | Durations, seconds: float, *, errors: int = 0
+) -> TopRow:
     count = now.count - old.count
     earlier = old.buckets or (0,) * len(now.buckets)
     buckets = [a - b for a, b in zip(now.buckets, earlier, strict=False)]
     p50, p90, p99 = (quantile(buckets, share) * 1000 if count else 0.0 for share in (0.5, 0.9, 0.99))
     mean = (now.seconds - old.seconds) / count * 1000 if count else 0.0
-    return Row(*name, count, count / seconds, p50, p90, p99, mean, errors)
+    return TopRow(*name, count, count / seconds, p50, p90, p99, mean, errors)
 
 
 def _errors(codes: Mapping[str, int]) -> int:

@@ -16,8 +16,8 @@ from cni_plugin.kernel.open import open_kernel
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 if TYPE_CHECKING:
-    from cni_plugin.ctl.cluster.matrix import Row
-    from cni_plugin.ctl.cluster.roster import Membership
+    from cni_plugin.ctl.cluster.matrix import MatrixRow
+    from cni_plugin.ctl.cluster.roster import Roster
 
 
 def map(  # noqa: A001
@@ -43,7 +43,7 @@ def map(  # noqa: A001
     show.lines(f"wrote {file}: {len(cluster.members)} nodes, {len(pods)} pods of this one")
 
 
-def _rows(cluster: Membership, kernel: Kernel, *, pinged: bool) -> list[Row]:
+def _rows(cluster: Roster, kernel: Kernel, *, pinged: bool) -> list[MatrixRow]:
     """All rows where each line is drawn, else this node's alone."""
     from cni_plugin.ctl.cluster import matrix, nodes
     from cni_plugin.ctl.cluster.asked import ask, listed

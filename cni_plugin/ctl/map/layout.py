@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from math import cos, pi, radians, sin
 from typing import NamedTuple
 
-from cni_plugin.ctl.map.picture import MOST_NAMED, Picture, Pod, Spot
+from cni_plugin.ctl.map.picture import MOST_NAMED, Drawing, PodLabel, Spot
 
 WIDTH, HEIGHT = 1600, 1200
 CENTRE = 600.0, 660.0
@@ -61,7 +61,7 @@ class Sector(NamedTuple):
     y: float
 
 
-class Frame(NamedTuple):
+class Box(NamedTuple):
     """A rectangle."""
 
     x: float
@@ -73,7 +73,7 @@ class Frame(NamedTuple):
 class Card(NamedTuple):
     """This node: its frame, its words, and its pods as beads on the thread from `top` to `bottom`."""
 
-    frame: Frame
+    frame: Box
     texts: tuple[Text, ...]
     beads: tuple[Dot, ...]
     top: float
@@ -98,7 +98,7 @@ class _Words(NamedTuple):
         return list(zip(self, ("name", "mono", "mono", "note"), strict=True))
 
 
-class Layout(NamedTuple):
+class Sheet(NamedTuple):
     """All of it. `anchors` are where a node's lines end, by position; with `sectors` a sector's."""
 
     radius: float
@@ -109,7 +109,7 @@ class Layout(NamedTuple):
     card: Card
 
 
-def layout(picture: Picture) -> Layout:
+def layout(picture: Drawing) -> Sheet:
     """Where everything goes; the first node is this one, on the right, where the card is."""
     count = len(picture.nodes)
     card = _card(picture.nodes[0], picture.pods)
@@ -123,7 +123,7 @@ def layout(picture: Picture) -> Layout:
     names = shortened([each.name for each in picture.nodes], _ROOM, _NAME if count <= MOST_BESIDE else 15.0)
     nodes = [each._replace(name=name) for each, name in zip(map(_Words.of, picture.nodes), names, strict=True)]
     texts = [text for position in range(1, count) for text in label(nodes, position, radius)]
-    return Layout(radius, tuple(dots), tuple(texts), tuple(spots), (), card)
+    return Sheet(radius, tuple(dots), tuple(texts), tuple(spots), (), card)
 
 
 def fit(text: str, width: float, size: float) -> str:
@@ -220,7 +220,7 @@ def _radial(words: Sequence[tuple[str, str]], angle: float, inner: float, size: 
         yield Text(text, x, y, size, role, "end" if turned else "start", direction * 180 / pi % 360)
 
 
-def _in_sectors(nodes: Sequence[Spot], card: Card) -> Layout:
+def _in_sectors(nodes: Sequence[Spot], card: Card) -> Sheet:
     """All but this node in sectors of a ring, which leaves room on the right for this one."""
     inner, outer = 225.0, 352.0
     others = range(1, len(nodes))
@@ -238,7 +238,7 @@ def _in_sectors(nodes: Sequence[Spot], card: Card) -> Layout:
         words = [(fit(text, RIM - outer - 14, 13.0), role) for text, role in names]
         texts += _radial(words, begin + span / 2, outer + 14, 13.0)
         sectors.append(Sector(tuple(members), *_around(inner - 8, begin + span / 2)))
-    return Layout(inner - 8, tuple(dots), tuple(texts), (), tuple(sectors), card)
+    return Sheet(inner - 8, tuple(dots), tuple(texts), (), tuple(sectors), card)
 
 
 def _cells(
@@ -263,7 +263,7 @@ def _cells(
         yield Dot(*_around(radius, angle), side * 0.38)
 
 
-def _card(me: Spot, pods: Sequence[Pod]) -> Card:
+def _card(me: Spot, pods: Sequence[PodLabel]) -> Card:
     """This node's card, as high as its pods need; those that find no room with names are beads alone."""
     room = CARD_BOTTOM - CARD_TOP - _HEAD - 30
     named = len(pods) if len(pods) * _POD <= room else int((room - 130) / _POD)
@@ -272,7 +272,7 @@ def _card(me: Spot, pods: Sequence[Pod]) -> Card:
     rows = min(-(-rest // columns), int(110 / _BEAD))
     height = _HEAD + named * _POD + (40 + rows * _BEAD if rest else 0) + (24 if pods else 0)
     top = min(max(CENTRE[1] - height / 2, CARD_TOP), CARD_BOTTOM - height)
-    frame = Frame(CARD_LEFT, top, CARD_RIGHT - CARD_LEFT, height)
+    frame = Box(CARD_LEFT, top, CARD_RIGHT - CARD_LEFT, height)
     texts = list(_heading(me, pods, frame))
     beads = []
     thread = top + _HEAD
@@ -291,7 +291,7 @@ def _card(me: Spot, pods: Sequence[Pod]) -> Card:
     return Card(frame, tuple(texts), tuple(beads), thread - 6, max((each.y for each in beads[:named]), default=thread))
 
 
-def _heading(me: Spot, pods: Sequence[Pod], frame: Frame) -> Iterator[Text]:
+def _heading(me: Spot, pods: Sequence[PodLabel], frame: Box) -> Iterator[Text]:
     x, room = frame.x + 26, frame.width - 52
     yield Text("THIS NODE", x, frame.y + 34, 12, "caps")
     size = max(16.0, min(26.0, room / (max(len(me.name), 1) * _WIDE)))

@@ -11,8 +11,8 @@ from itertools import combinations
 
 import msgspec
 
-from cni_plugin.ctl.cluster.matrix import Pair, Row
-from cni_plugin.ctl.cluster.roster import DIRECT, Membership
+from cni_plugin.ctl.cluster.matrix import MatrixRow, Pair
+from cni_plugin.ctl.cluster.roster import DIRECT, Roster
 from cni_plugin.store.records import Record
 
 MOST_NAMED = 60
@@ -43,7 +43,7 @@ class Line(msgspec.Struct, frozen=True):
     direct: bool = False
 
 
-class Pod(msgspec.Struct, frozen=True):
+class PodLabel(msgspec.Struct, frozen=True):
     """A pod of this node."""
 
     name: str
@@ -51,7 +51,7 @@ class Pod(msgspec.Struct, frozen=True):
     bridge: str
 
 
-class Picture(msgspec.Struct, frozen=True):
+class Drawing(msgspec.Struct, frozen=True):
     """All of it. `nodes` begin with this one; `about` is said of the whole below the title."""
 
     title: str
@@ -59,10 +59,10 @@ class Picture(msgspec.Struct, frozen=True):
     date: str
     nodes: tuple[Spot, ...]
     lines: tuple[Line, ...]
-    pods: tuple[Pod, ...]
+    pods: tuple[PodLabel, ...]
 
 
-def picture(cluster: Membership, rows: Sequence[Row], records: Sequence[Record], date: str) -> Picture:
+def picture(cluster: Roster, rows: Sequence[MatrixRow], records: Sequence[Record], date: str) -> Drawing:
     """The picture of a cluster that this node is in, with the round trips that are known."""
     known = {row.name: row.pairs for row in rows}
     own = known.get(cluster.node, {})
@@ -75,7 +75,7 @@ def picture(cluster: Membership, rows: Sequence[Row], records: Sequence[Record],
         )
         for each in members
     )
-    return Picture(
+    return Drawing(
         title=cluster.network,
         about=_about(cluster, len(members)),
         date=date,
@@ -106,8 +106,8 @@ def _lines(names: Sequence[str], known: Mapping[str, Mapping[str, Pair]], ways: 
     return found
 
 
-def _pod(record: Record) -> Pod:
-    return Pod(record.container, tuple(each.partition("/")[0] for each in record.ips), record.bridge)
+def _pod(record: Record) -> PodLabel:
+    return PodLabel(record.container, tuple(each.partition("/")[0] for each in record.ips), record.bridge)
 
 
 def _trip(way: str, pair: Pair | None) -> str:
@@ -116,7 +116,7 @@ def _trip(way: str, pair: Pair | None) -> str:
     return f"{way} · {'no answer' if pair.ms is None else f'{pair.ms:.2f} ms'}"
 
 
-def _about(cluster: Membership, count: int) -> str:
+def _about(cluster: Roster, count: int) -> str:
     wire = f" (VNI {cluster.vni}, UDP {cluster.port})" if cluster.vni else ""
     words = [f"{count} node{'s' if count > 1 else ''}", f"{cluster.backend}{wire}", ", ".join(cluster.networks)]
     return " · ".join(each for each in [*words, f"MTU {cluster.mtu}" if cluster.mtu else ""] if each)

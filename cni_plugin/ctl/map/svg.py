@@ -22,12 +22,12 @@ from cni_plugin.ctl.map.layout import (
     WIDTH,
     Card,
     Dot,
-    Layout,
+    Sheet,
     Text,
     fit,
     layout,
 )
-from cni_plugin.ctl.map.picture import FAST, LOST, MIDDLE, SLOW, UNKNOWN, Line, Picture
+from cni_plugin.ctl.map.picture import FAST, LOST, MIDDLE, SLOW, UNKNOWN, Drawing, Line
 
 _PACES = {
     FAST: ("#0f766e", "#2dd4bf", "answers in under 1 ms"),
@@ -50,7 +50,7 @@ class _Stroke(NamedTuple):
     opacity: float
 
 
-def draw(picture: Picture) -> str:
+def draw(picture: Drawing) -> str:
     """The SVG."""
     plan = layout(picture)
     parts = [
@@ -68,7 +68,7 @@ def draw(picture: Picture) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _opening(picture: Picture) -> Iterator[str]:
+def _opening(picture: Drawing) -> Iterator[str]:
     yield (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
            'role="img" aria-labelledby="title desc">')
     yield f'<title id="title">{_safe(f"{picture.title}: map of a cluster")}</title>'
@@ -100,7 +100,7 @@ def _colours(shades: dict[str, str], mode: int) -> str:
     )
 
 
-def _threads(picture: Picture, plan: Layout) -> Iterator[str]:
+def _threads(picture: Drawing, plan: Sheet) -> Iterator[str]:
     """All pairs: those between others first, so that this node's lie above, and what is lost above all."""
     few = len(picture.nodes) <= 12
     for each in sorted(picture.lines, key=lambda line: (line.pace == LOST, line.mine)):
@@ -109,7 +109,7 @@ def _threads(picture: Picture, plan: Layout) -> Iterator[str]:
         yield _curve((plan.anchors[each.one], plan.anchors[each.other]), _classes(each), stroke)
 
 
-def _bundles(picture: Picture, plan: Layout) -> Iterator[str]:
+def _bundles(picture: Drawing, plan: Sheet) -> Iterator[str]:
     """From this node to each sector, as wide as it has nodes and as most of them are; between sectors a web."""
     ends = [(each.x, each.y) for each in plan.sectors]
     for position, one in enumerate(ends):
@@ -135,12 +135,12 @@ def _curve(ends: tuple[tuple[float, float], tuple[float, float]], classes: str, 
             f'd="M{_n(x1)} {_n(y1)}Q{_n(x)} {_n(y)} {_n(x2)} {_n(y2)}"/>')
 
 
-def _to_card(plan: Layout) -> Iterator[str]:
+def _to_card(plan: Sheet) -> Iterator[str]:
     me = plan.dots[0]
     yield f'<path class="wire" stroke-width="2" d="M{_n(me.x)} {_n(me.y)}H{_n(CARD_LEFT)}"/>'
 
 
-def _dot(each: Dot, picture: Picture) -> str:
+def _dot(each: Dot, picture: Drawing) -> str:
     node = picture.nodes[each.node]
     words = "\n".join([node.name, ", ".join(node.addresses), ", ".join(node.subnets), node.trip])
     wide = 2.5 if each.radius > 6 else 1
@@ -159,7 +159,7 @@ def _card(card: Card) -> Iterator[str]:
     yield from map(_text, card.texts)
 
 
-def _legend(picture: Picture) -> Iterator[str]:
+def _legend(picture: Drawing) -> Iterator[str]:
     """What is in this picture, and nothing else."""
     others = {each.pace for each in picture.lines if not each.mine}
     used = {each.pace for each in picture.lines if each.mine} | others - {UNKNOWN}
@@ -179,13 +179,13 @@ def _legend(picture: Picture) -> Iterator[str]:
         yield _text(Text(words, CARD_LEFT + 68, y + 5, 14, "note"))
 
 
-def _common(picture: Picture) -> str:
+def _common(picture: Drawing) -> str:
     """The pace that most of this node's lines have, for samples that are not about it."""
     paces = [each.pace for each in picture.lines if each.mine]
     return max(sorted(set(paces)), key=paces.count, default=UNKNOWN)
 
 
-def _in_words(picture: Picture) -> str:
+def _in_words(picture: Drawing) -> str:
     paces = [each.pace for each in picture.nodes[1:]]
     told = ", ".join(f"{paces.count(name)}: {words}" for name, (_, _, words) in _PACES.items() if name in paces)
     pods = len(picture.pods)

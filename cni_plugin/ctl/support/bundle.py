@@ -56,7 +56,7 @@ _SYSCTLS = (
 )
 
 
-class Member(NamedTuple):
+class Packed(NamedTuple):
     """A file of the archive."""
 
     name: str
@@ -76,7 +76,7 @@ def default_name() -> str:
     return f"tulle-bundle-{os.uname().nodename}-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz"
 
 
-def collect(sources: Sources, notes: Notes) -> list[Member]:
+def collect(sources: Sources, notes: Notes) -> list[Packed]:
     """All members, secrets left out; what could not be had is in `notes` and in the last of them."""
     censor = Censor()
     found = [
@@ -90,10 +90,10 @@ def collect(sources: Sources, notes: Notes) -> list[Member]:
         *_node(notes),
     ]
     found.append(_json("missing.json", notes.unknown))
-    return [Member(each.name, censor.text(each.text)) for each in sorted(found)]
+    return [Packed(each.name, censor.text(each.text)) for each in sorted(found)]
 
 
-def write(path: str, members: list[Member]) -> None:
+def write(path: str, members: list[Packed]) -> None:
     """Make the archive, mode 0600, or on stdout for "-". Raises OSError."""
     import tarfile  # 10 ms, and only for a bundle
 
@@ -112,8 +112,8 @@ def write(path: str, members: list[Member]) -> None:
         files.write(path, memory.getvalue())
 
 
-def _json(name: str, shape: object) -> Member:
-    return Member(name, msgspec.json.format(msgspec.json.encode(shape)).decode() + "\n")
+def _json(name: str, shape: object) -> Packed:
+    return Packed(name, msgspec.json.format(msgspec.json.encode(shape)).decode() + "\n")
 
 
 def _versions() -> dict[str, object]:
@@ -124,7 +124,7 @@ def _versions() -> dict[str, object]:
     }
 
 
-def _files(folder: str, place: str, censor: Censor, notes: Notes) -> list[Member]:
+def _files(folder: str, place: str, censor: Censor, notes: Notes) -> list[Packed]:
     """The JSON files of a folder. What is no JSON is left out: nobody could tell what in it is secret."""
     found = []
     for name in notes.many(place, lambda: files.names(place)):
@@ -144,12 +144,12 @@ def _censored(path: str, censor: Censor) -> object:
         raise CniError(DECODING_FAILURE, f"it is left out, for what in it is secret cannot be told: {error}") from error
 
 
-def _below(folder: str, place: str, censor: Censor, notes: Notes) -> Iterator[Member]:
+def _below(folder: str, place: str, censor: Censor, notes: Notes) -> Iterator[Packed]:
     for name in notes.many(place, lambda: files.names(place)):
         yield from _files(f"{folder}/{name}", f"{place}/{name}", censor, notes)
 
 
-def _node_lists(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Member]:
+def _node_lists(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Packed]:
     """The files that networks' node lists are in, where they are not in the configuration itself."""
     for each in notes.many("node lists", lambda: all_facts(Records(run_dir))):
         path = decoding.decode(each.source)
@@ -158,7 +158,7 @@ def _node_lists(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Member]:
             yield _json(f"clusters/{each.network}-nodes.json", shape)
 
 
-def _agent(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Member]:
+def _agent(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Packed]:
     status = notes.one("agent", lambda: ask.ask(run_dir, "status"))
     if status is None:
         return
@@ -169,7 +169,7 @@ def _agent(run_dir: str, censor: Censor, notes: Notes) -> Iterator[Member]:
     yield _json(served.MEMBER, [_request(each, censor) for each in requests])
 
 
-def _request(each: served.Request, censor: Censor) -> served.Request:
+def _request(each: served.Served, censor: Censor) -> served.Served:
     return msgspec.structs.replace(each, **censor.served(each.environ, each.stdin, each.stdout, each.message))
 
 
@@ -177,20 +177,20 @@ def _mapping(shape: object) -> dict[str, object]:
     return {str(key): each for key, each in shape.items()} if isinstance(shape, Mapping) else {}
 
 
-def _node(notes: Notes) -> Iterator[Member]:
+def _node(notes: Notes) -> Iterator[Packed]:
     for name, words in _PROGRAMS.items():
         path = next((f"{each}/{words[0]}" for each in _PATH if os.access(f"{each}/{words[0]}", os.X_OK)), "")
         if path:
             text = notes.one(" ".join(words), partial(_output, path, words))
-            yield Member(f"node/{name}.txt", text or "")
+            yield Packed(f"node/{name}.txt", text or "")
         else:
             notes.unknown[" ".join(words)] = f"{words[0]} is not installed"
     links = notes.many("links", _links)
     yield _json("node/links.json", links)
     values = {each: _line(f"/proc/sys/{each}") for each in _SYSCTLS}
-    yield Member("node/sysctls.txt", "".join(f"{key} = {value}\n" for key, value in values.items()))
+    yield Packed("node/sysctls.txt", "".join(f"{key} = {value}\n" for key, value in values.items()))
     release = notes.one("os-release", lambda: files.follow("/etc/os-release").decode(errors="replace"))
-    yield Member("node/os-release.txt", release or "")
+    yield Packed("node/os-release.txt", release or "")
 
 
 def _output(path: str, words: tuple[str, ...]) -> str:

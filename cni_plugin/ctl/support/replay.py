@@ -18,7 +18,7 @@ import msgspec
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding
 from cni_plugin.conf import reading
-from cni_plugin.ctl.support.served import Request
+from cni_plugin.ctl.support.served import Served
 from cni_plugin.describe import describe
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import LEFT_OUT
@@ -41,7 +41,7 @@ class Replay(NamedTuple):
     reply: Reply
 
 
-def replay(request: Request, held: frozenset[str] = frozenset()) -> Replay:
+def replay(request: Served, held: frozenset[str] = frozenset()) -> Replay:
     """Serve it again. `held` are addresses of the node, by which a cluster's list may know it.
 
     Raises CniError 7 for what cannot be served without the node, OSError when there is no room for its files.
@@ -57,7 +57,7 @@ def replay(request: Request, held: frozenset[str] = frozenset()) -> Replay:
         return Replay([describe(op) for op in kernel.applied[before:]], reply)
 
 
-def same(request: Request, reply: Reply) -> bool:
+def same(request: Served, reply: Reply) -> bool:
     """Whether the reply is as the recorded one was, by its code: MACs of a kernel in memory are others."""
     return _code(reply.stdout) == request.code if reply.code else request.code == 0
 
@@ -66,7 +66,7 @@ def _serve(name: str, environ: Mapping[str, str], raw: Mapping[str, object], ker
     return run(name, environ, msgspec.json.encode(raw), lambda: kernel, agent=Agent(Meter()))
 
 
-def _prepared(request: Request, home: str, held: frozenset[str]) -> tuple[dict[str, object], FakeKernel]:
+def _prepared(request: Served, home: str, held: frozenset[str]) -> tuple[dict[str, object], FakeKernel]:
     """The configuration, led away from the node, and a kernel that can serve it."""
     if request.verb == "VERSION" or not request.stdin.strip():
         return {}, FakeKernel()
@@ -100,7 +100,7 @@ def _local_ipam(ipam: object, home: str) -> dict[str, object]:
     return {**{key: each for key, each in ipam.items() if key.lower() != "datadir"}, "dataDir": f"{home}/ipam"}
 
 
-def _ask_again(raw: dict[str, object], request: Request) -> None:
+def _ask_again(raw: dict[str, object], request: Served) -> None:
     """Have the addresses that were given given again: the folder here is empty, and would begin at the first one."""
     told = reading.decode(request.stdout.encode()) if request.stdout.strip() and not request.code else {}
     before = raw.get(_key(raw, "prevresult")) or told
@@ -129,7 +129,7 @@ def _cluster(source: object, held: frozenset[str]) -> tuple[dict[str, object], c
     return {**{key: each for key, each in source.items() if key.lower() != "node"}, "node": node.name}, node
 
 
-def _environ(request: Request, home: str) -> dict[str, str]:
+def _environ(request: Served, home: str) -> dict[str, str]:
     environ = {key: each for key, each in request.environ.items() if key.startswith("CNI_")}
     if "CNI_ARGS" in environ:
         pairs = environ["CNI_ARGS"].split(";")

@@ -20,7 +20,7 @@ MEMBER = "requests.json"
 """The file in a bundle."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class Served(msgspec.Struct, frozen=True):
     """One request and its answer. `seconds` from arrival to reply, `steps` in seconds by name."""
 
     verb: str = ""
@@ -38,12 +38,12 @@ class Request(msgspec.Struct, frozen=True):
     stdout: str = ""
 
 
-def recent(run_dir: str) -> list[Request]:
+def recent(run_dir: str) -> list[Served]:
     """The agent's last requests, oldest first. Raises AgentAway."""
     return _typed(ask(run_dir, "requests"), "the agent's answer")
 
 
-def bundled(path: str) -> list[Request]:
+def bundled(path: str) -> list[Served]:
     """The requests in a bundle, or in a file of JSON. Raises CniError 6 or 7."""
     try:
         data = files.follow(path)
@@ -55,16 +55,16 @@ def bundled(path: str) -> list[Request]:
         raise CniError(DECODING_FAILURE, f"{path!r} holds no requests: {error}") from error
 
 
-def numbered(requests: Sequence[Request], number: int) -> Request:
+def numbered(requests: Sequence[Served], number: int) -> Served:
     """Number 1 is the last one. Raises CniError 7."""
     if not 1 <= number <= len(requests):
         raise CniError(INVALID_CONFIG, f"there is no request {number}: 1 (the last) to {len(requests)} are there")
     return requests[-number]
 
 
-def _typed(shape: object, where: str) -> list[Request]:
+def _typed(shape: object, where: str) -> list[Served]:
     try:
-        return msgspec.convert(shape, list[Request])
+        return msgspec.convert(shape, list[Served])
     except msgspec.ValidationError as error:
         raise CniError(DECODING_FAILURE, f"{where} is no list of requests: {error}") from error
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from cni_plugin.ctl.show import heading, lines, out, table
 
 if TYPE_CHECKING:
-    from cni_plugin.ctl.support.bundle import Member
-    from cni_plugin.ctl.support.served import Request
+    from cni_plugin.ctl.support.bundle import Packed
+    from cni_plugin.ctl.support.served import Served
 
 
-def requests(found: Sequence[Request]) -> None:
+def requests(found: Sequence[Served]) -> None:
     """Print requests, the last one last."""
     rows = [
         {
@@ -28,7 +28,7 @@ def requests(found: Sequence[Request]) -> None:
     table("Requests", ("no", "at", "verb", "network", "container", "ifname", "ms", "code", "message"), rows)
 
 
-def replay(request: Request, ops: Sequence[str], reply: str, *, alike: bool) -> None:
+def replay(request: Served, ops: Sequence[str], reply: str, *, alike: bool) -> None:
     """Print what came of a request that was served again."""
     heading(f"# {request.verb} {request.container} {request.ifname} in {request.network}, on a kernel in memory")
     for each in ops:
@@ -42,7 +42,7 @@ def replay(request: Request, ops: Sequence[str], reply: str, *, alike: bool) -> 
     out.print("the same outcome" if alike else "another outcome", style="green" if alike else "bold red")
 
 
-def bundle(path: str, members: Sequence[Member], missing: Mapping[str, str]) -> None:
+def bundle(path: str, members: Sequence[Packed], missing: Mapping[str, str]) -> None:
     """Print what is in an archive."""
     for each in members:
         lines(f"{len(each.text):>9}  {each.name}")

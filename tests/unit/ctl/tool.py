@@ -22,7 +22,7 @@ from cni_plugin.ctl.host import Host, Looker
 from cni_plugin.ctl.look import commands as look
 from cni_plugin.ctl.look import ipam
 from cni_plugin.ctl.map import commands as map_
-from cni_plugin.ctl.reach import SILENT, Ask, Heard, Probe
+from cni_plugin.ctl.reach import SILENT, Heard, Probe, Target
 from cni_plugin.ctl.support import commands as support
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.nft.ruleset import Hook, hooks
@@ -140,7 +140,7 @@ class Around(Host):
         del own
         return nullcontext(self._probe)
 
-    def _probe(self, asks: Sequence[Ask], wait: float) -> list[Heard]:
+    def _probe(self, asks: Sequence[Target], wait: float) -> list[Heard]:
         del wait
         return [Heard(0.5) if each.size <= self._answers.get(each.to, -1) else Heard(None, SILENT) for each in asks]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from cni_plugin.ctl import reach
 from cni_plugin.ctl.cluster import matrix
 from cni_plugin.ctl.cluster import show as show_cluster
-from cni_plugin.ctl.cluster.matrix import Pair, Row
-from cni_plugin.ctl.cluster.roster import Member, Membership, natural
-from cni_plugin.ctl.reach import SILENT, Ask, Heard, largest
+from cni_plugin.ctl.cluster.matrix import MatrixRow, Pair
+from cni_plugin.ctl.cluster.roster import Member, Roster, natural
+from cni_plugin.ctl.reach import SILENT, Heard, Target, largest
 from cni_plugin.ctl.show import out
 from cni_plugin.diff import diff
 from cni_plugin.mesh import LOST, STRANGER, WAITING, Cell
@@ -201,8 +201,8 @@ def test_a_peer_that_does_not_answer_this_node_is_not_asked_for_its_row(tool: To
 
 def test_a_large_matrix_has_a_sign_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"n{number}" for number in range(1, 31)]
-    rows = [Row(one, {other: Pair(0.4) for other in names if other != one}) for one in names]
-    rows[4] = Row("n5", {**rows[4].pairs, "n7": Pair(None, True), "n9": Pair()})
+    rows = [MatrixRow(one, {other: Pair(0.4) for other in names if other != one}) for one in names]
+    rows[4] = MatrixRow("n5", {**rows[4].pairs, "n7": Pair(None, True), "n9": Pair()})
     show_cluster.matrix(rows, matrix.lost(rows), left_out=70)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines[2].rstrip()) < 60
@@ -216,7 +216,7 @@ def test_a_large_matrix_has_a_sign_a_pair(capsys: pytest.CaptureFixture[str]) ->
 def test_any_matrix_can_be_drawn_and_says_how_many_are_lost(times: list[float], gone: set[int]) -> None:
     names = [f"[n{number}]" for number in range(len(times))]
     to_each = {name: Pair(None, True) if at in gone else Pair(times[at]) for at, name in enumerate(names)}
-    rows = [Row(one, {other: pair for other, pair in to_each.items() if other != one}) for one in names]
+    rows = [MatrixRow(one, {other: pair for other, pair in to_each.items() if other != one}) for one in names]
     with out.capture() as captured:
         show_cluster.matrix(rows, matrix.lost(rows), left_out=0)
     lost = len(gone & set(range(len(times)))) * (len(times) - 1)
@@ -225,7 +225,7 @@ def test_any_matrix_can_be_drawn_and_says_how_many_are_lost(times: list[float], 
 
 def test_of_a_large_cluster_a_sample_from_all_over_is_taken() -> None:
     members = [Member(name=f"n{number}", addresses=(), subnets=(), me=number == 0) for number in range(1001)]
-    cluster = Membership(network="pods", source="", members=tuple(members))
+    cluster = Roster(network="pods", source="", members=tuple(members))
     found = [each.name for each in matrix.sample(cluster, 10)]
     assert found == ["n1", "n101", "n201", "n301", "n401", "n501", "n601", "n701", "n801", "n901"]
 
@@ -238,7 +238,7 @@ class Link_(dict[str, int]):
 
     calls = 0
 
-    def __call__(self, asks: Sequence[Ask], wait: float) -> list[Heard]:
+    def __call__(self, asks: Sequence[Target], wait: float) -> list[Heard]:
         self.calls += 1
         assert wait > 0
         return [Heard(0.1) if each.size <= self[each.to] else Heard(None, SILENT) for each in asks]

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from cni_plugin.cluster import settled
-from cni_plugin.ctl.cluster.roster import Member, Membership
-from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.cluster.roster import Member, Roster
+from cni_plugin.ctl.configs import ConfigFile
 from cni_plugin.ctl.doctor.peers import Probed
 from cni_plugin.ctl.reach import SILENT
 from cni_plugin.kernel.see.look import Link
@@ -30,7 +30,7 @@ PEER = Member(
     name="n2", addresses=("198.51.100.2",), subnets=("10.244.2.0/24",), overlay=("10.244.2.0",), way="vxlan"
 )
 SELF = msgspec.structs.replace(PEER, name="me", subnets=("10.244.1.0/24",), overlay=("10.244.1.0",), me=True, way="")
-CLUSTER = Membership(
+CLUSTER = Roster(
     network="pods", source="/run/tulle/cluster.json", node="me", backend="vxlan", device="tulle.1", vni=1, port=8472,
     mtu=1450, networks=("10.244.0.0/16",), members=(SELF, PEER), programmed=True,
 )
@@ -80,7 +80,7 @@ def test_a_thousand_conflicts_are_a_handful_of_findings() -> None:
 
 
 def test_ranges_outside_of_the_nodes_subnet_are_found_and_those_inside_are_not() -> None:
-    ours = Config("/etc/cni/net.d/10.conflist", ours=True, network="pods", ranges=("10.244.9.0/24",))
+    ours = ConfigFile("/etc/cni/net.d/10.conflist", ours=True, network="pods", ranges=("10.244.9.0/24",))
     found = names({**facts(PROBED), "configs": (ours,)})
     assert found["ranges-outside-subnet"].value.startswith("10.244.9.0/24")
     inside = msgspec.structs.replace(ours, ranges=("10.244.1.128/25",))

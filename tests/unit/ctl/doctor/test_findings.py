@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni_plugin.ctl.cluster.roster import Member, Membership
-from cni_plugin.ctl.configs import Config
+from cni_plugin.ctl.cluster.roster import Member, Roster
+from cni_plugin.ctl.configs import ConfigFile
 from cni_plugin.ctl.diagnosis import finding_names, ill
-from cni_plugin.ctl.doctor.addresses import Flaw, Pool
+from cni_plugin.ctl.doctor.addresses import Flaw, RangeUse
 from cni_plugin.ctl.doctor.contract import Finding, topics
 from cni_plugin.ctl.doctor.managers import File
 from cni_plugin.ctl.doctor.peers import Probed
@@ -25,8 +25,8 @@ POD = Pod(
     "pods", "a", "eth0", "tl0", "tulle0", ("10.244.1.2/24", "fd00:22::2/64"), ("10.244.1.1/24", "fd00:22::1/64"),
     "/run/netns/a", mtu=1500,
 )
-OURS = Config("/etc/cni/net.d/10-tulle.conflist", ours=True, plugins=("tulle",), families=(4,))
-FOREIGN = Config("/etc/cni/net.d/05-bridge.conf", plugins=("bridge",))
+OURS = ConfigFile("/etc/cni/net.d/10-tulle.conflist", ours=True, plugins=("tulle",), families=(4,))
+FOREIGN = ConfigFile("/etc/cni/net.d/05-bridge.conf", plugins=("bridge",))
 BRIDGE = Link("tulle0", 2, "bridge", 1500, "02:00:00:00:00:01", "tulle:bridge", assigned=3)
 VETH = Link("tl0", 3, "veth", 1500, "0e:00:00:00:00:01", "tulle:pods/a/eth0", master="tulle0", assigned=3)
 UPLINK = Link("up0", 4, mtu=1500, mac="02:00:00:00:00:09", assigned=0)
@@ -38,7 +38,7 @@ RIGHT: Told = {
     "sysctls": {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", **LOOSE},
     "links": (BRIDGE, VETH, UPLINK), "own": ("tulle0", "tl0"), "limits": (Limit("pods", "up0", 1500),), "pods": (POD,),
     "stamps": (Stamp("record pods/a:eth0", "b1", 1000.0),), "configs": (OURS,),
-    "pools": (Pool("pods", "range set 0", 1, 253),),
+    "pools": (RangeUse("pods", "range set 0", 1, 253),),
     "mount": Mount("/run", "tmpfs", True), "agent": {"version": "0.1.0", "ready": True},
     "features": {"bridge": True, "veth": True},
 }  # fmt: skip
@@ -71,7 +71,7 @@ SELF = Member(
 PEER = Member(
     name="n2", addresses=("192.0.2.2",), subnets=("10.244.2.0/24",), overlay=("10.244.2.0",), way="vxlan"
 )
-CLUSTER = Membership(
+CLUSTER = Roster(
     network="pods", source="/run/tulle/cluster.json", node="n1", backend="vxlan", device="tulle.1", vni=1, port=8472,
     mtu=1450, networks=("10.244.0.0/16",), members=(SELF, PEER), programmed=True,
 )
@@ -140,8 +140,8 @@ CASES: dict[str, tuple[Told, str, str]] = {
     "bad-configuration": (
         with_facts(configs=(msgspec.structs.replace(OURS, problem="invalid mtu 1"),)), "error", "invalid mtu 1",
     ),
-    "pool-exhausted": (with_facts(pools=(Pool("pods", "range set 0", 13, 13),)), "error", "ContainerCreating"),
-    "pool-nearly-exhausted": (with_facts(pools=(Pool("pods", "range set 0", 92, 100),)), "warning", "92 of 100"),
+    "pool-exhausted": (with_facts(pools=(RangeUse("pods", "range set 0", 13, 13),)), "error", "ContainerCreating"),
+    "pool-nearly-exhausted": (with_facts(pools=(RangeUse("pods", "range set 0", 92, 100),)), "warning", "92 of 100"),
     "leaked-address": (
         with_facts(flaws=(Flaw("pods", "10.22.0.9", "z", "leaked: no attachment has it"),)), "warning",
         "tullectl ipam release pods 10.22.0.9",

@@ -42,7 +42,7 @@ def test_top_draws_until_somebody_ends_it(node: Node, monkeypatch: pytest.Monkey
         monkeypatch.setattr("sys.stdin", stdin)
         monkeypatch.setattr(top, "INTERVAL", 0.01)
 
-        def draw(rows: Sequence[top.Row], now: top.Look, seconds: float) -> None:
+        def draw(rows: Sequence[top.TopRow], now: top.Look, seconds: float) -> None:
             del now, seconds
             seen.append(len(rows))
             if len(seen) == 3:

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.ctl.cluster.matrix import Pair, Row
-from cni_plugin.ctl.cluster.roster import Member, Membership
+from cni_plugin.ctl.cluster.matrix import MatrixRow, Pair
+from cni_plugin.ctl.cluster.roster import Member, Roster
 from cni_plugin.ctl.map import layout as map_layout
 from cni_plugin.ctl.map import picture as map_picture
 from cni_plugin.ctl.map import svg as map_svg
-from cni_plugin.ctl.map.layout import Dot, Frame, Text, corners, fit, layout, shortened
-from cni_plugin.ctl.map.picture import FAST, LOST, MIDDLE, SLOW, UNKNOWN, Picture, pace
+from cni_plugin.ctl.map.layout import Box, Dot, Text, corners, fit, layout, shortened
+from cni_plugin.ctl.map.picture import FAST, LOST, MIDDLE, SLOW, UNKNOWN, Drawing, pace
 from cni_plugin.store.records import Record
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -33,7 +33,7 @@ names = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F), min_size=1
 odd = st.text(min_size=1, max_size=40)
 
 
-def cluster(called: Sequence[str]) -> Membership:
+def cluster(called: Sequence[str]) -> Roster:
     """This node is the first; each fourth peer is reached directly."""
     members = tuple(
         Member(
@@ -44,13 +44,13 @@ def cluster(called: Sequence[str]) -> Membership:
         )
         for number, name in enumerate(called)
     )
-    return Membership(
+    return Roster(
         network="pods", source="/run/tulle/cluster.json", node=called[0], backend="vxlan", device="tulle.1", vni=1,
         port=8472, mtu=1450, networks=("10.244.0.0/16",), members=members, programmed=True,
     )
 
 
-def picture(called: Sequence[str], pods: int = 0, rows: Sequence[Row] = ()) -> Picture:
+def picture(called: Sequence[str], pods: int = 0, rows: Sequence[MatrixRow] = ()) -> Drawing:
     records = [
         SimpleNamespace(container=f"pod-{number}-{'f' * 50}", ips=(f"10.244.0.{number % 250}/24",) * 2, bridge="tulle0")
         for number in range(pods)
@@ -68,7 +68,7 @@ def around(dot: Dot) -> Shape:
     return [(dot.x + reach * cos(radians(a)), dot.y + reach * sin(radians(a))) for a in range(22, 382, 45)]
 
 
-def frame(each: Frame) -> Shape:
+def frame(each: Box) -> Shape:
     x, y, width, height = each
     return [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
 
@@ -84,16 +84,16 @@ def touch(one: Shape, other: Shape) -> bool:
     return True
 
 
-def shapes(drawn: Picture) -> Iterator[tuple[str, Shape]]:
+def shapes(drawn: Drawing) -> Iterator[tuple[str, Shape]]:
     """All that must lie apart outside of the card, and the card itself."""
     plan = layout(drawn)
     yield from ((f"text {each.text}", corners(each)) for each in plan.texts)
     yield from ((f"dot {each.node}", around(each)) for each in plan.dots)
     yield "card", frame(plan.card.frame)
     end = plan.dots[0].x + plan.dots[0].radius * 1.1
-    yield "wire to the card", frame(Frame(end, map_layout.CENTRE[1] - 2, map_layout.CARD_LEFT - end, 4))
-    yield "legend", frame(Frame(map_layout.CARD_LEFT, map_layout.LEGEND_TOP - 12, 386, 8 * 25))
-    yield "title", frame(Frame(0, 0, map_layout.WIDTH, 130))
+    yield "wire to the card", frame(Box(end, map_layout.CENTRE[1] - 2, map_layout.CARD_LEFT - end, 4))
+    yield "legend", frame(Box(map_layout.CARD_LEFT, map_layout.LEGEND_TOP - 12, 386, 8 * 25))
+    yield "title", frame(Box(0, 0, map_layout.WIDTH, 130))
 
 
 def overlaps(found: Sequence[tuple[str, Shape]]) -> list[tuple[str, str]]:
@@ -164,9 +164,9 @@ def test_a_text_that_was_fitted_fits(text: str, room: float, size: float) -> Non
     assert short == text or "…" in short
 
 
-def rows(count: int, ms: float = 0.5) -> list[Row]:
+def rows(count: int, ms: float = 0.5) -> list[MatrixRow]:
     every = called(count)
-    return [Row(one, {other: Pair(ms) for other in every if other != one}) for one in every]
+    return [MatrixRow(one, {other: Pair(ms) for other in every if other != one}) for one in every]
 
 
 @pytest.mark.parametrize("count", SIZES)
@@ -205,8 +205,8 @@ def threads(text: str) -> list[str]:
 
 def test_every_pair_has_a_line_of_the_colour_of_its_worse_direction() -> None:
     told = [
-        Row("node-0", {"node-1": Pair(0.4), "node-2": Pair(3.0)}),
-        Row("node-1", {"node-0": Pair(12.0), "node-2": Pair(None, True)}),
+        MatrixRow("node-0", {"node-1": Pair(0.4), "node-2": Pair(3.0)}),
+        MatrixRow("node-1", {"node-0": Pair(12.0), "node-2": Pair(None, True)}),
     ]
     drawn = picture(called(3), 0, told)
     assert {(each.one, each.other): each.pace for each in drawn.lines} == {(0, 1): SLOW, (0, 2): MIDDLE, (1, 2): LOST}

@@ -13,7 +13,7 @@ import pytest
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.ctl.support import bundle
-from cni_plugin.ctl.support.bundle import Member
+from cni_plugin.ctl.support.bundle import Packed
 from cni_plugin.harmless import LEFT_OUT
 from tests.unit.ctl.tool import Tool, agent, configure, metrics, served
 from tests.unit.support import Node
@@ -54,7 +54,7 @@ def test_bundle_holds_what_a_report_needs_and_says_so(node: Node, tool: Tool) ->
 
 
 def test_bundle_on_stdout_is_the_archive_and_nothing_else(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    bundle.write("-", [Member("a.json", "{}")])
+    bundle.write("-", [Packed("a.json", "{}")])
     with tarfile.open(fileobj=io.BytesIO(capsysbinary.readouterr().out)) as archive:
         assert [Path(each).name for each in archive.getnames()] == ["a.json"]
 
