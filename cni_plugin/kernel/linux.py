@@ -20,38 +20,29 @@ from cni_plugin.describe import describe
 from cni_plugin.diff import Op
 from cni_plugin.kernel.apply import Applier, How
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
-from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.host.knobs import out_of_reach
 from cni_plugin.kernel.host.netns import open_namespace
 from cni_plugin.kernel.kinds import kind_of
 from cni_plugin.kernel.nft.nft import Nft
 from cni_plugin.kernel.read import Reader, elements_of
 from cni_plugin.kernel.rtnl import codec
-from cni_plugin.kernel.rtnl.addresses import family_of, network_of, packed
 from cni_plugin.kernel.rtnl.announce import announce, await_port
 from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address, prefix_of
-from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
+from cni_plugin.kernel.rtnl.codec import Message, encode
 from cni_plugin.kernel.rtnl.lookup import Lookup
-from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
+from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
-from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_UP, NTF_SELF, NUD_PERMANENT
-from cni_plugin.kernel.rtnl.routes import Routes
-from cni_plugin.marks import ALIAS
+from cni_plugin.kernel.rtnl.numbers import SCOPE_LINK
+from cni_plugin.kernel.see import inventory
 from cni_plugin.meter import Meter
-from cni_plugin.model.base import HOST, Object, State, state
+from cni_plugin.model.base import Object, State
 from cni_plugin.model.host import Sysctl
-from cni_plugin.model.layer3 import Neigh, Way
-from cni_plugin.model.links import Fdb
+from cni_plugin.model.layer3 import Way
 
 if TYPE_CHECKING:
     from cni_plugin.kernel.rtnl.remover import Remover
 
-_SCOPE_LINK = 253
 _MAC_TEXT = 17
-_RTN_UNICAST = 1
-_ANYWHERE = ("192.0.0.8", "100::1")
-"""The dummy address of RFC 7600 and one to be discarded (RFC 6666), which no network has: the way to them is the way
-out. Nothing is sent there."""
 
 
 class LinuxKernel:
@@ -129,7 +120,7 @@ class LinuxKernel:
     def addresses(self, dev: str) -> tuple[str, ...]:
         """The addresses on a link of the node, with prefix lengths, link-local ones left out."""
         self._forget()
-        return tuple(prefix_of(each) for each in addresses_on(self._host, dev) if each.field("scope") != _SCOPE_LINK)
+        return tuple(prefix_of(each) for each in addresses_on(self._host, dev) if each.field("scope") != SCOPE_LINK)
 
     def link_index(self, name: str) -> int:
         """The ifindex of a link of the node, 0 when there is none."""
@@ -197,38 +188,16 @@ class LinuxKernel:
 
     def uplink(self, address: str) -> Uplink | None:
         """The interface of the node that bears this address, None when none does."""
-        wire = packed(address)
-        for each in self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": family_of(address)})):
-            if packed(local_address(each)) == wire:
-                return self._uplink_at(each.field("index"))
-        return None
+        return inventory.uplink(self._host, address)
 
     def default_mtu(self) -> int:
         """The MTU of the interface that leads away from this node, by IPv4 if there is such a way; 0 without one."""
-        for address in _ANYWHERE:
-            family = family_of(address)
-            bits = len(packed(address)) * 8
-            request = encode(codec.RTM_GETROUTE, 0, {"family": family, "dst_len": bits}, [("RTA_DST", address)])
-            try:
-                route = self._host.netlink.ask(request)
-            except Refused as refused:
-                if refused.errno in PASSING:
-                    raise
-                continue  # ENETUNREACH
-            if route is None or route.field("type") != _RTN_UNICAST:
-                continue
-            if link := self._host.link_at(route.number("RTA_OIF")):
-                return link.number("IFLA_MTU")
-        return 0
+        return inventory.default_mtu(self._host)
 
     def interfaces(self) -> Mapping[str, tuple[str, ...]]:
         """The links of the node that bear addresses, and those with prefix lengths, link-local ones left out."""
         self._forget()
-        found: dict[int, list[str]] = {}
-        for each in self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0})):
-            if each.field("scope") != _SCOPE_LINK:
-                found.setdefault(each.field("index"), []).append(prefix_of(each))
-        return {self._host.name(index): tuple(found[index]) for index in sorted(found)}
+        return inventory.interfaces(self._host)
 
     def advertise(self, where: Mapping[str, str]) -> Collection[str]:
         """As the door promises; where links have no Ethernet address nobody need be told; what is tentative is not."""
@@ -267,10 +236,7 @@ class LinuxKernel:
 
     def vni_holder(self, vni: int) -> str:
         """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""
-        path = ("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VXLAN_ID")
-        kind = ("IFLA_LINKINFO", "IFLA_INFO_KIND")
-        found = (each for each in self._host.links() if each.text(*kind) == "vxlan" and each.number(*path) == vni)
-        return next((each.text("IFLA_IFNAME") for each in found), "")
+        return inventory.vni_holder(self._host, vni)
 
     def release(self) -> str:
         """The kernel's release."""
@@ -283,11 +249,7 @@ class LinuxKernel:
     def owned(self, device: str) -> State:
         """All routes with our protocol number but those to pods, and all permanent entries of this VXLAN device."""
         self._forget()
-        objects: list[Object] = [each for each in Routes(self._host, HOST).ours() if each.via or each.dev == device]
-        if index := self._host.index(device):
-            objects += (_neigh(device, each) for each in self._entries(0, index) if _is_permanent(each))
-            objects += (_fdb(device, each) for each in self._entries(AF_BRIDGE, index) if _is_remote(each))
-        return state(objects)
+        return inventory.owned(self._host, device)
 
     def elements(self, name: str) -> frozenset[str]:
         """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""
@@ -295,49 +257,20 @@ class LinuxKernel:
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""
-        names: dict[int, str] = {}
-        found: list[tuple[OwnLink, int]] = []
-        for each in self._host.links():
-            name, alias = each.text("IFLA_IFNAME"), each.text("IFLA_IFALIAS")
-            names[each.link] = name
-            if alias.startswith(ALIAS):
-                up = bool(each.field("flags") & IFF_UP)
-                found.append((OwnLink(name, alias, up=up), each.number("IFLA_MASTER")))
-        return tuple(link._replace(master=names.get(master, "")) for link, master in found)
+        return inventory.own_links(self._host)
 
     def ports(self, bridge: str) -> int:
-        """How many ports a bridge has. The kernel picks them out of all links (IFLA_MASTER, Linux 4.20)."""
+        """How many ports a bridge has."""
         index = self.link_index(bridge)
-        if not index:
-            return 0
-        attrs: list[Attr] = [("IFLA_MASTER", index), ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
-        return len(self._host.netlink.dump(encode(codec.RTM_GETLINK, 0, {"family": 0}, attrs)))
+        return inventory.ports(self._host, index) if index else 0
 
     def locally_held(self) -> frozenset[str]:
         """All addresses of the node, without prefix lengths."""
-        return frozenset(map(local_address, self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0}))))
+        return inventory.locally_held(self._host)
 
     def _pod_veth(self, name: str) -> Message | None:
         link = self._pod.link(name) if self._pod else None
         return link if link and link.text("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth" else None
-
-    def _uplink_at(self, index: int) -> Uplink | None:
-        link = self._host.link_at(index)
-        if link is None:
-            return None
-        fields = {"family": 0, "index": index}
-        addresses = self._host.netlink.dump(encode(codec.RTM_GETADDR, 0, fields))
-        networks = (
-            network_of(local_address(each), each.field("prefixlen"))
-            for each in addresses
-            if each.field("scope") != _SCOPE_LINK
-        )
-        prefixes = tuple(dict.fromkeys(networks))
-        return Uplink(link.text("IFLA_IFNAME"), link.number("IFLA_MTU"), prefixes)
-
-    def _entries(self, family: int, index: int) -> list[Message]:
-        attrs: list[Attr] = [("NDA_IFINDEX", index)]
-        return self._host.netlink.dump(encode(codec.RTM_GETNEIGH, 0, {"family": family}, attrs))
 
     def _is_ours(self, each: Object) -> bool:
         return kind_of(type(each)).read(each, Lookup(self._host)) is not None
@@ -352,19 +285,3 @@ def _new_remover() -> Remover:
     from cni_plugin.kernel.rtnl.remover import Remover  # only for who lives on
 
     return Remover()
-
-
-def _is_permanent(message: Message) -> bool:
-    return bool(message.field("state") & NUD_PERMANENT)
-
-
-def _is_remote(message: Message) -> bool:
-    return bool(message.field("flags") & NTF_SELF and message.text("NDA_DST"))
-
-
-def _neigh(device: str, message: Message) -> Neigh:
-    return Neigh(device, message.text("NDA_DST"), message.text("NDA_LLADDR"))
-
-
-def _fdb(device: str, message: Message) -> Fdb:
-    return Fdb(device, message.text("NDA_LLADDR"), message.text("NDA_DST"))

@@ -105,7 +105,7 @@ KERNEL: dict[str, set[str]] = {
     # What the kernel tells by itself.
     "watch": {"errors", "host", "rtnl"},
     # What only looks.
-    "see": {"host", "modules", "nft", "rtnl"},
+    "see": {"door", "errors", "host", "modules", "nft", "rtnl"},
     # Above them what serves every kind of object, and the kernels that stand behind the door.
     "modules": set(),
     "errors": {"modules"},
@@ -115,7 +115,7 @@ KERNEL: dict[str, set[str]] = {
     "door": set(),
     "fake": {"door", "errors"},
     "recording": {"door", "fake"},
-    "linux": {"apply", "door", "errors", "host", "kinds", "nft", "read", "rtnl", "see"},
+    "linux": {"apply", "door", "host", "kinds", "nft", "read", "rtnl", "see"},
     "open": {"door", "linux"},
 }
 """The rooms of `kernel/`, and what each may look into there."""

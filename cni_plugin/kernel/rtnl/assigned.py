@@ -1,4 +1,4 @@
-"""The addresses that a link bears, as the kernel lists them, asked for by the number of the link."""
+"""The addresses that links bear, as the kernel lists them: of one link, or of all."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ def addresses_on(space: Namespace, dev: str) -> list[Message]:
     """The addresses of a link, of both families; none without the link."""
     index = space.index(dev)
     try:
-        return space.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": 0, "index": index})) if index else []
+        return addresses_at(space, index) if index else []
     except Refused as error:
         if error.errno != errno.ENODEV:  # it went since its index was asked for
             raise
         return []
+
+
+def addresses_at(space: Namespace, index: int = 0, *, family: int = 0) -> list[Message]:
+    """The addresses of the link of this number, 0 for every link, and of this family, 0 for both."""
+    return space.netlink.dump(encode(codec.RTM_GETADDR, 0, {"family": family, "index": index}))
 
 
 def local_address(message: Message) -> str:

@@ -1,6 +1,6 @@
 """Numbers that rtnetlink's messages carry in their fixed fields, by their names in the kernel's headers.
 
-Sources: include/uapi/linux/if.h (IFF), if_addr.h (IFA_F), neighbour.h (NTF, NUD), rtnetlink.h (RTN, RTNH_F);
+Sources: include/uapi/linux/if.h (IFF), if_addr.h (IFA_F), neighbour.h (NTF, NUD), rtnetlink.h (RTN, RTNH_F, RT_SCOPE);
 include/linux/socket.h (AF_BRIDGE).
 """
 
@@ -13,3 +13,4 @@ NTF_SELF, NTF_MASTER = 0x02, 0x04
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 RTN_UNICAST = 1
 RTNH_F_ONLINK = 4
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255

@@ -12,13 +12,12 @@ from cni_plugin.kernel.rtnl.addresses import family_of
 from cni_plugin.kernel.rtnl.codec import Attr, nest
 from cni_plugin.kernel.rtnl.encode import Place
 from cni_plugin.kernel.rtnl.lookup import Lookup
-from cni_plugin.kernel.rtnl.numbers import RTN_UNICAST, RTNH_F_ONLINK
+from cni_plugin.kernel.rtnl.numbers import RTN_UNICAST, RTNH_F_ONLINK, SCOPE_LINK, SCOPE_NOWHERE, SCOPE_UNIVERSE
 from cni_plugin.kernel.rtnl.routes import Routes
 from cni_plugin.model.base import POD, Verb
 from cni_plugin.model.layer3 import MAIN_TABLE, Route
 
 GONE = encode.NO_IPV6
-_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _TABLE_COMPAT = 252
 """What the header says where the table's number does not fit in there (RT_TABLE_COMPAT)."""
 
@@ -66,8 +65,8 @@ def _scope(verb: Verb, each: Route) -> int:
     if each.scope >= 0:
         return each.scope
     if verb == "delete":
-        return _SCOPE_NOWHERE  # "any", net/ipv4/fib_trie.c, fib_table_delete
-    return _SCOPE_UNIVERSE if each.via or ":" in each.dst else _SCOPE_LINK
+        return SCOPE_NOWHERE  # "any", net/ipv4/fib_trie.c, fib_table_delete
+    return SCOPE_UNIVERSE if each.via or ":" in each.dst else SCOPE_LINK
 
 
 def _gateway(each: Route, family: int) -> list[Attr]:
