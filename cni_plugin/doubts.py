@@ -31,10 +31,10 @@ class _Type(Conf, frozen=True):
     type: str = ""
 
 
-def of_plugin(raw: Mapping[str, object], conf: NetConf) -> list[str]:
+def of_plugin(raw: Mapping[str, object], conf: NetConf, *features: Conf) -> list[str]:
     """Of a plugin's configuration; its `cluster` is `of_cluster`'s, and a foreign IPAM's keys are its own."""
     skipped = _OPAQUE if conf.ipam.WHOLE else (*_OPAQUE, "ipam")
-    return _worded({key: each for key, each in raw.items() if key.lower() not in skipped}, conf)
+    return _worded({key: each for key, each in raw.items() if key.lower() not in skipped}, conf, *features)
 
 
 def of_cluster(raw: object) -> list[str]:

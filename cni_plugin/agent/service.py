@@ -36,8 +36,8 @@ from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.kernel.host import files, locks
 from cni_plugin.marks import MOST_PORTS
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
-from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.run import as_cni_error
+from cni_plugin.wirings.bridge import wiring as bridges
 
 if TYPE_CHECKING:
     from cni_plugin.agent.membership import Membership
@@ -136,7 +136,7 @@ class _Agent:
     def _unready(self) -> str:
         """Why no pod should be started here now, "" when nothing is in the way: the one truth that all others show."""
         full = [f"network {each.network} has no free address" for each in self._gauges.pools() if not each.free]
-        full += [full_bridge(name) for name, ports in self._gauges.bridge_ports().items() if ports >= MOST_PORTS]
+        full += [bridges.full(name) for name, ports in self._gauges.bridge_ports().items() if ports >= MOST_PORTS]
         cluster = self._membership.reason if self._membership else ""
         return "; ".join(filter(None, [cluster, self._reconciler.problem, *full]))
 

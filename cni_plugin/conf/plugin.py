@@ -1,24 +1,22 @@
-"""The configuration of a plugin, which a runtime hands over on stdin, as typed values: all defaults and checks of it.
+"""The configuration of a plugin, which a runtime hands over on stdin, as typed values: the keys that all plugins share.
 
-The keys are those of the reference `bridge` plugin with the same defaults, plus `cluster` and `agent`.
+What a wiring, an IPAM or a feature has of its own stands in its file. Beside the specification's keys there are two of
+ours, `cluster` and `agent`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import msgspec
 
 from cni_plugin.conf.reading import Conf, fold, invalid, typed
-from cni_plugin.errors import INVALID_CONFIG, UNSUPPORTED_FIELD, CniError
+from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.keys import spelled
 from cni_plugin.marks import MAX_MTU, MIN_MTU
-from cni_plugin.spec import NAME, Dns, absolute, flaw_of_ifname
+from cni_plugin.spec import NAME, Dns, absolute
 
-HOST_LOCAL = "host-local"
-MAIN_NAMES = ("tulle", "bridge")
-"""What we are called as a main plugin."""
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 """Where host-local has its leases, the reference's as ours."""
 ENDINGS = (".conf", ".conflist", ".json")
@@ -61,12 +59,6 @@ IpamShape: TypeAlias = Callable[[str], type[IpamConf]]
 """The keys that the IPAM behind an `ipam.type` has."""
 
 
-class VlanTrunk(Conf, frozen=True):
-    id: int | None = None
-    min_id: int | None = None
-    max_id: int | None = None
-
-
 class RuntimeDns(Conf, frozen=True):
     servers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
@@ -97,27 +89,12 @@ class Listed(Conf, frozen=True):
 
 
 class NetConf(Conf, frozen=True):
-    """The configuration of one network. `mtu` in bytes, 0 when it is to be derived."""
+    """What every plugin of a network is told. `mtu` in bytes, 0 when it is to be derived."""
 
     cni_version: str = "0.1.0"
     name: str = ""
     type: str = ""
-    bridge: str = ""
-    is_gateway: bool | None = None
-    is_default_gateway: bool | None = None
-    force_address: bool = False
-    ip_masq: bool = False
-    ip_masq_backend: Literal["", "iptables", "nftables"] = ""
     mtu: int = 0
-    hairpin_mode: bool = False
-    promisc_mode: bool = False
-    vlan: int = 0
-    vlan_trunk: tuple[VlanTrunk, ...] = ()
-    preserve_default_vlan: bool = True
-    macspoofchk: bool = False
-    enabledad: bool = False
-    disable_container_interface: bool = False
-    port_isolation: bool = False
     mac: str = ""
     dns: Dns = Dns()
     ipam: IpamConf = IpamConf()
@@ -129,30 +106,17 @@ class NetConf(Conf, frozen=True):
     valid_attachments: tuple[Listed, ...] | None = msgspec.field(default=None, name=_VALID)
     attachments: tuple[Listed, ...] | None = msgspec.field(default=None, name=_ONCE)
 
-    @property
-    def gateway(self) -> bool:
-        """Whether the bridge bears the pods' gateway address; in a cluster it does unless told otherwise."""
-        if self.is_gateway is None:
-            return self.default_gateway or self.cluster is not None
-        return self.is_gateway or self.default_gateway
+    def called(self, name: str) -> Self:
+        """The same with what follows from the name that the plugin is called by."""
+        del name
+        return self
 
-    @property
-    def default_gateway(self) -> bool:
-        """Whether the pods' default routes lead there; in a cluster they do unless told otherwise."""
-        if self.is_default_gateway is None:
-            return self.cluster is not None and self.is_gateway is not False
-        return self.is_default_gateway
-
-    @property
-    def trunk(self) -> tuple[tuple[int, int], ...]:
-        """The VLANs of `vlanTrunk` as (first, last)."""
-        singles = [(each.id, each.id) for each in self.vlan_trunk if each.id is not None]
-        spans = [
-            (each.min_id, each.max_id)
-            for each in self.vlan_trunk
-            if each.min_id is not None and each.max_id is not None
-        ]
-        return tuple(sorted({*singles, *spans}))
+    def check(self) -> None:
+        """Raises CniError 2 or 7 for what is well typed, and cannot be."""
+        if self.mtu and not MIN_MTU <= self.mtu <= MAX_MTU:
+            raise invalid(
+                "mtu", self.mtu, f"it must be between {MIN_MTU} and {MAX_MTU} bytes; leave it out to derive it"
+            )
 
     @property
     def valid(self) -> tuple[Listed, ...] | None:
@@ -170,25 +134,29 @@ class NetConf(Conf, frozen=True):
 
 
 _OPAQUE = ("cluster", "prevresult", "ipam")
-_OWN = frozenset(NetConf.__struct_encode_fields__).difference(_OPAQUE)
-_OF_IPAM = ("cniversion", "name", "type", "args", "runtimeconfig", _VALID, _ONCE)
+FOR_IPAM = frozenset(("cniversion", "name", "type", "args", "runtimeconfig", _VALID, _ONCE))
+"""What an IPAM plugin may look at: the other keys belong to the plugin that called it."""
 
 
-def parse(raw: Mapping[str, object], ipam: IpamShape) -> NetConf:
-    """The typed configuration of a main plugin, checked. Raises CniError 2 or 7."""
-    conf = _read(raw, _OWN, ipam)
-    _refuse_unserved(raw)
-    for rule in _RULES:
-        rule(conf)
-    conf.ipam.check()
-    return conf
+def keys_of(shape: type[Conf]) -> frozenset[str]:
+    """The keys, in lower case, that are a struct's own to read."""
+    return frozenset(shape.__struct_encode_fields__).difference(_OPAQUE)
 
 
-def parse_for_ipam(raw: Mapping[str, object], ipam: IpamShape) -> NetConf:
-    """What an IPAM plugin may look at: the other keys belong to the plugin that called it. Raises CniError 7."""
-    conf = _read(raw, _OF_IPAM, ipam)
-    conf.ipam.check()
-    return conf
+def parse(raw: Mapping[str, object], shape: type[NetConf], keys: Collection[str], ipam: IpamShape) -> NetConf:
+    """These keys typed, and those whose insides are somebody else's: an IPAM's object, a result, a cluster's list.
+
+    Raises CniError 7.
+    """
+    conf = typed({key: each for key, each in raw.items() if key.lower() in keys}, shape)
+    check_name(conf.name)
+    found = {key.lower(): each for key, each in raw.items() if each is not None}
+    cluster, previous, given = (found.get(key) for key in _OPAQUE)
+    if cluster is not None and not isinstance(cluster, str | dict):
+        raise invalid("cluster", cluster, "it must be an object with the nodes, or the path of a file with one")
+    if previous is not None and not isinstance(previous, dict):
+        raise invalid("prevResult", previous, "it must be an object")
+    return msgspec.structs.replace(conf, cluster=cluster, prev_result=previous, ipam=_ipam(given, ipam))
 
 
 def parse_name(raw: Mapping[str, object], ipam: IpamShape, folder: str = "/") -> NetConf:
@@ -203,7 +171,6 @@ def parse_name(raw: Mapping[str, object], ipam: IpamShape, folder: str = "/") ->
     folded, previous = fold(found.get("ipam")), found.get("prevresult")
     given = folded if isinstance(folded, dict) else {}
     kind, data_dir = (each if isinstance(each, str) else "" for each in (given.get("type"), given.get("datadir")))
-    kind = "" if kind in MAIN_NAMES else kind  # no ADD got an address there
     is_path = (folder or data_dir[:1] == "/") and "\0" not in data_dir
     kept = bare(kind, absolute(data_dir, folder) if is_path else "", ipam)
     return msgspec.structs.replace(conf, ipam=kept, prev_result=previous if isinstance(previous, dict) else None)
@@ -214,19 +181,6 @@ def bare(kind: str, data_dir: str, ipam: IpamShape) -> IpamConf:
     return typed({"type": kind, "dataDir": data_dir}, ipam(kind), "ipam")
 
 
-def _read(raw: Mapping[str, object], keys: Collection[str], ipam: IpamShape) -> NetConf:
-    """These keys typed, and those whose insides are somebody else's: an IPAM's object, a result, a cluster's list."""
-    conf = typed({key: each for key, each in raw.items() if key.lower() in keys}, NetConf)
-    check_name(conf.name)
-    found = {key.lower(): each for key, each in raw.items() if each is not None}
-    cluster, previous, given = (found.get(key) for key in _OPAQUE)
-    if cluster is not None and not isinstance(cluster, str | dict):
-        raise invalid("cluster", cluster, "it must be an object with the nodes, or the path of a file with one")
-    if previous is not None and not isinstance(previous, dict):
-        raise invalid("prevResult", previous, "it must be an object")
-    return msgspec.structs.replace(conf, cluster=cluster, prev_result=previous, ipam=_ipam(given, ipam))
-
-
 def _ipam(given: object, ipam: IpamShape) -> IpamConf:
     """Typed as the IPAM that its type names has its keys."""
     if given is None:
@@ -234,8 +188,6 @@ def _ipam(given: object, ipam: IpamShape) -> IpamConf:
     if not isinstance(given, dict):
         raise invalid("ipam", given, "it must be an object")
     kind = typed({key: each for key, each in given.items() if key.lower() == "type"}, IpamConf, "ipam").type
-    if kind in MAIN_NAMES:
-        raise invalid("ipam.type", kind, f"that is a main plugin; name an IPAM plugin, such as {HOST_LOCAL}")
     return typed(given, ipam(kind), "ipam")
 
 
@@ -271,77 +223,3 @@ def check_name(name: str) -> None:
         what = "invalid characters found in network name" if name else "missing network name"
         remedy = "a network's name begins with a letter or digit and holds letters, digits, '_.-'"
         raise CniError(INVALID_CONFIG, f"{what}: invalid name {name!r}: {remedy}")
-
-
-def _check_bridge(conf: NetConf) -> None:
-    name = conf.bridge
-    flaw = flaw_of_ifname(name) if name else ""
-    if flaw:
-        raise invalid("bridge", name, f"the interface name {flaw}")
-    if conf.vlan and conf.gateway and (flaw := flaw_of_ifname(f"{name}.{conf.vlan}")):
-        raise invalid("bridge", name, f"its VLAN's interface would be {name}.{conf.vlan}, and that name {flaw}")
-
-
-def _check_mtu(conf: NetConf) -> None:
-    if conf.mtu and not MIN_MTU <= conf.mtu <= MAX_MTU:
-        raise invalid("mtu", conf.mtu, f"it must be between {MIN_MTU} and {MAX_MTU} bytes; leave it out to derive it")
-
-
-def _check_modes(conf: NetConf) -> None:
-    if conf.hairpin_mode and conf.promisc_mode:
-        raise CniError(
-            INVALID_CONFIG,
-            "cannot set hairpin mode and promiscuous mode at the same time. Set hairpinMode or promiscMode to false",
-        )
-    if conf.disable_container_interface and conf.ipam.type:
-        raise CniError(
-            INVALID_CONFIG,
-            "cannot use IPAM when DisableContainerInterface flag is set: remove disableContainerInterface or ipam.type "
-            f"{conf.ipam.type!r}",
-        )
-
-
-def _check_vlans(conf: NetConf) -> None:
-    if not 0 <= conf.vlan <= 4094:
-        raise CniError(
-            INVALID_CONFIG,
-            f"invalid VLAN ID {conf.vlan} (must be between 0 and 4094): set vlan to one of these, 0 for none",
-        )
-    for each in conf.vlan_trunk:
-        _check_trunk(each)
-    if not conf.preserve_default_vlan and not conf.vlan and not conf.vlan_trunk:
-        raise invalid("preserveDefaultVlan", False, "without vlan or vlanTrunk the port would be in no VLAN at all")
-
-
-def _check_trunk(each: VlanTrunk) -> None:
-    shape = {"id": each.id, "minID": each.min_id, "maxID": each.max_id}
-    given = {key: value for key, value in shape.items() if value is not None}
-    if not given:
-        raise invalid("vlanTrunk", given, "give each entry an id, or minID and maxID")
-    if (each.min_id is None) != (each.max_id is None):
-        raise invalid("vlanTrunk", given, "minID and maxID should be configured simultaneously")
-    if any(not 1 <= value <= 4094 for value in given.values()):
-        raise invalid("vlanTrunk", given, "VLAN ids must be between 1 and 4094")
-    if each.min_id is not None and each.max_id is not None and each.min_id > each.max_id:
-        raise invalid("vlanTrunk", given, "minID must not be greater than maxID")
-
-
-def _refuse_unserved(raw: Mapping[str, object]) -> None:
-    """A mapping that nobody makes would be missed only when somebody connects; so it is refused here."""
-    runtime = next((each for key, each in raw.items() if key.lower() == "runtimeconfig"), None)
-    served_by = {"portmappings": "portmap", "bandwidth": "bandwidth"}
-    for key, value in runtime.items() if isinstance(runtime, dict) else ():
-        if value and key.lower() in served_by:
-            raise CniError(
-                UNSUPPORTED_FIELD,
-                f"runtimeConfig.{key} {value!r} is not served by this release: chain the {served_by[key.lower()]} "
-                f"plugin after this one and remove {key} from this one's capabilities",
-            )
-
-
-_RULES: tuple[Callable[[NetConf], None], ...] = (
-    _check_bridge,
-    _check_mtu,
-    _check_modes,
-    _check_vlans,
-)

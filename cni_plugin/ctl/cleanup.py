@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
 from cni_plugin.model.base import State, state
@@ -11,7 +12,6 @@ from cni_plugin.model.links import Bridge, Vxlan
 from cni_plugin.node.cluster import guard
 from cni_plugin.node.settle import apply
 from cni_plugin.plan.guard import places
-from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.store.clusters import all_facts, forget
 from cni_plugin.store.records import Records
 
@@ -42,4 +42,4 @@ def _own_state(kernel: Kernel) -> State:
         owned.update(guard.standing(kernel, {}, places(each.name.partition(".")[2])))
     for device in [each.name for each in tunnels] or [""]:
         owned.update(kernel.owned(device))
-    return {**owned, **state([*bridges, *tunnels]), **kernel.read([masquerade_chain({})])}
+    return {**owned, **state([*bridges, *tunnels]), **kernel.read(masquerade.places().values())}

@@ -16,8 +16,10 @@ from cni_plugin import decoding, doubts
 from cni_plugin.conf import plugin, reading
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
+from cni_plugin.features.masquerade import Conf as MasqueradeConf
 from cni_plugin.kernel.host import files
-from cni_plugin.plugins import parse
+from cni_plugin.plugins import Plugin, parse
+from cni_plugin.wirings import bridge
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -69,11 +71,11 @@ def _read(path: str, networks: Collection[str]) -> Read:
     whole = {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **mine[0]}
     whole = {key: each for key, each in whole.items() if each is not None}
     try:
-        conf = parse(whole)
+        found = parse(whole)
     except CniError as error:
         return Read(ConfigFile(path, ours=True, plugins=types, problem=error.msg), None, whole)
-    found = msgspec.structs.replace(_config(path, types, conf), doubts=tuple(_doubts(whole, conf)))
-    return Read(found, conf, whole)
+    told = msgspec.structs.replace(_config(path, types, found), doubts=tuple(_doubts(whole, found)))
+    return Read(told, found.conf, whole)
 
 
 def _plugins(raw: Mapping[str, object]) -> list[object]:
@@ -85,15 +87,17 @@ def _is_ours(plugin: Mapping[str, object], raw: Mapping[str, object], networks: 
     return plugin.get("type") == "tulle" or (plugin.get("type") == "bridge" and raw.get("name") in networks)
 
 
-def _config(path: str, types: tuple[str, ...], conf: NetConf) -> ConfigFile:
+def _config(path: str, types: tuple[str, ...], found: Plugin) -> ConfigFile:
+    conf, masquerade = found.conf, found.features.get("masquerade")
+    bridged = conf if isinstance(conf, bridge.Conf) else bridge.Conf()
     return ConfigFile(
         path,
         ours=True,
         plugins=types,
         agent=conf.agent,
-        families=tuple(sorted(set(_families(conf)))) if conf.gateway else (),
-        vlan=bool(conf.vlan or conf.vlan_trunk),
-        masquerade=conf.ip_masq,
+        families=tuple(sorted(set(_families(conf)))) if bridged.gateway else (),
+        vlan=bool(bridged.vlan or bridged.vlan_trunk),
+        masquerade=isinstance(masquerade, MasqueradeConf) and masquerade.ip_masq,
         vxlan=_backend(conf) == "vxlan",
         network=conf.name,
         ranges=tuple(_subnets(conf)),
@@ -121,10 +125,10 @@ def _cluster(conf: NetConf) -> object:
         return None
 
 
-def _doubts(raw: Mapping[str, object], conf: NetConf) -> Iterator[str]:
+def _doubts(raw: Mapping[str, object], found: Plugin) -> Iterator[str]:
     """What is probably a mistake; what is one in the list of nodes is told where that is looked at."""
-    yield from doubts.of_plugin(raw, conf)
-    cluster = _cluster(conf)
+    yield from doubts.of_plugin(raw, found.conf, *found.features.values())
+    cluster = _cluster(found.conf)
     with suppress(CniError):
         yield from doubts.of_cluster(cluster) if cluster is not None else ()
 

@@ -9,7 +9,9 @@ An IPAM is told what it needs in an `Ask`, never by a verb or its context, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
+
+import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import IpamConf, RangeConf
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from ipam.allocator import Usage
 
 
-class Words(NamedTuple):
+class Words(msgspec.Struct, frozen=True):
     """A request as the runtime put it, for an IPAM that hands it on to another program.
 
     `path` is where plugins are looked for, `version` the result's, `previous` the result of the ADD.
@@ -35,7 +37,7 @@ class Words(NamedTuple):
     previous: Mapping[str, object] | None = None
 
 
-class Ask(NamedTuple):
+class Ask(msgspec.Struct, frozen=True):
     """What is asked: for which attachment (its names are "" for a question about the network), by which keys.
 
     `subnets` are this node's own, for who names no ranges; `ranges` and `wanted` are what the runtime asks for this
@@ -51,18 +53,22 @@ class Ask(NamedTuple):
     words: Words = Words()
 
 
-class Leases(Protocol):
-    """The addresses of one `Ask`. What goes wrong is raised as CniError or as the IPAM's own errors."""
+class Leases:
+    """The addresses of one `Ask`; what is not told otherwise holds nothing, as in a network without layer 3.
 
-    @property
-    def data_dir(self) -> str:
-        """Where the leases of all networks are on this node's disk, "" where they are not."""
+    `data_dir`: where the leases of all networks are on this node's disk, "" where they are not. What goes wrong is
+    raised as CniError or as the IPAM's own errors.
+    """
+
+    data_dir: str = ""
 
     def add(self) -> Result:
         """Lease addresses for the attachment; all or nothing."""
+        return Result()
 
     def preview(self) -> Result:
         """What `add` would give, if nobody else came first; nothing is taken, and nobody who would take it is asked."""
+        return Result()
 
     def delete(self) -> None:
         """Give back what the attachment holds; nothing is success."""
@@ -83,6 +89,7 @@ class Leases(Protocol):
 
     def usage(self) -> Sequence[Usage]:
         """How full each range set is, in order; () where nobody here can know."""
+        return ()
 
 
 class Ipam(Protocol):

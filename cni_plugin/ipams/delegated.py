@@ -10,7 +10,7 @@ from cni_plugin import delegate
 from cni_plugin.conf import reading
 from cni_plugin.conf.plugin import IpamConf
 from cni_plugin.errors import DELEGATE_FAILED, INCOMPATIBLE_VERSION, CniError
-from cni_plugin.ipams.contract import Ask
+from cni_plugin.ipams.contract import Ask, Leases
 from cni_plugin.spec import VERBS, VERSIONS, Result, at_least, parse_result, render
 from cni_plugin.wish import passed_over
 
@@ -26,10 +26,8 @@ class Conf(IpamConf, frozen=True):
     """But its type: its other keys are its own, and may mean anything."""
 
 
-class DelegatedLeases:
-    """The IPAM executable of one request."""
-
-    data_dir = ""
+class DelegatedLeases(Leases):
+    """The IPAM executable of one request. It can be asked for no preview, and not how full it is."""
 
     def __init__(self, ask: Ask) -> None:
         self._words = ask.words
@@ -50,10 +48,6 @@ class DelegatedLeases:
             raise
         return lease
 
-    def preview(self) -> Result:
-        """Nothing: it cannot be asked without leasing."""
-        return Result()
-
     def delete(self) -> None:
         """Raises what the delegate answers."""
         self._call("DEL")
@@ -72,10 +66,6 @@ class DelegatedLeases:
         """Asked only where the version has the verb."""
         if at_least(self._words.version, "1.1.0"):
             self._call("STATUS")
-
-    def usage(self) -> tuple[()]:
-        """Nothing: the specification has no word for it."""
-        return ()
 
     def _forget(self) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias, cast
 from cni_plugin.conf.plugin import DEFAULT_DATA_DIR, IpamConf, RangeConf
 from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
-from cni_plugin.ipams.contract import Ask, refuse_unwritable
+from cni_plugin.ipams.contract import Ask, Leases, refuse_unwritable
 from cni_plugin.kernel.host import files
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig, check_address, check_prefix
 from ipam import ranges
@@ -77,18 +77,14 @@ _MOST_RESOLV_CONF = 1 << 20
 _Words: TypeAlias = tuple[tuple[str, str], ...]
 
 
-class LocalLeases:
+class LocalLeases(Leases):
     """The in-process IPAM of one request."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._conf = cast(Conf, ask.conf)
         self._owner = Owner(ask.who.container, ask.who.ifname)
-
-    @property
-    def data_dir(self) -> str:
-        """Where the leases of all networks are."""
-        return self._conf.data_dir or DEFAULT_DATA_DIR
+        self.data_dir = self._conf.data_dir or DEFAULT_DATA_DIR
 
     def add(self) -> Result:
         """Raises IpamError; CniError 7 without ranges or for a resolvConf that cannot be read."""

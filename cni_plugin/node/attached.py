@@ -17,13 +17,12 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
 from cni_plugin.node.mtu import follows
 from cni_plugin.node.repair import Use, bridges
-from cni_plugin.plugins import parse
+from cni_plugin.plugins import Plugin, parse
 from cni_plugin.store.records import Record, Records
 
 _OF_ONE_POD = ("runtimeconfig", "args", "prevresult", "cni.dev/attachments", "cni.dev/valid-attachments")
@@ -57,7 +56,7 @@ class Attachments:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._folders: dict[str, _Folder] = {}
-        self._confs: dict[bytes, NetConf] = {}
+        self._confs: dict[bytes, Plugin] = {}
         self.bridges: dict[str, State] = {}
         """What each bridge must be."""
         self.gateways: frozenset[tuple[str, str]] = frozenset()
@@ -86,8 +85,8 @@ class Attachments:
         ]
 
     def _follows(self, each: Attached) -> bool:
-        conf = self._confs.get(each.use[3])
-        return conf is not None and follows(conf)
+        found = self._confs.get(each.use[3])
+        return found is not None and follows(found.conf)
 
     def through(self, network: str, gateways: Collection[str]) -> list[Attachment]:
         """Those of a network that need one of these gateways."""
@@ -143,7 +142,7 @@ def _stamp(entry: os.DirEntry[str]) -> Stamp:
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _parsed(conf: bytes) -> NetConf | None:
+def _parsed(conf: bytes) -> Plugin | None:
     """None for what this release does not understand: nothing is wanted then, of a pod that lives on as it is."""
     try:
         return parse(decode(conf))

@@ -1,8 +1,6 @@
 """The MTU of pods: what one gets, and that of those that live made what the underlay leaves now (failure 14).
 
-A pod gets no more than what it is plugged into carries. A bridge follows the narrowest of its ports until somebody
-gives it an MTU (br_mtu_auto_adjust in net/bridge/br_if.c): so at one that is not ours the port has what the bridge has,
-which then stays as it is, and only the pod's own end may have less.
+A pod gets no more than what it is plugged into carries (`Wiring.carried`).
 
 A pod keeps the MTU that its ADD gave it until the way to some peer gets narrower or wider; then packets that are too
 large vanish somewhere in between, or room is wasted. Whoever fixed an MTU in the configuration keeps it, and so does
@@ -13,8 +11,6 @@ who changed the pod's link since. The record comes last, so that what a kill lea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 import msgspec
 
 from cni_plugin.attachment import Attachment
@@ -22,35 +18,11 @@ from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object
-from cni_plugin.model.links import Bridge, PodLink, Veth
+from cni_plugin.model.links import PodLink, Veth
 from cni_plugin.store.records import Record, Records
-
-if TYPE_CHECKING:
-    from cni_plugin.store.clusters import ClusterFacts
-
-
-class Width(NamedTuple):
-    """MTUs in bytes: of a pod's own end, and of the node's where that has another one, else 0."""
-
-    pod: int
-    port: int = 0
-
-
-def wanted(conf: NetConf, facts: ClusterFacts | None, kernel: Kernel) -> int:
-    """What a configuration asks for: its own MTU, else what the cluster leaves, else what leads away from the node."""
-    return conf.mtu or (facts.mtu if facts else kernel.default_mtu())
-
-
-def fitting(mtu: int, bridge: str, kernel: Kernel) -> Width:
-    """As much of an MTU as a bridge carries, 0 for the kernel's choice. Costs a question about the bridge."""
-    want = Bridge(bridge, alias=BRIDGE_ALIAS)
-    there = kernel.read([want]).get(want.key)
-    if not isinstance(there, Bridge) or there.alias == BRIDGE_ALIAS:
-        return Width(mtu)
-    least = min(mtu or there.mtu, there.mtu)
-    return Width(least, there.mtu if there.mtu != least else 0)
+from cni_plugin.wirings.bridge import wiring as bridges
+from cni_plugin.wirings.contract import Width
 
 
 def follows(conf: NetConf) -> bool:
@@ -69,7 +41,7 @@ def follow(
     record = records.find(attachment)
     if record is None or record.mtu == mtu:
         return []
-    width = fitting(mtu, record.bridge, kernel)
+    width = bridges.carried(record.bridge, mtu, kernel)
     if record.mtu == width.pod:
         return []
     try:

@@ -16,10 +16,11 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import decode
 from cni_plugin.diff import Op, diff, differences
 from cni_plugin.errors import CniError
+from cni_plugin.features.contract import World
+from cni_plugin.features.masquerade import feature as masqueraded
 from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.marks import BRIDGE_ALIAS
@@ -31,12 +32,12 @@ from cni_plugin.node.cluster import guard
 from cni_plugin.node.cluster.peers import program, survey
 from cni_plugin.node.mtu import follow, follows
 from cni_plugin.node.settle import apply, steps
-from cni_plugin.plan.masquerade import masquerade_chain
-from cni_plugin.plan.node import adopt, bridge_state, displaced
-from cni_plugin.plan.pod import gateway_device, lasting
-from cni_plugin.plugins import parse
+from cni_plugin.plan.pod import lasting
+from cni_plugin.plugins import Plugin, parse
 from cni_plugin.store.clusters import ClusterFacts, all_facts, programmed
 from cni_plugin.store.records import Record, Records
+from cni_plugin.wirings.bridge import wiring as bridge_wiring
+from cni_plugin.wirings.contract import Base, Wiring
 
 
 class Repair(NamedTuple):
@@ -54,7 +55,7 @@ class Use(NamedTuple):
     bridge: str
     gateways: tuple[str, ...]
     mtu: int
-    conf: NetConf
+    plugin: Plugin
 
 
 def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterator[Repair]:
@@ -67,7 +68,7 @@ def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> Iterat
         behind = [each.attachment for each in attachments if _is_behind(each, facts)]
         yield mtu(kernel, records, behind, facts, dry_run=dry_run)
     attachments = list(records.all())
-    uses = (Use(each.created, each.bridge, each.gateways, each.mtu, _conf(each)) for each in attachments)
+    uses = (Use(each.created, each.bridge, each.gateways, each.mtu, _plugin(each)) for each in attachments)
     for want in bridges(uses).values():
         yield bridge(kernel, records, want, dry_run=dry_run)
     yield masquerade(kernel, records, dry_run=dry_run)
@@ -110,9 +111,13 @@ def bridges(uses: Iterable[Use]) -> dict[str, State]:
     found: dict[str, State] = {}
     in_order = sorted(uses, key=lambda each: each.created)
     for use in in_order:
-        forced = in_order if use.conf.force_address else ()
-        others = {gateway for each in forced if each.conf.name != use.conf.name for gateway in each.gateways}
-        found[use.bridge] = _joined(found.get(use.bridge, {}), use, others)
+        conf, wiring = use.plugin.conf, use.plugin.wiring
+        if not use.bridge or wiring is None:
+            continue
+        forced = in_order if wiring.forces(conf) else ()
+        others = {gateway for each in forced if each.plugin.conf.name != conf.name for gateway in each.gateways}
+        base = Base(conf, use.bridge, use.gateways, use.mtu)
+        found[use.bridge] = _joined(found.get(use.bridge, {}), wiring, base, others)
     return found
 
 
@@ -159,7 +164,7 @@ def _attempt(what: str, step: Callable[[], list[Op]]) -> Repair:
         return Repair(what, problem=str(error))
 
 
-def _conf(record: Record) -> NetConf:
+def _plugin(record: Record) -> Plugin:
     return parse(decode(bytes(record.conf)))
 
 
@@ -174,7 +179,7 @@ def _cluster(facts: ClusterFacts, kernel: Kernel, records: Records, *, dry_run: 
 
 def _is_behind(record: Record, facts: ClusterFacts) -> bool:
     """Whether an attachment has another MTU than its cluster leaves, and nobody fixed it."""
-    return record.network == facts.network and record.mtu != facts.mtu and follows(_conf(record))
+    return record.network == facts.network and record.mtu != facts.mtu and follows(_plugin(record).conf)
 
 
 def _follow(
@@ -183,16 +188,15 @@ def _follow(
     return [op for each in behind for op in follow(kernel, records, each, mtu, dry_run=dry_run)]
 
 
-def _joined(known: State, use: Use, others: Collection[str]) -> State:
+def _joined(known: State, wiring: Wiring, base: Base, others: Collection[str]) -> State:
     """What another use adds: addresses stand side by side (failure 10) unless `forceAddress` puts earlier ones out,
 
     which it does with its own network's: not with those, which are other networks' gateways.
     """
-    want = bridge_state(use.conf, use.bridge, use.gateways, use.mtu)
     present = (each.address for each in known.values() if isinstance(each, Addr) and each.address not in others)
-    out = displaced(use.conf, gateway_device(use.conf, use.bridge), use.gateways, present)
+    out = wiring.displaced(base, present)
     kept = {key: each for key, each in known.items() if key not in out}
-    return {**kept, **adopt(want, kept)}
+    return {**kept, **wiring.adopt(wiring.host(base), kept)}
 
 
 def _bridge(kernel: Kernel, records: Records, want: State, mac: str, *, dry_run: bool) -> list[Op]:
@@ -207,7 +211,7 @@ def _bridge(kernel: Kernel, records: Records, want: State, mac: str, *, dry_run:
 
 def _bridge_ops(kernel: Kernel, want: State, mac: str) -> list[Op]:
     have = kernel.read(want.values())
-    adopted = adopt(want, have)
+    adopted = bridge_wiring.adopt(want, have)
     for key, each in want.items():
         if mac and isinstance(each, Bridge) and getattr(have.get(key, each), "alias", "") == BRIDGE_ALIAS:
             adopted[key] = msgspec.structs.replace(adopted[key], mac=mac)
@@ -223,10 +227,8 @@ def _settle(kernel: Kernel, want: State, have: State, *, dry_run: bool) -> list[
 
 def _masquerade(kernel: Kernel, records: Records, *, dry_run: bool) -> list[Op]:
     with nullcontext() if dry_run else records.lock():  # looking leaves nothing behind, not even a lock
-        networks = records.masquerades()
-        chain = masquerade_chain(networks)
-        want = state([chain]) if networks else {}
-        return _settle(kernel, want, kernel.read([chain]), dry_run=dry_run)
+        want = masqueraded.state(World(records.masquerades()))
+        return _settle(kernel, want, kernel.read({**masqueraded.places(), **want}.values()), dry_run=dry_run)
 
 
 def _ports(kernel: Kernel, records: Records, stray: list[tuple[Attachment, OwnLink]], *, dry_run: bool) -> list[Op]:

@@ -16,21 +16,29 @@ from cni_plugin.plan.node import family
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig
 
 _DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
-CONTAINER_INTERFACE = 2
-"""The pod's end comes third in the result's interfaces, after the bridge and the host's end."""
 
 
-def completed(conf: NetConf, lease: Result) -> Result:
-    """The lease with what the configuration adds: gateways where the bridge is one, default routes, DNS."""
-    ips = tuple(_with_gateway(conf, each) for each in lease.ips)
-    routes = (*lease.routes, *(_default_routes(ips, lease.routes) if conf.default_gateway else ()))
-    return msgspec.structs.replace(lease, ips=ips, routes=routes, dns=_dns(conf, lease.dns))
+def completed(lease: Result, *, place: int, gateway: bool, default: bool) -> Result:
+    """The lease with gateways where the node is one, and default routes by them where they are wanted.
+
+    `place` is that of the pod's end among the result's interfaces.
+    """
+    ips = tuple(_completed(each, place, gateway=gateway) for each in lease.ips)
+    routes = (*lease.routes, *(_default_routes(ips, lease.routes) if default else ()))
+    return msgspec.structs.replace(lease, ips=ips, routes=routes)
 
 
-def gateways(conf: NetConf, ips: Sequence[IPConfig]) -> tuple[str, ...]:
-    """The gateway addresses, with prefix lengths, that the bridge is to bear for these leases."""
-    if not conf.gateway:
-        return ()
+def dns(conf: NetConf, leased: Dns) -> Dns:
+    """What the runtime asks for this pod goes before the network's own, and that before the IPAM's."""
+    asked = conf.runtime_config.dns
+    base = conf.dns if conf.dns != Dns() else leased
+    return Dns(
+        asked.servers or base.nameservers, base.domain, asked.searches or base.search, asked.options or base.options
+    )
+
+
+def gateways(ips: Sequence[IPConfig]) -> tuple[str, ...]:
+    """The gateways of these leases, with prefix lengths."""
     return tuple(
         dict.fromkeys(f"{each.gateway}/{interface(each.address).network.prefixlen}" for each in ips if each.gateway)
     )
@@ -41,11 +49,11 @@ def subnets(ips: Sequence[IPConfig]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(interface(each.address).network) for each in ips))
 
 
-def _with_gateway(conf: NetConf, each: IPConfig) -> IPConfig:
-    gateway = each.gateway
-    if not gateway and conf.gateway:
-        gateway = str(interface(each.address).network.network_address + 1)
-    return IPConfig(each.address, gateway, CONTAINER_INTERFACE)
+def _completed(each: IPConfig, place: int, *, gateway: bool) -> IPConfig:
+    via = each.gateway
+    if not via and gateway:
+        via = str(interface(each.address).network.network_address + 1)
+    return IPConfig(each.address, via, place)
 
 
 def _default_routes(ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> list[RouteConfig]:
@@ -53,12 +61,3 @@ def _default_routes(ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> l
     given = {family(each.dst) for each in routes if each.gw and ip_network(each.dst, strict=False).prefixlen == 0}
     first = {family(each.address): each.gateway for each in reversed(ips) if each.gateway}
     return [RouteConfig(_DEFAULT[number], first[number]) for number in sorted(first) if number not in given]
-
-
-def _dns(conf: NetConf, leased: Dns) -> Dns:
-    """What the runtime asks for this pod goes before the network's own, and that before the IPAM's."""
-    asked = conf.runtime_config.dns
-    base = conf.dns if conf.dns != Dns() else leased
-    return Dns(
-        asked.servers or base.nameservers, base.domain, asked.searches or base.search, asked.options or base.options
-    )

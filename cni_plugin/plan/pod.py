@@ -1,9 +1,5 @@
-"""What one attachment is made of: a veth pair, its port on the bridge, and what stands in the pod.
+"""What stands in a pod and is the same however it got its interface: addresses, routes, settings; and its names.
 
-Pure: the same facts give the same state, so ADD applies it, CHECK compares with it, `tullectl plan` prints it, and
-the record of an attachment is this state, stored.
-
-    ip link add tl4f0c9d2a81b up master tulle0 mtu 1450 type veth peer eth0 netns POD mtu 1450
     ip -n POD link set eth0 up
     ip -n POD addr add 10.244.1.2/24 dev eth0
     ip -n POD route add 0.0.0.0/0 via 10.244.1.1 dev eth0
@@ -13,36 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Interface, IPv6Address
-from typing import NamedTuple
 
 import msgspec
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.marks import BOOT_PROTOCOL
 from cni_plugin.model.base import POD, Object, State, state
 from cni_plugin.model.host import Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import MAIN_TABLE, Addr, Neigh, Route
-from cni_plugin.model.links import Fdb, PodLink, Port, PortVlan, Up, Veth
+from cni_plugin.model.links import Fdb, PodLink, Up, Veth
 from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig
 
-DEFAULT_VLAN = 1
 NO_LINK_LOCAL = "1"
 """IN6_ADDR_GEN_MODE_NONE, include/uapi/linux/if_link.h."""
-
-
-class Wire(NamedTuple):
-    """How an attachment is to be wired.
-
-    `mtu` in bytes, 0 for the kernel's choice. `port_mtu`: that of the node's end where it has another, else 0.
-    """
-
-    attachment: Attachment
-    bridge: str
-    mtu: int
-    mac: str
-    port_mtu: int = 0
 
 
 def derived_mac(attachment: Attachment, ips: Sequence[str]) -> str:
@@ -60,25 +40,17 @@ def host_mac(attachment: Attachment) -> str:
     return ":".join(("0e", *(attachment.digest[at : at + 2] for at in range(22, 32, 2))))
 
 
-def pod_state(conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]) -> State:
-    """The whole attachment."""
-    families = {6 if ":" in each.address else 4 for each in ips}
-    pod = () if conf.disable_container_interface else _pod_objects(conf, wire.attachment.ifname, families)
-    back = ways_back(conf, gateway_device(conf, wire.bridge), ips)
-    return state([*_link_objects(conf, wire), *pod, *_address_objects(conf, wire, ips, routes), *back])
-
-
 def node_routes(objects: Iterable[Object]) -> list[Route]:
     """What of an attachment does not go with its wire: the node's routes to the pod."""
     return [each for each in objects if isinstance(each, Route) and each.ns != POD]
 
 
-def ways_back(conf: NetConf, dev: str, ips: Sequence[IPConfig]) -> Iterator[Route]:
+def ways_back(dev: str, ips: Sequence[IPConfig]) -> Iterator[Route]:
     """Where the node is the gateway and a pod's address is in no network with it, the node's route to that pod.
 
     So it is with a /32, or with a gateway such as 169.254.1.1 or fe80::1: the gateway's address leads to no pod then.
     """
-    for each in ips if conf.gateway else ():
+    for each in ips:
         pod = interface(each.address)
         if each.gateway and interface(each.gateway).ip not in pod.network:
             yield Route(f"{pod.ip}/{pod.max_prefixlen}", dev)
@@ -95,11 +67,6 @@ def link_local(mac: str) -> str:
     octets = bytes.fromhex(mac.replace(":", ""))
     interface = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
     return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))
-
-
-def gateway_device(conf: NetConf, bridge: str) -> str:
-    """The link that bears the pods' gateway addresses: the bridge, or its VLAN's device."""
-    return f"{bridge}.{conf.vlan}" if conf.vlan else bridge
 
 
 def lasting(objects: Iterable[Object]) -> Iterator[Object]:
@@ -121,48 +88,17 @@ def lasting(objects: Iterable[Object]) -> Iterator[Object]:
                 yield each
 
 
-def _link_objects(conf: NetConf, wire: Wire) -> Iterator[Object]:
-    name, pod = wire.attachment.host_dev, wire.attachment.ifname
-    yield Veth(
-        name,
-        master=wire.bridge,
-        mtu=wire.port_mtu or wire.mtu,
-        mac=host_mac(wire.attachment),
-        alias=wire.attachment.alias,
-        peer=pod,
-        peer_mac=wire.mac,
-        peer_mtu=wire.mtu if wire.port_mtu else 0,
-    )
-    yield PodLink(pod, mac=wire.mac, mtu=wire.mtu)
-    yield Sysctl(f"net/ipv6/conf/{name}/addr_gen_mode", NO_LINK_LOCAL, dev=name)  # a port speaks for nobody
-    port = Port(name, hairpin=conf.hairpin_mode, isolated=conf.port_isolation, locked=conf.macspoofchk)
-    if port != Port(name):
-        yield port
-    if conf.macspoofchk:
-        yield Fdb(name, wire.mac, vid=conf.vlan)
-    yield from _vlan_objects(conf, name)
+def settings_inside(dev: str, families: set[int], *, dad: bool) -> Iterator[Object]:
+    """The pod's end, up, with what addresses of these families need; `dad`: duplicate address detection stays on.
 
-
-def _vlan_objects(conf: NetConf, port: str) -> Iterator[Object]:
-    if not (conf.vlan or conf.vlan_trunk):
-        return
-    if not conf.preserve_default_vlan:
-        yield PortVlan(port, DEFAULT_VLAN, member=False)
-    if conf.vlan:
-        yield PortVlan(port, conf.vlan, pvid=True, untagged=True)
-    for first, last in conf.trunk:
-        yield PortVlan(port, first, last if last != first else 0)
-
-
-def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[Object]:
-    """The sysctls stand before the link is up: a link-local address would else wait for DAD (failure 37).
+    The sysctls stand before the link is up: a link-local address would else wait for DAD (failure 37).
 
     A pod with IPv4 addresses only has no IPv6 link-local one either. Nobody would speak to it, but for each of them the
     kernel sends half a dozen packets that a bridge floods to all its pods, with the lock held that the next ADD needs:
     with 1,000 pods 10 ms and more.
     """
     if 6 in families:
-        yield from _ipv6_objects(conf, dev)
+        yield from _ipv6_objects(dev, dad=dad)
     if families == {4}:
         yield Sysctl(f"net/ipv6/conf/{dev}/addr_gen_mode", NO_LINK_LOCAL, ns=POD, dev=dev)
     if 4 in families:
@@ -170,24 +106,24 @@ def _pod_objects(conf: NetConf, dev: str, families: set[int]) -> Iterator[Object
     yield Up(dev, POD)
 
 
-def _ipv6_objects(conf: NetConf, dev: str) -> Iterator[Object]:
+def _ipv6_objects(dev: str, *, dad: bool) -> Iterator[Object]:
     """Files, most of them, so they stand side by side: a thread enters the sandbox once for them all.
 
     A pod reaches its own address by way of lo (net/ipv6/route.c), which the reference switches on too.
     """
     yield Sysctl("net/ipv6/conf/lo/disable_ipv6", "0", ns=POD)
     yield from ipv6_settings(dev, POD)
-    if not conf.enabledad:
+    if not dad:
         yield Sysctl(f"net/ipv6/conf/{dev}/accept_dad", "0", ns=POD, dev=dev)
     yield Sysctl(f"net/ipv6/conf/{dev}/ndisc_notify", "1", ns=POD, dev=dev)
 
 
-def _address_objects(
-    conf: NetConf, wire: Wire, ips: Sequence[IPConfig], routes: Sequence[RouteConfig]
+def addresses_inside(
+    dev: str, ips: Sequence[IPConfig], routes: Sequence[RouteConfig], *, dad: bool
 ) -> Iterator[Object]:
-    dev = wire.attachment.ifname
+    """The addresses of the pod's end, and the routes by it."""
     for each in ips:
-        yield Addr(dev, each.address, POD, dad=conf.enabledad)
+        yield Addr(dev, each.address, POD, dad=dad)
     gateways = {(":" in each.gateway): each.gateway for each in reversed(ips) if each.gateway}
     for route in routes:
         yield _route(dev, route, gateways.get(":" in route.dst, ""))

@@ -13,7 +13,7 @@ name has a digest there, and is found in the record itself.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from typing import Protocol
@@ -24,13 +24,19 @@ from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.host import files, locks
 from cni_plugin.model.every import AnyObject
+from cni_plugin.plan.lease import subnets
 from cni_plugin.plan.masquerade import Masquerade
+from cni_plugin.spec import IPConfig
 
 DEFAULT_RUN_DIR = "/run/tulle"
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One attachment. `objects` are its kernel objects; `ips` have prefix lengths; `conf` is ADD's configuration."""
+    """One attachment. `objects` are its kernel objects; `ips` have prefix lengths; `conf` is ADD's configuration.
+
+    `claims` are what it has of features, by their names; `before` is what stood in the place of its objects, where that
+    is to be put back. `masquerade` is that claim as the release before 0.2 knows it, whose records have no other.
+    """
 
     network: str
     container: str
@@ -46,9 +52,17 @@ class Record(msgspec.Struct, frozen=True):
     gateways: tuple[str, ...]
     ipam: str
     data_dir: str
-    masquerade: bool
     objects: tuple[AnyObject, ...]
     conf: msgspec.Raw
+    masquerade: bool = False
+    claims: Mapping[str, msgspec.Raw] = {}
+    before: tuple[AnyObject, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.masquerade and not self.claims:
+            nets = subnets([IPConfig(each) for each in self.ips])
+            claim = msgspec.Raw(msgspec.json.encode(Masquerade(nets)))
+            msgspec.structs.force_setattr(self, "claims", {"masquerade": claim} if nets else {})
 
     @property
     def attachment(self) -> Attachment:
@@ -95,9 +109,10 @@ class Records:
 
     disk: Disk = files
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, shelf: str = "attachments") -> None:
         self.run_dir = run_dir
-        self._attachments = f"{run_dir}/attachments"
+        self._shelf = shelf.split("/")
+        self._attachments = f"{run_dir}/{shelf}"
         self._networks = f"{run_dir}/networks"
 
     def lock(self) -> AbstractContextManager[None]:
@@ -112,7 +127,7 @@ class Records:
 
     def put(self, record: Record) -> None:
         """Write an attachment's record."""
-        self.disk.make_own(self.run_dir, "attachments", stem(record.network))
+        self.disk.make_own(self.run_dir, *self._shelf, stem(record.network))
         self.disk.write(self._path(record.attachment), msgspec.json.encode(record))
 
     def find(self, attachment: Attachment) -> Record | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,22 +17,21 @@ import msgspec
 
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import ADDRESS_UNAVAILABLE, INVALID_CONFIG, INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
+from cni_plugin.features import contract as features
+from cni_plugin.features.contract import Asked
 from cni_plugin.ipams.contract import Leases, find
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model.base import State
-from cni_plugin.model.links import Veth
-from cni_plugin.node.mtu import fitting, wanted
 from cni_plugin.node.settle import apply
-from cni_plugin.plan import lease as plan
-from cni_plugin.plan.masquerade import Masquerade
-from cni_plugin.plan.pod import Wire, derived_mac, gateway_device, host_mac, learned_neighbours, node_routes, pod_state
-from cni_plugin.spec import Interface, Result, readable, render
+from cni_plugin.plan.pod import derived_mac, learned_neighbours, node_routes
+from cni_plugin.spec import Result, readable, render
 from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
-from cni_plugin.verbs.ensure import drop_record, ensure_bridge, full_bridge, put_record, undo_bridge
+from cni_plugin.verbs.ensure import drop_record, ensure_base, put_record, undo_base
 from cni_plugin.verbs.leases import leases
+from cni_plugin.wirings.contract import Base, Want
 from cni_plugin.wish import wish
 
 if TYPE_CHECKING:
@@ -40,9 +39,9 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """What is to be made: the lease, with the folder that it is in, if it is in one; what stands of the attachment
+    """What is to be made: the lease, what stands of the attachment already, and what counts as inside the cluster.
 
-    already; and what counts as inside the cluster.
+    `data_dir` is the folder that the lease is in, "" for none.
     """
 
     lease: Result
@@ -52,9 +51,10 @@ class Step(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What stands of the attachment, and the MAC of its bridge, "" where that is still to be asked for."""
+    """What was made: the attachment, its claims, and the MAC of its bridge, "" where that is still to be asked for."""
 
     stands: State
+    claims: Mapping[str, msgspec.Struct]
     bridge_mac: str
 
 
@@ -83,14 +83,15 @@ def _add(context: Context) -> bytes:
     with ExitStack() as undo:
         late = find(context.conf.ipam.type).NEEDS_LINK
         lease = Result() if late else _leased(context, ipam, undo)
-        wire = _wire(context, lease, facts)
+        want = _want(context, lease, facts)
         inside = facts.inside if facts else ()
-        made = _make(context, wire, Step(lease, ipam.data_dir, {}, inside), undo)
+        made = _make(context, want, Step(lease, ipam.data_dir, {}, inside), undo)
         if late:
             lease = _leased(context, ipam, undo)
-            made = _make(context, wire, Step(lease, ipam.data_dir, made.stands, inside), undo)
+            want = msgspec.structs.replace(want, ips=lease.ips, routes=lease.routes)
+            made = _make(context, want, Step(lease, ipam.data_dir, made.stands, inside), undo)
         _announce(context)
-        reply = render(_result(context, wire, lease, made.bridge_mac), context.version)
+        reply = render(_result(context, want, lease, made), context.version)
         undo.pop_all()
     return reply
 
@@ -115,7 +116,7 @@ def _refuse_existing(context: Context) -> None:
             f"container veth name provided ({request.ifname}) already exists in {request.netns}: use another "
             "CNI_IFNAME, or DEL it first",
         )
-    if context.kernel.link_index(attachment.host_dev):
+    if context.wiring.alive(attachment, context.kernel):
         raise CniError(
             INVALID_ENVIRONMENT,
             f"{request.container} is attached to {attachment.network} as {request.ifname!r} already, by way of "
@@ -131,7 +132,7 @@ def _leased(context: Context, ipam: Leases, undo: ExitStack) -> Result:
     with context.meter.step("ipam"):
         lease = ipam.add()
     undo.callback(_take_back, ipam.delete)
-    return plan.completed(context.conf, lease)
+    return context.wiring.completed(context.conf, lease)
 
 
 def _take_back(step: Callable[..., object], *arguments: object) -> None:
@@ -142,62 +143,70 @@ def _take_back(step: Callable[..., object], *arguments: object) -> None:
         print(f"tulle: while taking back a failed ADD: {error}; DEL will try again", file=sys.stderr)
 
 
-def _wire(context: Context, lease: Result, facts: ClusterFacts | None) -> Wire:
-    attachment = context.attachment
-    mtu = wanted(context.conf, facts, context.kernel)
-    width = fitting(mtu, context.bridge, context.kernel)
-    where = f" of the bridge {context.bridge}" if width.pod < mtu else ""
+def _want(context: Context, lease: Result, facts: ClusterFacts | None) -> Want:
+    """The MTU is the configuration's own, else what the cluster leaves, else that of what leads away from the node."""
+    conf, wiring, who = context.conf, context.wiring, context.attachment
+    link = wiring.link(conf)
+    mtu = conf.mtu or (facts.mtu if facts else context.kernel.default_mtu())
+    width = wiring.carried(link, mtu, context.kernel)
+    where = f" of the {wiring.LINK} {link}" if width.pod < mtu else ""
     if width.pod and width.pod < LEAST_MTU[6] and any(":" in each.address for each in lease.ips):
         raise CniError(
             INVALID_CONFIG,
             f"invalid mtu {width.pod}{where}: IPv6 needs at least {LEAST_MTU[6]} bytes (RFC 8200); raise it",
         )
-    if where and context.conf.mtu:
+    if where and conf.mtu:
         print(
-            f"tulle: {context.conf.name}: the pod gets an MTU of {width.pod} and not {mtu}: the bridge "
-            f"{context.bridge} carries no more, and it is not Tulle's to widen: ip link set {context.bridge} mtu {mtu}",
+            f"tulle: {conf.name}: the pod gets an MTU of {width.pod} and not {mtu}: the {wiring.LINK} {link} carries "
+            f"no more, and it is not Tulle's to widen: ip link set {link} mtu {mtu}",
             file=sys.stderr,
         )
-    mac = wish(context.conf, context.request.args).mac
-    mac = mac or derived_mac(attachment, [each.address for each in lease.ips])
-    return Wire(attachment, context.bridge, width.pod, mac, width.port)
+    mac = wish(conf, context.request.args).mac or derived_mac(who, [each.address for each in lease.ips])
+    return Want(who, conf, link, width, mac, lease.ips, lease.routes, readable(context.environ["CNI_NETNS"]))
 
 
-def _make(context: Context, wire: Wire, step: Step, undo: ExitStack) -> Made:
+def _make(context: Context, want: Want, step: Step, undo: ExitStack) -> Made:
     """Bring the attachment from where it stands to what its lease makes of it."""
-    conf, kernel, records = context.conf, context.kernel, context.records
-    want = pod_state(conf, wire, step.lease.ips, step.lease.routes)
-    record = _record(context, wire, step, want)
-    masquerade = Masquerade(plan.subnets(step.lease.ips), step.inside) if conf.ip_masq and record.ips else None
-    bridged: list[Op] = []
+    wiring, kernel, records = context.wiring, context.kernel, context.records
+    claims = _claims(context, step)
+    whole = wiring.pod(want)
+    for name, claim in claims.items():
+        whole |= features.called(name).pod(claim, want.who)
+    record = _record(context, want, step, Made(whole, claims, ""))
+    shared: list[Op] = []
     # after the record is dropped, for the records tell whether anybody else has come to need the bridge
-    undo.callback(_take_back, undo_bridge, kernel, records, wire.bridge, bridged)
+    undo.callback(_take_back, undo_base, kernel, records, want.link, shared)
     with context.meter.step("records"):
-        put_record(kernel, records, record, masquerade)
-    undo.callback(_take_back, drop_record, kernel, records, wire.attachment)
-    bridge = ensure_bridge(kernel, records, conf, (wire.bridge, record.gateways, wire.mtu))
-    bridged += bridge.ops
+        put_record(kernel, records, record, claims)
+    undo.callback(_take_back, drop_record, kernel, records, want.who)
+    base = ensure_base(kernel, records, wiring, Base(want.conf, want.link, record.gateways, want.width.pod))
+    shared += base.ops
     try:
-        apply(kernel, diff(want, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, wire.mac)}))
+        apply(kernel, diff(whole, {**step.stood, **learned_neighbours(record.gateway_dev, record.ips, want.mac)}))
     except KernelError as error:
         if error.errno == errno.EXFULL:  # br_add_if in net/bridge/br_if.c: no port number is left
-            raise CniError(TRY_AGAIN_LATER, full_bridge(wire.bridge), str(error)) from error
+            raise CniError(TRY_AGAIN_LATER, wiring.full(want.link), str(error)) from error
         raise
-    back = [Op("delete", each) for each in node_routes(record.objects)]
-    if not step.stood:
-        back.append(Op("delete", Veth(wire.attachment.host_dev)))
+    back = [*node_routes(record.objects), *(() if step.stood else wiring.bare(want.who).values())]
     for each in back:
-        undo.callback(_take_back, apply, kernel, [each])
-    return Made(want, bridge.mac)
+        undo.callback(_take_back, apply, kernel, [Op("delete", each)])
+    return Made(whole, claims, base.mac)
+
+
+def _claims(context: Context, step: Step) -> dict[str, msgspec.Struct]:
+    """What the attachment has of the features that the wiring serves itself."""
+    asked = Asked(context.attachment, step.lease, context.request.args, step.inside)
+    found = {name: features.called(name).claim(conf, asked) for name, conf in context.plugin.features.items()}
+    return {name: claim for name, claim in found.items() if claim is not None}
 
 
 def _announce(context: Context) -> None:
     """Return when the pod's packets get through. Raises CniError 102 when DAD was asked for and found a duplicate."""
-    if context.conf.disable_container_interface:
+    wiring, ifname = context.wiring, context.request.ifname
+    if wiring.silent(context.conf):
         return
-    ifname = context.request.ifname
-    context.kernel.announce(ifname, context.attachment.host_dev)
-    taken = context.kernel.await_dad(ifname) if context.conf.enabledad else ()
+    context.kernel.announce(ifname, wiring.host_dev(context.attachment))
+    taken = context.kernel.await_dad(ifname) if wiring.dad(context.conf) else ()
     if taken:
         raise CniError(
             ADDRESS_UNAVAILABLE,
@@ -206,39 +215,37 @@ def _announce(context: Context) -> None:
         )
 
 
-def _record(context: Context, wire: Wire, step: Step, want: State) -> Record:
+def _record(context: Context, want: Want, step: Step, made: Made) -> Record:
     from cni_plugin.kernel.host.files import boot_id
 
-    conf, attachment = context.conf, context.attachment
+    conf, wiring, ips = want.conf, context.wiring, step.lease.ips
     return Record(
-        network=attachment.network,
-        container=attachment.container,
-        ifname=attachment.ifname,
+        network=want.who.network,
+        container=want.who.container,
+        ifname=want.who.ifname,
         boot=boot_id(),
         netns=readable(context.request.netns),
         created=time.time(),
-        bridge=wire.bridge,
-        gateway_dev=gateway_device(conf, wire.bridge),
-        mtu=wire.mtu,
-        mac=wire.mac,
-        ips=tuple(each.address for each in step.lease.ips),
-        gateways=plan.gateways(conf, step.lease.ips),
+        bridge=want.link,
+        gateway_dev=wiring.gateway_dev(conf, want.link),
+        mtu=want.width.pod,
+        mac=want.mac,
+        ips=tuple(each.address for each in ips),
+        gateways=wiring.gateways(conf, ips),
         ipam=conf.ipam.type,
         data_dir=step.data_dir,
-        masquerade=conf.ip_masq,
-        objects=tuple(want.values()),
+        objects=tuple(made.stands.values()),
         conf=msgspec.Raw(context.stdin),
+        masquerade="masquerade" in made.claims,
+        claims={name: features.called(name).kept(claim) for name, claim in made.claims.items()},
     )
 
 
-def _result(context: Context, wire: Wire, lease: Result, bridge_mac: str) -> Result:
-    attachment = wire.attachment
-    gateway_dev = gateway_device(context.conf, wire.bridge)
-    beside = [gateway_dev] if gateway_dev != wire.bridge and plan.gateways(context.conf, lease.ips) else []
-    interfaces = (
-        Interface(wire.bridge, bridge_mac or context.kernel.link_mac(wire.bridge)),
-        Interface(attachment.host_dev, host_mac(attachment), mtu=wire.port_mtu or wire.mtu),
-        Interface(attachment.ifname, wire.mac, mtu=wire.mtu, sandbox=readable(context.environ["CNI_NETNS"])),
-        *(Interface(name, context.kernel.link_mac(name)) for name in beside),  # a VLAN's gateway, as the reference has
-    )
-    return msgspec.structs.replace(lease, interfaces=interfaces)
+def _result(context: Context, want: Want, lease: Result, made: Made) -> Result:
+    def mac_of(name: str) -> str:
+        return (made.bridge_mac if name == want.link else "") or context.kernel.link_mac(name)
+
+    found = msgspec.structs.replace(lease, interfaces=context.wiring.interfaces(want, mac_of))
+    for name, claim in made.claims.items():
+        found = features.called(name).result(claim, found)
+    return found

@@ -12,18 +12,18 @@ from ipaddress import ip_address
 
 import msgspec
 
+from cni_plugin import decoding
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
+from cni_plugin.features.contract import World
+from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.host import files
 from cni_plugin.model.base import POD, Object, state
 from cni_plugin.model.layer3 import Addr, Route
-from cni_plugin.model.links import Bridge, PodLink, Up
-from cni_plugin.model.nft import Chain
+from cni_plugin.model.links import PodLink, Up
 from cni_plugin.plan.address import interface
-from cni_plugin.plan.lease import subnets
-from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
-from cni_plugin.plan.node import adopt
+from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import lasting
 from cni_plugin.spec import IPConfig, Result, parse_result, readable
 from cni_plugin.store.records import Record, stem
@@ -41,7 +41,7 @@ def check(context: Context) -> bytes:
     record = context.records.find(context.attachment)
     want = state(_claimed(context, claimed) if record is None else _recorded(context, record, claimed))
     have = context.kernel.read(want.values())
-    ops = diff(adopt(want, have), have)
+    ops = diff(context.wiring.adopt(want, have), have)
     if ops:
         raise CniError(
             CHECK_FAILED,
@@ -94,26 +94,26 @@ def _is_same(sandbox: str, netns: str) -> bool:
 def _check_masquerade(context: Context, record: Record | None) -> None:
     """The rules of the pod's own network. What lacks is looked for again under the lock: what a network has
     masqueraded is on record before it is in the kernel."""
-    if record is None or not (record.masquerade and record.ips) or _is_masqueraded(context, record):
+    if record is None or masquerade.NAME not in record.claims or _is_masqueraded(context, record):
         return
     with context.records.lock():
         if _is_masqueraded(context, record):
             return
         own = {stem(record.network): _own_masquerade(context, record)}
-        chain = masquerade_chain({**context.records.masquerades(), **own})
-        ops = diff(state([chain]), context.kernel.read([chain]))
+        want = masquerade.state(World({**context.records.masquerades(), **own}))
+        ops = diff(want, context.kernel.read(want.values()))
     raise CniError(CHECK_FAILED, f"the masquerade of {record.network} is not as ADD made it", script(ops))
 
 
 def _is_masqueraded(context: Context, record: Record) -> bool:
-    want = masquerade_chain({stem(record.network): _own_masquerade(context, record)})
-    have = next(iter(context.kernel.read([want]).values()), None)
-    return isinstance(have, Chain) and have.hook == want.hook and set(want.rules) <= set(have.rules)
+    name, claim = stem(record.network), _own_masquerade(context, record)
+    have = context.kernel.read(masquerade.state(World({name: claim})).values())
+    return masquerade.ready(claim, name, have)
 
 
 def _own_masquerade(context: Context, record: Record) -> Masquerade:
     """What the network has masqueraded; in any case the subnets of this pod."""
-    own = Masquerade(subnets([IPConfig(each) for each in record.ips]))
+    own = decoding.decode_as(Masquerade, record.claims[masquerade.NAME])
     noted = context.records.masquerade(record.network)
     return own if noted is None else noted.joined(own)
 
@@ -133,8 +133,7 @@ def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[Obj
             yield each
     for address in sorted(addresses - made):
         yield Addr(record.ifname, address, POD)
-    yield Bridge(record.bridge, pinned=False)  # that it is there; `adopt` takes the rest as it is
-    yield Up(record.bridge)
+    yield from context.wiring.shared(record.bridge).values()
     for gateway in record.gateways:
         yield Addr(record.gateway_dev, gateway)
 

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cni_plugin import marks
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.meter import Meter
+from cni_plugin.plugins import Plugin
 from cni_plugin.spec import Request
 from cni_plugin.store.records import Records
+from cni_plugin.wirings.contract import Wiring
 
 _MOST_SOUND, _LONGEST_SOUND = 64, 64 << 10
 _sound: set[bytes] = set()
@@ -38,12 +39,23 @@ class Context(NamedTuple):
     raw: Mapping[str, object]
     stdin: bytes
     version: str
-    conf: NetConf
+    plugin: Plugin
     kernel: Kernel
     records: Records
     meter: Meter
     waits: bool = True
     preview: bool = False
+
+    @property
+    def conf(self) -> NetConf:
+        """The configuration."""
+        return self.plugin.conf
+
+    @property
+    def wiring(self) -> Wiring:
+        """Who wires the pod, where a main plugin is called."""
+        assert self.plugin.wiring is not None
+        return self.plugin.wiring
 
     @property
     def attachment(self) -> Attachment:
@@ -56,15 +68,10 @@ class Context(NamedTuple):
             return
         from cni_plugin import doubts  # not every verb asks
 
-        found = doubts.of_plugin(self.raw, self.conf)
+        found = doubts.of_plugin(self.raw, self.conf, *self.plugin.features.values())
         for each in found:
             print(f"tulle: {self.conf.name}: {each}", file=sys.stderr)
         if not found and len(self.stdin) <= _LONGEST_SOUND:
             if len(_sound) >= _MOST_SOUND:
                 _sound.clear()
             _sound.add(self.stdin)
-
-    @property
-    def bridge(self) -> str:
-        """The bridge that the configuration names, else the default of the plugin we are called as."""
-        return self.conf.bridge or (marks.REFERENCE_BRIDGE if self.name == "bridge" else marks.BRIDGE)

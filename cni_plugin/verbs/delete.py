@@ -16,7 +16,8 @@ from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
-from cni_plugin.model.links import Veth
+from cni_plugin.model.base import HOST, state
+from cni_plugin.model.links import Link
 from cni_plugin.plan.pod import learned_neighbours, node_routes
 from cni_plugin.plugins import bare_ipam
 from cni_plugin.store.records import Record
@@ -24,6 +25,7 @@ from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown
+from cni_plugin.wirings.contract import Wiring
 
 
 def delete(context: Context) -> Takedown[bytes]:
@@ -33,7 +35,7 @@ def delete(context: Context) -> Takedown[bytes]:
         record = context.records.find(attachment)
     if record is None:
         _delete_unrecorded(context)
-    yield unplugging(attachment, record)
+    yield unplugging(context.wiring, attachment, record)
     release(context, record)
     with context.meter.step("records"):
         forget(context, attachment)
@@ -42,7 +44,7 @@ def delete(context: Context) -> Takedown[bytes]:
 
 def teardown(context: Context, attachment: Attachment, record: Record) -> None:
     """Take the kernel objects and the record of an attachment away; leases are the caller's."""
-    context.kernel.apply(unplugging(attachment, record))
+    context.kernel.apply(unplugging(context.wiring, attachment, record))
     drop_record(context.kernel, context.records, attachment)
 
 
@@ -58,11 +60,14 @@ def forget(context: Context, attachment: Attachment) -> None:
             print(f"tulle: gateways of former subnets are left: {error}; tullectl repair tries again", file=sys.stderr)
 
 
-def unplugging(attachment: Attachment, record: Record | None) -> list[Op]:
-    """What takes the attachment's veth pair away, and what the host remembers of its addresses."""
-    forgotten = learned_neighbours(record.gateway_dev, record.ips, record.mac) if record else {}
-    there = [*forgotten.values(), *(node_routes(record.objects) if record else ())]
-    return [Op("delete", Veth(attachment.host_dev)), *(Op("delete", each) for each in there)]
+def unplugging(wiring: Wiring, attachment: Attachment, record: Record | None) -> list[Op]:
+    """What takes the attachment's links on the node away, and what the host remembers of its addresses."""
+    there = wiring.bare(attachment)
+    if record is not None:
+        links = (each for each in record.objects if isinstance(each, Link) and each.where == HOST)
+        forgotten = learned_neighbours(record.gateway_dev, record.ips, record.mac) if record.mac else {}
+        there = {**state(links), **there, **forgotten, **state(node_routes(record.objects))}
+    return [Op("delete", each) for each in there.values()]
 
 
 def release(context: Context, record: Record | None) -> None:
@@ -85,8 +90,9 @@ def with_recorded(context: Context, record: Record) -> Context:
     conf = msgspec.structs.replace(
         context.conf, name=record.network, ipam=bare_ipam(record.ipam, record.data_dir)
     )
+    plugin = msgspec.structs.replace(context.plugin, conf=conf)
     stdin = context.stdin if context.conf.ipam.type == record.ipam else bytes(record.conf)
-    return context._replace(request=request, environ=environ, conf=conf, stdin=stdin)
+    return context._replace(request=request, environ=environ, plugin=plugin, stdin=stdin)
 
 
 def _delete_unrecorded(context: Context) -> None:

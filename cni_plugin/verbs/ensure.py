@@ -5,67 +5,61 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
+from cni_plugin.features.contract import World
+from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.marks import MOST_PORTS
-from cni_plugin.model.base import State, state
+from cni_plugin.model.base import HOST, link_key, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge
 from cni_plugin.node.settle import apply, settle, steps, undo
-from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
-from cni_plugin.plan.node import adopt, bridge_state, displaced
-from cni_plugin.plan.pod import gateway_device
+from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.store.records import Record, Records, stem
+from cni_plugin.wirings.contract import Base, Wiring
 
 
-def full_bridge(bridge: str) -> str:
-    """What to say of a bridge without a free port."""
-    return (
-        f"all {MOST_PORTS} ports of the bridge {bridge} are in use, and a Linux bridge has no more: let pods end, or "
-        "give new pods a network with another bridge (kubelet: maxPods)"
-    )
-
-
-class Bridged(NamedTuple):
-    """What a bridge lacks, and its MAC where that is known and stays: no port that comes to it changes it."""
+class Found(NamedTuple):
+    """What is lacking of what attachments share, and its MAC where that is known and stays, whatever comes to it."""
 
     ops: list[Op]
     mac: str = ""
 
 
-def ensure_bridge(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> Bridged:
-    """Make the bridge (name, gateways, MTU in bytes) as it should be; the operations that it took, and its MAC.
+def ensure_base(kernel: Kernel, records: Records, wiring: Wiring, base: Base) -> Found:
+    """Make what attachments share as it should be; the operations that it took, and its MAC.
 
     Two first pods may meet here: who finds something to do looks again under the lock.
     """
-    found = _lacking(kernel, records, conf, want)
+    found = _lacking(kernel, records, wiring, base)
     if not found.ops:
         return found
     with records.lock():
-        ops = _lacking(kernel, records, conf, want).ops
+        ops = _lacking(kernel, records, wiring, base).ops
         apply(kernel, ops)
-        return Bridged(ops)
+        return Found(ops)
 
 
-def undo_bridge(kernel: Kernel, records: Records, bridge: str, ops: Sequence[Op]) -> None:
-    """Take back what `ensure_bridge` did, unless another attachment has come to need it."""
+def undo_base(kernel: Kernel, records: Records, link: str, ops: Sequence[Op]) -> None:
+    """Take back what `ensure_base` did, unless another attachment has come to need it."""
     if not ops:
         return
     with records.lock():
-        if any(each.bridge == bridge for each in records.all()):
+        if any(each.bridge == link for each in records.all()):
             return
-        used = kernel.ports(bridge) > 0  # by somebody who keeps no records here
+        used = kernel.ports(link) > 0  # by somebody who keeps no records here
         undo(kernel, [each for each in ops if not (used and isinstance(each.object, Bridge))])
 
 
-def put_record(kernel: Kernel, records: Records, record: Record, wanted: Masquerade | None) -> None:
-    """Write an attachment's record, and have its network masqueraded if it is to be."""
+def put_record(kernel: Kernel, records: Records, record: Record, claims: Mapping[str, msgspec.Struct]) -> None:
+    """Write an attachment's record, and have its network masqueraded if it claims that."""
+    wanted = claims.get(masquerade.NAME)
     with records.lock():
         records.put(record)
         try:
-            if wanted is not None:
+            if isinstance(wanted, Masquerade):
                 _masquerade(kernel, records, record.network, wanted)
         except BaseException:
             _drop(kernel, records, record.attachment)
@@ -86,25 +80,23 @@ def sweep_records(records: Records, network: str) -> None:
 
 def restore_masquerade(kernel: Kernel, networks: Mapping[str, Masquerade]) -> list[Op]:
     """Make the chain what the records say; the operations that it took. The caller holds the lock."""
-    chain = masquerade_chain(networks)
-    want: State = {chain.key: chain} if networks else {}
-    return settle(kernel, want, kernel.read([chain]))
+    want = masquerade.state(World(networks))
+    return settle(kernel, want, kernel.read({**masquerade.places(), **want}.values()))
 
 
-def _lacking(kernel: Kernel, records: Records, conf: NetConf, want: tuple[str, Sequence[str], int]) -> Bridged:
-    bridge, gateways, mtu = want
-    wanted = bridge_state(conf, bridge, gateways, mtu)
-    dev = gateway_device(conf, bridge)
+def _lacking(kernel: Kernel, records: Records, wiring: Wiring, base: Base) -> Found:
+    wanted = wiring.host(base)
+    dev = wiring.gateway_dev(base.conf, base.link)
     have = kernel.read(wanted.values())
-    present = kernel.addresses(dev) if gateways and conf.force_address else ()
-    out = displaced(conf, dev, gateways, present)
+    present = kernel.addresses(dev) if base.gateways and wiring.forces(base.conf) else ()
+    out = wiring.displaced(base, present)
     if out:
-        kept = state(Addr(dev, each) for each in _gateways_of_others(records, conf.name, dev))
+        kept = state(Addr(dev, each) for each in _gateways_of_others(records, base.conf.name, dev))
         out = {key: each for key, each in out.items() if key not in kept}
     have = {**have, **out}
-    there = have.get(Bridge(bridge).key)
+    there = have.get(link_key(HOST, base.link))
     mac = there.mac if isinstance(there, Bridge) and there.pinned else ""
-    return Bridged(steps(kernel, adopt(wanted, have), have), mac)
+    return Found(steps(kernel, wiring.adopt(wanted, have), have), mac)
 
 
 def _gateways_of_others(records: Records, network: str, dev: str) -> Iterator[str]:

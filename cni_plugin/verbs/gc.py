@@ -135,7 +135,7 @@ def take_away(
 
     `silent`: the IPAM plugins that were waited for in vain, kept by those who are taken down together.
     """
-    yield unplugging(attachment, record)
+    yield unplugging(context.wiring, attachment, record)
     if record is not None:
         _unless_silent(record.ipam, silent, partial(release, context, record))
         forget(context, attachment)
@@ -156,13 +156,13 @@ def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:
     """What a DEL of this attachment would be given by a runtime that remembered it."""
     raw = reading.decode(bytes(record.conf))
     try:
-        conf = plugins.parse(raw)
+        plugin = plugins.parse(raw)
     except CniError:
-        conf = plugins.parse_name(raw)
+        plugin = plugins.parse_name(raw)
     request = Request("DEL", record.container, record.netns, record.ifname, {}, PLUGIN_PATH, netns_override=False)
     environ = {"CNI_COMMAND": "DEL", "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir}
     stdin, version = bytes(record.conf), reading.version_of(raw)
-    return Context("tulle", request, environ, raw, stdin, version, conf, kernel, records, Meter())
+    return Context("tulle", request, environ, raw, stdin, version, plugin, kernel, records, Meter())
 
 
 def _try(failures: dict[Attachment | str, str], what: Attachment | str, step: Callable[[], None]) -> None:

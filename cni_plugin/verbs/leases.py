@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.ipams.contract import Ask, Ipam, Leases, Words, find
-from cni_plugin.ipams.none import NoLeases
 from cni_plugin.spec import Result
 from cni_plugin.verbs.context import Context, MustWait
 from cni_plugin.wish import wish
@@ -30,7 +29,7 @@ def leases_of(ipam: Ipam, context: Context, pod_cidrs: Sequence[str] = ()) -> Le
     return found
 
 
-class Previewed(NoLeases):
+class Previewed(Leases):
     """What another IPAM would give, and nothing is taken or given back."""
 
     def __init__(self, ipam: Leases) -> None:

@@ -9,13 +9,14 @@ import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from cni_plugin import decoding, plugins, spec
-from cni_plugin.conf import plugin, reading
+from cni_plugin.conf import reading
+from cni_plugin.conf.plugin import NetConf, located
 from cni_plugin.errors import (
     ADDRESS_UNAVAILABLE,
     BUG,
@@ -29,12 +30,11 @@ from cni_plugin.errors import (
     TRY_AGAIN_LATER,
     CniError,
 )
-from cni_plugin.ipams import contract as ipams
-from cni_plugin.ipams.contract import Ipam
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import PASSING, KernelError, NetnsError
 from cni_plugin.kernel.host import files
 from cni_plugin.meter import Meter
+from cni_plugin.plugins import Plugin
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.context import Context, MustWait
 from cni_plugin.verbs.teardown import Takedown, together
@@ -101,14 +101,13 @@ def run_together(calls: Sequence[Call], open_kernel: OpenKernel, *, agent: Agent
 
 
 def may_wait(name: str, verb: str, stdin: bytes) -> bool:
-    """Whether a request may have to wait for others: for its IPAM, or for duplicate address detection."""
+    """Whether a request may have to wait for others, as those say of themselves who take part in it."""
     if verb == "VERSION":
         return False
     try:
-        conf = _parser(stdin)(name, stdin)
+        return _parser(stdin)(name, stdin).waits
     except Exception:  # what is wrong with it is told when it is served
         return False
-    return conf.enabledad or _ipam_of(name, conf).WAITS
 
 
 def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Takedown[Reply]:
@@ -122,16 +121,16 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
         version = reading.version_of(raw)
         verb = spec.VERBS[request.verb]
         spec.check_version(version, verb.since, request.verb)
-        conf = _parse(call, request.verb, raw, folder)
+        plugin = _parse(call, request.verb, raw, folder)
         if agent is None:
-            _refuse_without_agent(request.verb, conf)
+            _refuse_without_agent(request.verb, plugin.conf)
         records = Records(call.environ.get("TULLE_RUN_DIR") or DEFAULT_RUN_DIR)
         meter = agent.meter if agent else Meter()
         context = Context(
-            call.name, request, call.environ, raw, call.stdin, version, conf, kernel(), records, meter,
+            call.name, request, call.environ, raw, call.stdin, version, plugin, kernel(), records, meter,
             waits=agent is None or agent.waits,
         )
-        answer = _find(call.name, request.verb)(context)
+        answer = _find(call.name, plugin, request.verb)(context)
         return Reply(answer if isinstance(answer, bytes) else (yield from answer), 0)
     except MustWait:
         return ELSEWHERE
@@ -151,7 +150,7 @@ def refusal(error: Exception, version: str = "0.1.0", *, verb: str = "") -> Repl
     return Reply(spec.render_error(told, version), 1)
 
 
-def _refuse_without_agent(verb: str, conf: plugin.NetConf) -> None:
+def _refuse_without_agent(verb: str, conf: NetConf) -> None:
     """DEL and GC always work: what cannot be cleaned up would be worse than an agent that is away."""
     if conf.agent == "required" and verb in ("ADD", "CHECK", "STATUS"):
         raise CniError(
@@ -206,12 +205,11 @@ def _decoded(stdin: bytes) -> Mapping[str, object]:
 
 
 @lru_cache(maxsize=64)
-def _parsed(name: str, stdin: bytes) -> plugin.NetConf:
-    parse = plugins.parse if _ipam_called(name) is None else partial(plugins.parse_for_ipam, name=name)
-    return parse(_decode(stdin))
+def _parsed(name: str, stdin: bytes) -> Plugin:
+    return plugins.parse(_decode(stdin), name)
 
 
-def _parser(stdin: bytes) -> Callable[[str, bytes], plugin.NetConf]:
+def _parser(stdin: bytes) -> Callable[[str, bytes], Plugin]:
     return _parsed if len(stdin) <= _REMEMBERED else _parsed.__wrapped__
 
 
@@ -227,36 +225,27 @@ def _read(verb: str, stdin: bytes) -> Mapping[str, object]:
         return {"cniVersion": version if version in spec.VERSIONS else "", "name": name}
 
 
-def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> plugin.NetConf:
+def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> Plugin:
     """DEL must work with whatever configuration is left: what does not parse is done without (failure 2)."""
-    parse = _parser(call.stdin)
-    if verb != "DEL":
-        return plugin.located(parse(call.name, call.stdin), folder)
     try:
-        return plugin.located(parse(call.name, call.stdin), folder)
+        found = _parser(call.stdin)(call.name, call.stdin)
+        return msgspec.structs.replace(found, conf=located(found.conf, folder))
     except CniError as error:
-        conf = plugins.parse_name(raw, folder)
+        if verb != "DEL":
+            raise
+        found = plugins.parse_name(raw, call.name, folder)
         print(f"tulle: DEL goes on by what is on record: {error.msg}", file=sys.stderr)
-        return conf
+        return found
 
 
-def _ipam_called(name: str) -> Ipam | None:
-    """The IPAM that we are called as, None where it is no IPAM."""
-    return None if name in plugin.MAIN_NAMES else ipams.served(name)
-
-
-def _ipam_of(name: str, conf: plugin.NetConf) -> Ipam:
-    return _ipam_called(name) or ipams.find(conf.ipam.type)
-
-
-def _find(name: str, verb: str) -> Run:
+def _find(name: str, plugin: Plugin, verb: str) -> Run:
     """The function behind a verb; only what is needed is imported, for a start-up is paid for each pod."""
-    if _ipam_called(name) is not None:
+    if plugin.ipam is not None:
         from cni_plugin.verbs import ipam
 
         return ipam.VERBS[verb]
-    if name not in plugin.MAIN_NAMES:
-        known = ", ".join((*plugin.MAIN_NAMES, *ipams.names()))
+    if plugin.wiring is None:
+        known = ", ".join(plugins.names())
         raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")
     found: Run
     match verb:

@@ -10,11 +10,9 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import MOST_PORTS
 from cni_plugin.model.host import Sysctl
 from cni_plugin.node.cluster.peers import ensure, tell_doubts
-from cni_plugin.plan import lease as plan
-from cni_plugin.plan.node import bridge_state
 from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.ensure import full_bridge
 from cni_plugin.verbs.leases import leases
+from cni_plugin.wirings.contract import Base
 
 
 def status(context: Context) -> bytes:
@@ -31,8 +29,10 @@ def status(context: Context) -> bytes:
         raise CniError(NOT_AVAILABLE, f"the kernel refused this node's part of the cluster: {error}") from error
     if isinstance(context.conf.cluster, dict):
         tell_doubts(context.conf.name, context.conf.cluster)
-    if context.kernel.ports(context.bridge) >= MOST_PORTS:
-        raise CniError(NOT_AVAILABLE, full_bridge(context.bridge))
+    link = context.wiring.link(context.conf)
+    full = context.wiring.full(link)
+    if full and context.kernel.ports(link) >= MOST_PORTS:
+        raise CniError(NOT_AVAILABLE, full)
     ipam = leases(context, facts.pod_cidrs if facts else ())
     ipam.status()
     stuck = context.kernel.out_of_reach(_needed(context, ipam))
@@ -43,8 +43,9 @@ def status(context: Context) -> bytes:
 
 def _needed(context: Context, ipam: Leases) -> Iterator[Sysctl]:
     """The settings without which the bridge would not carry the next pod; one yet to be made gets the default ones."""
-    gateways = plan.gateways(context.conf, plan.completed(context.conf, ipam.preview()).ips)
-    for each in bridge_state(context.conf, context.bridge, gateways, 0).values():
+    conf, wiring = context.conf, context.wiring
+    gateways = wiring.gateways(conf, wiring.completed(conf, ipam.preview()).ips)
+    for each in wiring.host(Base(conf, wiring.link(conf), gateways)).values():
         if isinstance(each, Sysctl) and each.vital:
             made = not each.dev or context.kernel.link_index(each.dev)
             yield each if made else Sysctl(each.name.replace(f"/{each.dev}/", "/default/"), each.value)

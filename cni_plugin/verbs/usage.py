@@ -15,7 +15,7 @@ from ipam.allocator import Usage
 
 def usage(kernel: Kernel, records: Records, raw: Mapping[str, object]) -> Sequence[Usage]:
     """The range sets of a network's configuration, in order; () for a foreign IPAM. Raises CniError, IpamError."""
-    conf = parse(raw)
+    conf = parse(raw).conf
     facts = next((each for each in all_facts(records) if each.network == conf.name), None)
     ask = Ask(
         Attachment(conf.name, "", ""),

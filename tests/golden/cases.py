@@ -9,16 +9,15 @@ import msgspec
 
 from cni_plugin import backend
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
-from cni_plugin.plan import lease
 from cni_plugin.plan.masquerade import Masquerade, masquerade_chain
-from cni_plugin.plan.node import bridge_state
-from cni_plugin.plan.pod import Wire, derived_mac, pod_state
+from cni_plugin.plan.pod import derived_mac
 from cni_plugin.spec import IPConfig, Result, RouteConfig
+from cni_plugin.wirings.bridge import wiring
+from cni_plugin.wirings.contract import Base, Want, Width
 from tests.unit.support import cluster_node, me, net_conf, node_state
 
 Json = dict[str, object]
@@ -74,14 +73,10 @@ def pod(name: str) -> Iterator[tuple[str, State]]:
     """The steps of wiring a pod: the bridge, then the pod."""
     keys, leased, routes = PODS[name]
     conf = net_conf(**keys)
-    given = lease.completed(conf, Result(ips=leased, routes=routes))
-    yield "the bridge", bridge_state(conf, "tulle0", lease.gateways(conf, given.ips), 1450)
-    yield "the pod", pod_state(conf, _wire(conf, given), given.ips, given.routes)
-
-
-def _wire(conf: NetConf, given: Result) -> Wire:
-    del conf
-    return Wire(ATTACHMENT, "tulle0", 1450, derived_mac(ATTACHMENT, [each.address for each in given.ips]))
+    given = wiring.completed(conf, Result(ips=leased, routes=routes))
+    yield "the bridge", wiring.host(Base(conf, "tulle0", wiring.gateways(conf, given.ips), 1450))
+    mac = derived_mac(ATTACHMENT, [each.address for each in given.ips])
+    yield "the pod", wiring.pod(Want(ATTACHMENT, conf, "tulle0", Width(1450), mac, given.ips, given.routes))
 
 
 def node(name: str, shape: tuple[str, str], **options: object) -> State:

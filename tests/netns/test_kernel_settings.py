@@ -13,18 +13,23 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl import settings
 from cni_plugin.kernel.rtnl.namespace import Namespace
-from cni_plugin.model.base import POD
+from cni_plugin.model.base import POD, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Bridge
-from cni_plugin.plan.pod import Wire, pod_state
-from cni_plugin.plugins import parse
 from cni_plugin.spec import IPConfig
+from cni_plugin.wirings.bridge import wiring
+from cni_plugin.wirings.contract import Want, Width
 from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import BRIDGE, MakeNetns, enter_new, kernel_of, put, run, wrong
+from tests.unit.support import bridged
 
 FOUR, SIX = IPConfig("10.22.0.5/24", "10.22.0.1"), IPConfig("fd22::5/64", "fd22::1")
-CONF = parse({"cniVersion": "1.1.0", "name": "net", "type": "tulle", "ipam": {"type": "host-local"}})
-WIRE = Wire(Attachment("net", "c5", "eth0"), BRIDGE, 1400, "0a:58:0a:16:00:05")
+CONF = bridged({"cniVersion": "1.1.0", "name": "net", "type": "tulle", "ipam": {"type": "host-local"}})
+
+
+def pod_state(*ips: IPConfig) -> State:
+    who = Attachment("net", "c5", "eth0")
+    return wiring.pod(Want(who, CONF, BRIDGE, Width(1400), "0a:58:0a:16:00:05", ips))
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def opened(kernel: LinuxKernel, ips: Sequence[IPConfig], monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", watched)
-        put(kernel, pod_state(CONF, WIRE, ips, ()).values())
+        put(kernel, pod_state(*ips).values())
     return found
 
 
@@ -94,7 +99,7 @@ def test_a_sandbox_without_ipv6_gets_it_for_its_interface_and_for_itself(
 ) -> None:
     pod = enter_new(kernel, netns)
     run(f"sysctl -qw net.ipv6.conf.{where}.disable_ipv6=1", pod)
-    wanted = pod_state(CONF, WIRE, (SIX,), ()).values()
+    wanted = pod_state(SIX).values()
     put(kernel, wanted)
     assert wrong(kernel, wanted) == []
     run("ip link set lo up", pod)
@@ -104,7 +109,7 @@ def test_a_sandbox_without_ipv6_gets_it_for_its_interface_and_for_itself(
 
 def test_a_pods_ipv6_address_outlives_its_link_going_down(kernel: LinuxKernel, netns: MakeNetns) -> None:
     pod = enter_new(kernel, netns)
-    wanted = pod_state(CONF, WIRE, (FOUR, SIX), ()).values()
+    wanted = pod_state(FOUR, SIX).values()
     put(kernel, wanted)
     namespaces.ip(pod, "link set eth0 down", "link set eth0 up")
     assert wrong(kernel, wanted) == []

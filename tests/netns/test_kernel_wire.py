@@ -15,8 +15,8 @@ from cni_plugin.model.base import POD, Object, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan
-from cni_plugin.node.mtu import fitting
-from cni_plugin.plan.pod import Wire, pod_state
+from cni_plugin.wirings.bridge import wiring
+from cni_plugin.wirings.contract import Want
 from tests.netns.kernel_world import BRIDGE, MakeNetns, bridge, enter_new, kernel_of, put, run, wire, wrong
 from tests.unit.support import net_conf
 
@@ -177,9 +177,9 @@ def test_a_bridge_of_somebody_else_keeps_the_mtu_that_follows_its_ports_whatever
     before = min(others, default=1500)
     enter_new(kernel, netns)
 
-    width = fitting(asked, "cni0", kernel)
-    pod = Wire(Attachment("net", "c1", "eth0"), "cni0", width.pod, "0a:58:0a:16:00:02", width.port)
-    put(kernel, pod_state(net_conf(bridge="cni0", hairpinMode=False), pod, (), ()).values())
+    width = wiring.carried("cni0", asked, kernel)
+    conf = net_conf(bridge="cni0", hairpinMode=False)
+    put(kernel, wiring.pod(Want(Attachment("net", "c1", "eth0"), conf, "cni0", width, "0a:58:0a:16:00:02")).values())
 
     stands = kernel.read([Bridge("cni0"), PodLink("eth0")])
     mtus = [each.mtu for each in stands.values() if isinstance(each, Bridge | PodLink)]

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from cni_plugin.attachment import Attachment
 from cni_plugin.backend import Backend, Me
 from cni_plugin.cluster import Node as ClusterNode
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
@@ -23,6 +22,7 @@ from cni_plugin.plan.cluster import Terms, plan
 from cni_plugin.plugins import parse
 from cni_plugin.store.records import Records
 from cni_plugin.verbs.run import Agent, run
+from cni_plugin.wirings import bridge
 
 Json = dict[str, object]
 DUAL = [[{"subnet": "10.22.0.0/24"}], [{"subnet": "fd00:22::/64"}]]
@@ -50,9 +50,16 @@ def me(addresses: str, pod_cidrs: str, mtu: int = 1500) -> Me:
     return Me(cluster_node("me", addresses, pod_cidrs), UPLINK.name, mtu, UPLINK.prefixes, offload=True)
 
 
-def net_conf(**keys: object) -> NetConf:
+def net_conf(**keys: object) -> bridge.Conf:
     """A configuration of network `pods` with these keys."""
-    return parse({"cniVersion": "1.0.0", "name": "pods", "type": "tulle", **keys})
+    return bridged({"cniVersion": "1.0.0", "name": "pods", "type": "tulle", **keys})
+
+
+def bridged(raw: Mapping[str, object]) -> bridge.Conf:
+    """A configuration of type `tulle`."""
+    found = parse(raw).conf
+    assert isinstance(found, bridge.Conf)
+    return found
 
 
 class Reply(NamedTuple):

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 import pytest
 
 from cni_plugin import plugins
 from cni_plugin.conf import plugin, reading
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
+from cni_plugin.features import masquerade
 from cni_plugin.ipams import delegated, none
 from cni_plugin.ipams import host_local as host_local_ipam
 from cni_plugin.spec import RouteConfig
+from cni_plugin.wirings import bridge
+from tests.unit.support import bridged
 
 Json = dict[str, object]
 BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle"}
 
 
-def conf(**keys: object) -> NetConf:
-    return plugins.parse({**BASE, **keys})
+def conf(**keys: object) -> bridge.Conf:
+    return bridged({**BASE, **keys})
+
+
+def masquerades(raw: Mapping[str, object]) -> bool:
+    (found,) = plugins.parse(raw).features.values()
+    assert isinstance(found, masquerade.Conf)
+    return found.ip_masq
 
 
 def refusal(raw: Json) -> CniError:
@@ -44,9 +53,9 @@ def host_local(**keys: object) -> Json:
 
 def test_the_defaults_are_those_of_the_reference_bridge_plugin() -> None:
     found = conf()
-    assert (found.bridge, found.mtu, found.vlan, found.trunk) == ("", 0, 0, ())
+    assert (found.bridge, found.mtu, found.vlan, found.trunk) == ("tulle0", 0, 0, ())
     flags = (
-        found.gateway, found.default_gateway, found.force_address, found.ip_masq, found.hairpin_mode,
+        found.gateway, found.default_gateway, found.force_address, masquerades(BASE), found.hairpin_mode,
         found.promisc_mode, found.macspoofchk, found.enabledad, found.disable_container_interface, found.port_isolation,
     )
     assert not any(flags)
@@ -77,8 +86,8 @@ def test_keys_inside_ipam_ranges_and_runtime_config_are_known_in_any_case() -> N
 
 def test_of_two_equal_keys_the_later_holds() -> None:
     raw = reading.decode(b'{"name": "pods", "mtu": 1400, "MTU": 1500, "mtu": 1400, "Mtu": 1300}')
-    assert plugins.parse(raw).mtu == 1300
-    assert plugins.parse(reading.decode(b'{"name": "a", "name": "b"}')).name == "b"
+    assert plugins.parse(raw).conf.mtu == 1300
+    assert plugins.parse(reading.decode(b'{"name": "a", "name": "b"}')).conf.name == "b"
 
 
 def test_null_is_absent() -> None:
@@ -268,30 +277,30 @@ def test_a_foreign_ipam_keeps_its_own_keys_to_itself() -> None:
 
 def test_as_ipam_the_main_plugins_keys_are_not_looked_at() -> None:
     raw = {"name": "pods", "type": "macvlan", "mtu": "auto", "vlan": "trunk", **host_local(subnet="10.22.0.0/24")}
-    assert plugins.parse_for_ipam(raw, "host-local").ipam.subnets == ("10.22.0.0/24",)
+    assert plugins.parse(raw, "host-local").conf.ipam.subnets == ("10.22.0.0/24",)
 
 
 def test_as_ipam_routes_are_checked_and_the_name_too() -> None:
     with pytest.raises(CniError, match=r"invalid ipam\.routes\.dst 'x'"):
-        plugins.parse_for_ipam({"name": "pods", **host_local(routes=[{"dst": "x"}])}, "host-local")
+        plugins.parse({"name": "pods", **host_local(routes=[{"dst": "x"}])}, "host-local")
     with pytest.raises(CniError, match=r"invalid name '\.\.'"):
-        plugins.parse_for_ipam({"name": "..", **host_local()}, "host-local")
+        plugins.parse({"name": "..", **host_local()}, "host-local")
 
 
 def test_a_network_and_its_ipam_are_found_in_a_configuration_that_is_broken_otherwise() -> None:
     raw = {"Name": "pods", "mtu": "x", "vlan": -1, "ipam": {"type": "host-local", "dataDir": "/d", "ranges": 7}}
-    found = plugins.parse_name(raw)
+    found = plugins.parse_name(raw).conf
     assert (found.name, found.ipam.type, found.ipam.folder) == ("pods", "host-local", "/d")
 
 
 def test_a_broken_configuration_is_searched_for_its_ipam_in_any_case() -> None:
-    found = plugins.parse_name({"name": "pods", "mtu": "x", "IPAM": {"Type": "host-local", "DataDir": "/d"}})
+    found = plugins.parse_name({"name": "pods", "mtu": "x", "IPAM": {"Type": "host-local", "DataDir": "/d"}}).conf
     assert (found.ipam.type, found.ipam.folder) == ("host-local", "/d")
 
 
 @pytest.mark.parametrize("ipam", [7, {"type": 7, "dataDir": []}, None])
 def test_a_broken_ipam_is_none(ipam: object) -> None:
-    assert plugins.parse_name({"name": "pods", "ipam": ipam}).ipam == none.Conf()
+    assert plugins.parse_name({"name": "pods", "ipam": ipam}).conf.ipam == none.Conf()
 
 
 def test_without_a_name_nothing_can_be_found() -> None:
@@ -332,7 +341,8 @@ def test_a_configuration_as_a_runtime_sends_it_is_read() -> None:
         "prevResult": {"cniVersion": "1.0.0", "ips": []},
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]},
     }).encode()
-    found = plugins.parse(reading.decode(stdin))
+    raw = reading.decode(stdin)
+    found = bridged(raw)
     assert found.prev_result == {"cniVersion": "1.0.0", "ips": []}
-    assert found.ip_masq
+    assert masquerades(raw)
     assert found.gateway

@@ -12,7 +12,7 @@ import pytest
 from cni_plugin.agent import conflist
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.watch.inotify import Inotify
-from cni_plugin.plugins import parse
+from tests.unit.support import bridged
 
 WRITTEN_MOVED_OR_REMOVED = 0x8 | 0x40 | 0x200
 """inotify(7): IN_CLOSE_WRITE, IN_MOVED_FROM, IN_DELETE."""
@@ -32,7 +32,7 @@ def test_a_cluster_that_the_template_names_is_kept() -> None:
 def test_what_is_written_without_a_template_is_a_configuration_that_the_plugin_takes() -> None:
     written = conflist.completed(conflist.DEFAULT, CLUSTER)
     (plugin,) = json.loads(json.dumps(written))["plugins"]
-    parsed = parse({**plugin, "name": written["name"], "cniVersion": written["cniVersion"]})
+    parsed = bridged({**plugin, "name": written["name"], "cniVersion": written["cniVersion"]})
     assert (parsed.cluster, parsed.gateway, parsed.ipam.type) == (CLUSTER, True, "host-local")
 
 

@@ -20,7 +20,8 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle", "ipam": {"
 
 def told(**more: object) -> list[str]:
     raw = {**BASE, **more}
-    return doubts.of_plugin(raw, plugins.parse(raw))
+    found = plugins.parse(raw)
+    return doubts.of_plugin(raw, found.conf, *found.features.values())
 
 
 def refusal(work: Callable[[], object]) -> str:

@@ -18,15 +18,16 @@ from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
 from cni_plugin.agent.sources import etcd, file, kubernetes
 from cni_plugin.backends import vxlan
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.conf.reading import typed
+from cni_plugin.features import masquerade
 from cni_plugin.ipams import host_local
 from cni_plugin.keys import spelled
 from cni_plugin.network import NetworkKeys
-from cni_plugin.plugins import parse
 from cni_plugin.spec import Dns
 from cni_plugin.store.records import DEFAULT_RUN_DIR
+from cni_plugin.wirings import bridge
 from tests.helm import CHART, HelmError, helm, render
+from tests.unit.support import bridged
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMESPACE = "kube-tulle"
@@ -176,7 +177,7 @@ def test_the_plugins_configuration_is_understood(where: str) -> None:
     text = config("cni-conf.json") if where == "manifest" else (CONF / "cni-conf.json").read_bytes()
     conf = conflist.completed(json.loads(text), "/run/tulle/cluster.json")
     ours: Any = conf["plugins"]
-    read = parse({**ours[0], "name": conf["name"], "cniVersion": conf["cniVersion"]})
+    read = bridged({**ours[0], "name": conf["name"], "cniVersion": conf["cniVersion"]})
     assert (read.type, read.bridge, read.cluster) == ("tulle", "tulle0", "/run/tulle/cluster.json")
 
 
@@ -268,7 +269,10 @@ def keys_of(*structs: type[msgspec.Struct], spell: bool = True) -> set[str]:
         ("agent.source", {"type"} | keys_of(etcd.Config, file.Config, kubernetes.Config)),
         ("network", keys_of(NetworkKeys)),
         ("network.backend", {"type", "learning"} | keys_of(vxlan.Config) - {"wireMTU"}),
-        ("cni.plugins", {"capabilities"} | keys_of(NetConf) - {"cniVersion", "name", "prevResult"}),
+        (
+            "cni.plugins",
+            {"capabilities"} | keys_of(bridge.Conf, masquerade.Conf) - {"cniVersion", "name", "prevResult"},
+        ),
         ("cni.plugins.ipam", keys_of(host_local.Conf)),
         ("cni.plugins.dns", keys_of(Dns)),
     ],

@@ -7,33 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni_plugin.attachment import Attachment, owner
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import diff
 from cni_plugin.marks import BRIDGE_ALIAS
-from cni_plugin.model.base import POD, state
+from cni_plugin.model.base import POD, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, PodLink, Veth
-from cni_plugin.plan import lease
-from cni_plugin.plan.node import adopt, bridge_state, displaced, forwarding
-from cni_plugin.plan.pod import (
-    Wire,
-    derived_mac,
-    gateway_device,
-    host_mac,
-    lasting,
-    learned_neighbours,
-    link_local,
-    pod_state,
-)
+from cni_plugin.plan.node import forwarding
+from cni_plugin.plan.pod import derived_mac, host_mac, lasting, learned_neighbours, link_local
 from cni_plugin.spec import Dns, IPConfig, Result, RouteConfig
+from cni_plugin.wirings.bridge import Conf, wiring
+from cni_plugin.wirings.contract import Base, Want, Width
 from tests.unit.support import net_conf
 
 FOUR = IPConfig("10.22.0.5/24", "10.22.0.1")
 SIX = IPConfig("fd00:22::5/64", "fd00:22::1")
 A = Attachment("pods", "c1", "eth0")
-WIRE = Wire(A, "tulle0", 1450, "0a:58:0a:16:00:05")
 names = st.text("abcXYZ019_.-", min_size=1, max_size=64)
+
+
+def pod_state(conf: Conf, ips: tuple[IPConfig, ...], routes: tuple[RouteConfig, ...] = ()) -> State:
+    return wiring.pod(Want(A, conf, "tulle0", Width(1450), "0a:58:0a:16:00:05", ips, routes))
 
 
 # Names and marks
@@ -88,15 +82,15 @@ def test_a_link_local_address_is_that_of_rfc_4291() -> None:
 
 
 def test_gateways_of_a_vlan_stand_on_its_device() -> None:
-    assert gateway_device(net_conf(vlan=5), "tulle0") == "tulle0.5"
-    assert gateway_device(net_conf(), "tulle0") == "tulle0"
+    assert wiring.gateway_dev(net_conf(vlan=5), "tulle0") == "tulle0.5"
+    assert wiring.gateway_dev(net_conf(), "tulle0") == "tulle0"
 
 
 # What a configuration adds to a lease
 
 
-def completed(conf: NetConf, *ips: IPConfig, routes: tuple[RouteConfig, ...] = (), dns: Dns = Dns()) -> Result:  # noqa: B008
-    return lease.completed(conf, Result(ips=ips, routes=routes, dns=dns))
+def completed(conf: Conf, *ips: IPConfig, routes: tuple[RouteConfig, ...] = (), dns: Dns = Dns()) -> Result:  # noqa: B008
+    return wiring.completed(conf, Result(ips=ips, routes=routes, dns=dns))
 
 
 def test_a_default_gateway_gives_one_default_route_a_family() -> None:
@@ -118,8 +112,8 @@ def test_a_bridge_that_is_gateway_has_the_first_address_where_the_ipam_named_non
 
 def test_gateway_addresses_have_the_prefix_length_of_their_subnet_and_come_once() -> None:
     twice = IPConfig("10.22.0.6/24", "10.22.0.1")
-    assert lease.gateways(net_conf(isGateway=True), (FOUR, twice, SIX)) == ("10.22.0.1/24", "fd00:22::1/64")
-    assert lease.gateways(net_conf(), (FOUR,)) == ()
+    assert wiring.gateways(net_conf(isGateway=True), (FOUR, twice, SIX)) == ("10.22.0.1/24", "fd00:22::1/64")
+    assert wiring.gateways(net_conf(), (FOUR,)) == ()
 
 
 def test_addresses_point_to_the_pods_end_in_the_result() -> None:
@@ -138,7 +132,7 @@ def test_dns_of_the_runtime_goes_before_the_networks_before_the_ipams() -> None:
 
 
 def routes_of(*routes: RouteConfig, ips: tuple[IPConfig, ...] = (FOUR, SIX)) -> list[tuple[str, str]]:
-    found = pod_state(net_conf(), WIRE, ips, routes)
+    found = pod_state(net_conf(), ips, routes)
     return [(each.dst, each.via) for each in found.values() if isinstance(each, Route)]
 
 
@@ -154,29 +148,29 @@ def test_two_routes_to_one_destination_by_two_gateways_are_two() -> None:
 
 
 def test_failure_37_nothing_waits_for_duplicate_address_detection_unless_asked_to() -> None:
-    quiet = pod_state(net_conf(), WIRE, (SIX,), ())
+    quiet = pod_state(net_conf(), (SIX,))
     assert Sysctl("net/ipv6/conf/eth0/accept_dad", "0", POD, "eth0") in quiet.values()
     assert Addr("eth0", "fd00:22::5/64", POD, dad=False) in quiet.values()
-    asked = pod_state(net_conf(enabledad=True), WIRE, (SIX,), ())
+    asked = pod_state(net_conf(enabledad=True), (SIX,))
     assert not [each for each in asked.values() if isinstance(each, Sysctl) and "accept_dad" in each.name]
     assert Addr("eth0", "fd00:22::5/64", POD, dad=True) in asked.values()
 
 
 def test_a_pod_with_ipv6_gets_it_whatever_its_sandbox_has_off_and_one_without_pays_nothing() -> None:
-    keys = {each.name for each in pod_state(net_conf(), WIRE, (FOUR, SIX), ()).values() if isinstance(each, Sysctl)}
+    keys = {each.name for each in pod_state(net_conf(), (FOUR, SIX)).values() if isinstance(each, Sysctl)}
     assert {f"net/ipv6/conf/{dev}/disable_ipv6" for dev in ("lo", "eth0")} <= keys
     assert "net/ipv6/conf/eth0/keep_addr_on_down" in keys
-    four = {each.name for each in pod_state(net_conf(), WIRE, (FOUR,), ()).values() if isinstance(each, Sysctl)}
+    four = {each.name for each in pod_state(net_conf(), (FOUR,)).values() if isinstance(each, Sysctl)}
     assert {each.rpartition("/")[2] for each in four} == {"addr_gen_mode", "arp_notify"}
 
 
 def test_failure_14_both_ends_have_the_mtu() -> None:
-    found = pod_state(net_conf(), WIRE, (FOUR,), ())
+    found = pod_state(net_conf(), (FOUR,))
     assert {each.mtu for each in found.values() if isinstance(each, Veth | PodLink)} == {1450}
 
 
 def test_failure_28_macs_mtus_sysctls_and_the_table_of_a_route_are_others_to_change() -> None:
-    made = pod_state(net_conf(macspoofchk=True), WIRE, (FOUR,), (RouteConfig("0.0.0.0/0", "10.22.0.1", mtu=1400),))
+    made = pod_state(net_conf(macspoofchk=True), (FOUR,), (RouteConfig("0.0.0.0/0", "10.22.0.1", mtu=1400),))
     moved = state(
         Veth(each.name, "tulle0", 1300, "0e:00:00:00:00:01", each.alias, each.peer) if isinstance(each, Veth)
         else PodLink("eth0", "02:00:00:00:00:01", 1300) if isinstance(each, PodLink)
@@ -193,8 +187,8 @@ def test_failure_28_macs_mtus_sysctls_and_the_table_of_a_route_are_others_to_cha
 @settings(max_examples=30, deadline=None)
 @given(st.permutations(["hairpinMode", "portIsolation", "macspoofchk", "enabledad", "isGateway"]))
 def test_the_same_facts_give_the_same_plan(flags: list[str]) -> None:
-    one = pod_state(net_conf(**dict.fromkeys(flags[:3], True)), WIRE, (FOUR, SIX), ())
-    other = pod_state(net_conf(**dict.fromkeys(reversed(flags[:3]), True)), WIRE, (FOUR, SIX), ())
+    one = pod_state(net_conf(**dict.fromkeys(flags[:3], True)), (FOUR, SIX))
+    other = pod_state(net_conf(**dict.fromkeys(reversed(flags[:3]), True)), (FOUR, SIX))
     assert list(one.items()) == list(other.items())
 
 
@@ -202,7 +196,7 @@ def test_the_same_facts_give_the_same_plan(flags: list[str]) -> None:
 
 
 def bridge(**keys: object) -> Bridge:
-    found = bridge_state(net_conf(**keys), "br0", (), 1450)["link", "", "br0"]
+    found = wiring.host(Base(net_conf(**keys), "br0", (), 1450))["link", "", "br0"]
     assert isinstance(found, Bridge)
     return found
 
@@ -217,7 +211,7 @@ def test_failure_17_a_bridge_is_promiscuous_only_when_asked_to_be() -> None:
 
 
 def test_failure_19_reverse_path_filters_are_loose_on_our_own_links_alone() -> None:
-    found = bridge_state(net_conf(isGateway=True, vlan=5), "br0", ("10.22.0.1/24",), 1450)
+    found = wiring.host(Base(net_conf(isGateway=True, vlan=5), "br0", ("10.22.0.1/24",), 1450))
     filters = {each.name for each in found.values() if isinstance(each, Sysctl) and each.name.endswith("rp_filter")}
     assert filters == {"net/ipv4/conf/br0/rp_filter", "net/ipv4/conf/br0.5/rp_filter"}
 
@@ -225,11 +219,11 @@ def test_failure_19_reverse_path_filters_are_loose_on_our_own_links_alone() -> N
 def test_forwarding_is_switched_on_for_the_families_that_are_routed() -> None:
     assert list(forwarding([4])) == [("sysctl", "", "net/ipv4/ip_forward")]
     assert list(forwarding([6, 6])) == [("sysctl", "", "net/ipv6/conf/all/forwarding")]
-    assert not [key for key in bridge_state(net_conf(), "br0", (), 0) if "forward" in key[2]]
+    assert not [key for key in wiring.host(Base(net_conf(), "br0", (), 0)) if "forward" in key[2]]
 
 
 def adopted(want: Bridge, have: Bridge) -> Bridge:
-    found = adopt({want.key: want}, {have.key: have})[want.key]
+    found = wiring.adopt({want.key: want}, {have.key: have})[want.key]
     assert isinstance(found, Bridge)
     return found
 
@@ -257,6 +251,6 @@ def test_a_bridge_that_we_did_not_make_keeps_its_mtu_and_bears_no_mark() -> None
 def test_failure_10_an_earlier_gateway_address_goes_only_when_forced_to(
     present: list[str], gateways: tuple[str, ...], goes: set[str]
 ) -> None:
-    forced = displaced(net_conf(forceAddress=True), "br0", gateways, present)
+    forced = wiring.displaced(Base(net_conf(forceAddress=True), "br0", gateways), present)
     assert {each.address for each in forced.values() if isinstance(each, Addr)} == goes
-    assert displaced(net_conf(), "br0", gateways, present) == {}
+    assert wiring.displaced(Base(net_conf(), "br0", gateways), present) == {}

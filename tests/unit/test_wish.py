@@ -15,7 +15,7 @@ BASE: Json = {"cniVersion": "1.0.0", "name": "pods", "type": "tulle", "ipam": {"
 
 
 def conf(**keys: object) -> NetConf:
-    return plugins.parse({**BASE, **keys})
+    return plugins.parse({**BASE, **keys}).conf
 
 
 def wish(cni_args: dict[str, str], **keys: object) -> Wish:

@@ -15,13 +15,13 @@ from cni_plugin import plugins, spec
 from cni_plugin.conf import plugin, reading
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.recording import Recorder
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import POD
 from cni_plugin.model.links import Veth
-from cni_plugin.plan.masquerade import masquerade_chain
 from cni_plugin.store.clusters import load
 from cni_plugin.store.preview import Previewed
 from cni_plugin.verbs.add import add
@@ -63,13 +63,14 @@ def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, re
     """As `verbs.run` makes it of a request. Raises CniError 1, 6 or 7."""
     version = reading.version_of(raw)
     spec.check_version(version)
-    conf = plugin.located(plugins.parse(raw), files.here())
+    found = plugins.parse(raw)
+    found = msgspec.structs.replace(found, conf=plugin.located(found.conf, files.here()))
     container, ifname = pod
     request = spec.Request("ADD", container, "", ifname, {}, (), netns_override=False)
     environ = {"CNI_NETNS": "", "TULLE_RUN_DIR": records.run_dir}
     name = str(raw.get("type", "tulle"))
     return Context(
-        name, request, environ, raw, msgspec.json.encode(raw), version, conf, kernel, records, Meter(), preview=True
+        name, request, environ, raw, msgspec.json.encode(raw), version, found, kernel, records, Meter(), preview=True
     )
 
 
@@ -91,7 +92,7 @@ def _plugin_of(path: str) -> Mapping[str, object]:
 def _topic(context: Context, ops: Sequence[Op]) -> str:
     """What a batch is about: before the attachment is on record it is the cluster."""
     keys = {op.object.key for op in ops}
-    if masquerade_chain({}).key in keys:
+    if not keys.isdisjoint(masquerade.places()):
         return _MASQUERADE
     if Veth(context.attachment.host_dev).key in keys or any(op.object.key[1] == POD for op in ops):
         return _POD
@@ -100,7 +101,7 @@ def _topic(context: Context, ops: Sequence[Op]) -> str:
 
 def _titles(context: Context) -> dict[str, str]:
     """What is told of also when there is nothing to do."""
-    titles = {_BRIDGE: f"{_BRIDGE} {context.bridge}", _POD: _POD}
+    titles = {_BRIDGE: f"{_BRIDGE} {context.wiring.link(context.conf)}", _POD: _POD}
     facts = load(context.records, context.conf.name) if context.conf.cluster is not None else None
     if facts is not None:
         titles[_CLUSTER] = f"{_CLUSTER}: {facts.peers} peers by {facts.backend}"

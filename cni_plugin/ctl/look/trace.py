@@ -102,7 +102,7 @@ def _attachment(kernel: Kernel, record: Record, notes: Notes) -> dict[str, objec
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created)), "plugin": plugin,
         "ips": list(record.ips), "gateways": list(record.gateways), "mac": record.mac, "mtu": record.mtu,
         "bridge": record.bridge, "host": record.attachment.host_dev, "ipam": record.ipam, "data_dir": record.data_dir,
-        "masquerade": record.masquerade, "configuration": conf,
+        "masquerade": "masquerade" in record.claims, "configuration": conf,
     }
 
 

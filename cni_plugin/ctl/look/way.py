@@ -116,6 +116,6 @@ def _is_masqueraded(ground: Ground, to: str) -> bool:
     subnets = [str(ip_interface(each).network) for each in record.ips]
     near = [ip_network(each) for each in (*subnets, *ground.inside)]
     address = ip_address(to)
-    return record.masquerade and not address.is_multicast and not any(
+    return "masquerade" in record.claims and not address.is_multicast and not any(
         address.version == each.version and address in each for each in near
     )
