@@ -30,6 +30,7 @@ class Ifb(Link, frozen=True, tag="ifb"):
     """As `ip` has it."""
 
     RANK: ClassVar[int] = 150
+    MADE_BY: ClassVar[str] = "ifb"
     mtu: int = 0
     alias: str = ""
 

@@ -18,15 +18,16 @@ MODULES = {
     "nf_tables": ("nf_tables",),
     "masquerade": ("nf_tables", "nft_chain_nat", "nft_masq"),
 }
-"""By what they make possible."""
+"""By what they make possible; what is not here is made possible by the module that is called so."""
 _LINK_MISSING = (errno.EOPNOTSUPP,)
 _NFT_MISSING = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
 def remedy(what: str) -> str:
     """How to get what makes this possible."""
+    names = " ".join(MODULES.get(what, (what,)))
     return (
-        f"modprobe -a {' '.join(MODULES[what])}, and for the next boot in /etc/modules-load.d; where there is no such "
+        f"modprobe -a {names}, and for the next boot in /etc/modules-load.d; where there is no such "
         "module, install the package of the kernel's further ones (Ubuntu: linux-modules-extra-$(uname -r), Fedora and "
         "RHEL: kernel-modules-extra)"
     )

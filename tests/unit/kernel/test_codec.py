@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -26,6 +26,7 @@ from cni_plugin.kernel.rtnl.codec import Attr, Message, Part, nest
 from cni_plugin.kernel.rtnl.encode import Place, group_deletion, grouping
 from cni_plugin.kernel.rtnl.forms import Inexpressible
 from cni_plugin.model.base import HOST, POD, Object, State
+from cni_plugin.model.every import AnyObject
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
 from tests.golden import cases
@@ -132,26 +133,30 @@ maybe_mac = st.just("") | macs
 aliases = st.text(max_size=60).filter(lambda text: "\0" not in text)
 spaces = st.sampled_from((HOST, POD))
 
-objects: st.SearchStrategy[Object] = st.one_of(
-    st.builds(Bridge, names, sizes, maybe_mac, aliases, flags, promisc=flags),
-    st.builds(Veth, names, st.just("") | names, sizes, maybe_mac, aliases, names, maybe_mac),
-    st.builds(Vxlan, names, st.integers(1, 2**24 - 1), sizes, addresses, names, maybe_mac, sizes, aliases),
-    st.builds(Vlan, names, names, vids, aliases),
-    st.builds(PodLink, names, maybe_mac, sizes),
-    st.builds(Up, names, spaces),
-    st.builds(Port, names, flags, flags, flags),
-    st.builds(PortVlan, names, vids, vids, flags, flags, flags, flags),
-    st.builds(Addr, names, cidrs, spaces, flags),
-    st.builds(
+OBJECTS: dict[type[Object], st.SearchStrategy[Object]] = {
+    Bridge: st.builds(Bridge, names, sizes, maybe_mac, aliases, flags, promisc=flags),
+    Veth: st.builds(Veth, names, st.just("") | names, sizes, maybe_mac, aliases, names, maybe_mac),
+    Vxlan: st.builds(Vxlan, names, st.integers(1, 2**24 - 1), sizes, addresses, names, maybe_mac, sizes, aliases),
+    Vlan: st.builds(Vlan, names, names, vids, aliases),
+    PodLink: st.builds(PodLink, names, maybe_mac, sizes),
+    Up: st.builds(Up, names, spaces),
+    Port: st.builds(Port, names, flags, flags, flags),
+    PortVlan: st.builds(PortVlan, names, vids, vids, flags, flags, flags, flags),
+    Addr: st.builds(Addr, names, cidrs, spaces, flags),
+    Route: st.builds(
         Route, cidrs, names, st.just("") | addresses, spaces, st.just(""), sizes, sizes, u32, u32, st.integers(-1, 255),
         u8, flags,
     ),
-    st.builds(Neigh, names, addresses, macs),
-    st.builds(Fdb, names, macs, st.just("") | addresses, vids | st.just(0)),
-)
+    Neigh: st.builds(Neigh, names, addresses, macs),
+    Fdb: st.builds(Fdb, names, macs, st.just("") | addresses, vids | st.just(0)),
+}
 
 
-@given(objects, st.sampled_from(("create", "change", "delete")))
+def test_no_kind_is_left_to_chance() -> None:
+    assert set(OBJECTS) == {each for each in get_args(AnyObject) if each.SPOKEN == "rtnl"}
+
+
+@given(st.one_of(*OBJECTS.values()), st.sampled_from(("create", "change", "delete")))
 def test_whatever_the_values_are_the_bytes_are_pyroute2s(each: Object, verb: Any) -> None:
     assert_written_alike(Op(verb, each, each if verb == "change" else None))
 

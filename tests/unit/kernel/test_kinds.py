@@ -5,6 +5,7 @@ A new kind is held to it without a line here: it is found by its class and by it
 
 from __future__ import annotations
 
+import errno
 import pkgutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from msgspec import structs
 
 from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel import kinds
+from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.host import objects as by_hand
 from cni_plugin.kernel.rtnl import objects as by_netlink
@@ -138,5 +140,6 @@ def test_a_kind_is_added_with_a_class_and_a_file(tmp_path: Path) -> None:
         assert [each.object.words(each.verb) for each in ops] == ["ip link add toy0 mtu 1400 type ifb"]
         assert kernel.read(want.values()) == want
         assert kinds.kind_of(kind).GONE
+        assert "modprobe -a ifb" in str(KernelError(ops[0], errno.EOPNOTSUPP))
         kernel.apply(invert(ops))
         assert kernel.state == {}
