@@ -7,7 +7,7 @@
 
 Promises: an answer is exactly as long as its question, so that nobody is made a louder voice by a false sender; no
 datagram is larger than an IPv6 path must carry (1,280, RFC 8200); what is not understood is None and no exception.
-Pure; `agent.mesh` answers, `tullectl ping --all` asks. The names of nodes do not travel.
+Pure; `agent.cluster.mesh` answers, `tullectl ping --all` asks. The names of nodes do not travel.
 """
 
 from __future__ import annotations

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from cni_plugin import backend, flannel
-from cni_plugin.agent import conflist, settings, source, whereabouts
+from cni_plugin.agent import conflist, settings
+from cni_plugin.agent.cluster import whereabouts
 from cni_plugin.agent.settings import Settings
+from cni_plugin.agent.sources import contract
 from cni_plugin.conf.plugin import ENDINGS
 from cni_plugin.conf.reading import decode, invalid
 from cni_plugin.errors import CniError
@@ -43,14 +45,14 @@ def mistakes(path: str) -> list[str]:
 def _looks(path: str, found: Settings) -> Iterator[tuple[str, Callable[[], object]]]:
     yield path, lambda: whereabouts.check(found.address)
     if found.metrics:
-        from cni_plugin.agent.metrics import place  # 20 ms, for those who want it
+        from cni_plugin.agent.metrics.server import place  # 20 ms, for those who want it
 
         yield path, lambda: place(found.metrics)
     if found.cni.path:
         yield path, lambda: _destination(found.cni.path)
         yield found.cni.template, lambda: _template(conflist.template(found.cni.template))
     if found.source:
-        yield path, lambda: source.check(found.source)
+        yield path, lambda: contract.check(found.source)
     if found.source.get("type") == "kubernetes":
         folder = os.path.dirname(path)
         for name, look in (("net-conf.json", _network), ("cni-conf.json", _template)):

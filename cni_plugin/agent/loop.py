@@ -95,7 +95,7 @@ class Events(Protocol):
 
 
 class Clusters(Protocol):
-    """Who keeps clusters that a source tells of: `agent.membership`. All calls come in a pass of the loop."""
+    """Who keeps clusters that a source tells of: `agent.cluster.membership`. All calls come in a pass of the loop."""
 
     def networks(self) -> Collection[str]:
         """The networks that it keeps: nobody else looks at their part of the node."""

@@ -22,15 +22,15 @@ import msgspec
 
 from cni_plugin import wire
 from cni_plugin.agent import settings as configuration
-from cni_plugin.agent import systemd
-from cni_plugin.agent.gauges import Gauges
+from cni_plugin.agent.cluster.offload import Offload
 from cni_plugin.agent.guard import Late, Part, Watcher
-from cni_plugin.agent.journal import Journal
 from cni_plugin.agent.loop import Reconciler
-from cni_plugin.agent.offload import Offload
-from cni_plugin.agent.server import BACKLOG, Server
+from cni_plugin.agent.metrics.gauges import Gauges
+from cni_plugin.agent.metrics.journal import Journal
+from cni_plugin.agent.serve import systemd
+from cni_plugin.agent.serve.server import BACKLOG, Server
+from cni_plugin.agent.serve.worker import Worker
 from cni_plugin.agent.settings import Settings
-from cni_plugin.agent.worker import Worker
 from cni_plugin.client import VERSION
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.kernel.host import files, locks
@@ -40,8 +40,8 @@ from cni_plugin.verbs.run import as_cni_error
 from cni_plugin.wirings.bridge import wiring as bridges
 
 if TYPE_CHECKING:
-    from cni_plugin.agent.membership import Membership
-    from cni_plugin.agent.metrics import MetricsServer
+    from cni_plugin.agent.cluster.membership import Membership
+    from cni_plugin.agent.metrics.server import MetricsServer
 
 
 def serve(run_dir: str, conf: str) -> int:
@@ -99,7 +99,7 @@ class _Agent:
         systemd.notify("STOPPING=1")
 
     def _member(self, records: Records, stack: ExitStack) -> Membership:
-        from cni_plugin.agent.membership import Membership  # nothing of it is needed where nodes are listed by hand
+        from cni_plugin.agent.cluster.membership import Membership  # not needed where nodes are listed by hand
 
         membership = Membership(self._worker.kernel, records, self._journal, self._settings)
         stack.callback(membership.close)
@@ -114,7 +114,7 @@ class _Agent:
         stack.callback(offload.close)
         watchers.append(offload)
         if self._settings.mesh:
-            from cni_plugin.agent.mesh import Mesh
+            from cni_plugin.agent.cluster.mesh import Mesh
 
             watchers.append(_begun("mesh", partial(Mesh, Records(self._run_dir), self._settings.network), stack))
         if self._settings.metrics:
@@ -122,7 +122,7 @@ class _Agent:
         return watchers
 
     def _metrics(self) -> MetricsServer:
-        from cni_plugin.agent.metrics import MetricsServer, listening  # 20 ms and some MiB, for those who want it
+        from cni_plugin.agent.metrics.server import MetricsServer, listening  # 20 ms and some MiB, for who wants it
 
         early, self._early = self._early, None
         listener = early or listening(self._settings.metrics)
@@ -193,7 +193,7 @@ def _only_one(path: str) -> Iterator[None]:
 
 def _early(address: str, stack: ExitStack) -> socket.socket | None:
     """Before all else: kubelet asks as soon as the process is there, and waits for the answer where it can connect."""
-    from cni_plugin.agent.metrics import listening
+    from cni_plugin.agent.metrics.server import listening
 
     try:
         return stack.enter_context(listening(address))

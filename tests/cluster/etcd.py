@@ -20,7 +20,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from cni_plugin.agent.source import Announcement, Mailbox, Snapshot, Source, open_source
+from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot, Source, open_source
 from cni_plugin.network import Network
 from scripts.lib.lab import labs, namespaces
 from scripts.lib.lab.topology import Node as LabNode

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from cni_plugin.agent.kube.follow import Pace
-from cni_plugin.agent.source import Announcement
+from cni_plugin.agent.sources.contract import Announcement
+from cni_plugin.agent.sources.kube.follow import Pace
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from scripts.lib.lab.kube_parts import lacks, search_path
 from tests.cluster.control_plane import NEEDED, TOOLS, ControlPlane
 from tests.cluster.test_source_kubernetes import MANIFEST, PATHS, REPO, told_by
 from tests.manual import PAGES, script, tried_by
-from tests.unit.kube_objects import node
-from tests.unit.told import Told, wait
+from tests.unit.agent.sources.kube_objects import node
+from tests.unit.agent.sources.told import Told, wait
 
 PROGRAMS = (*NEEDED, "kubectl")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin.agent.lease import gateway
+from cni_plugin.agent.sources.lease import gateway
 from cni_plugin.network import Network
 from tests import soak
 from tests.cluster.etcd import CONF, PREFIX, Listener, Member, running

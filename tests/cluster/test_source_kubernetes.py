@@ -14,15 +14,15 @@ from typing import TypeAlias, cast
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from cni_plugin.agent.kube import api
-from cni_plugin.agent.kube.follow import Pace
-from cni_plugin.agent.source import Announcement
+from cni_plugin.agent.sources.contract import Announcement
+from cni_plugin.agent.sources.kube import api
+from cni_plugin.agent.sources.kube.follow import Pace
 from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
 from tests.cluster.control_plane import ControlPlane, missing
 from tests.conformance.nodes import Json
 from tests.pace import cheaper
-from tests.unit.kube_objects import Object, big_node, node
-from tests.unit.told import Told, wait
+from tests.unit.agent.sources.kube_objects import Object, big_node, node
+from tests.unit.agent.sources.told import Told, wait
 
 REPO = Path(__file__).resolve().parents[2]
 MANIFEST = REPO / "conf" / "kubernetes" / "tulle.yaml"
@@ -425,7 +425,7 @@ import json, select, sys
 def kilobytes(key):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
 import cni_plugin.agent.service
-from cni_plugin.agent.source import Mailbox, open_source
+from cni_plugin.agent.sources.contract import Mailbox, open_source
 before = kilobytes("VmRSS")
 mailbox = Mailbox()
 source = open_source({"type": "kubernetes", "kubeconfig": sys.argv[1]}, "n1", mailbox)

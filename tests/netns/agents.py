@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from cni_plugin import wire
-from cni_plugin.agent import connection, loop, server, service, systemd, worker
+from cni_plugin.agent import loop, service
+from cni_plugin.agent.serve import connection, server, systemd, worker
 from tests.conformance.nodes import SYSTEM_PATH, Call, Json, Node
 from tests.netns.failing_engine import LOADED, Injector, enter
 from tests.pace import PATIENCE

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.agent.journal import Journal, Served
+from cni_plugin.agent.metrics.journal import Journal, Served
 from cni_plugin.harmless import LEFT_OUT, Censor, without_credentials
 
 MARK = "S3KR1T"

@@ -85,7 +85,7 @@ ROOMS: dict[str, set[str]] = {
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "conf", "network", "cluster", "flannel",
         "backend", "model", "kernel", "store", "node", "delegate", "verbs", "wire", "meter", "histogram", "ipam",
-        "mesh", "doubts", "marks", "ipams", "plugins", "wirings",
+        "mesh", "doubts", "marks", "rooms", "ipams", "plugins", "wirings",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
@@ -124,6 +124,31 @@ KERNEL: dict[str, set[str]] = {
 }
 """The rooms of `kernel/`, and what each may look into there."""
 
+AGENT: dict[str, set[str]] = {
+    # What all of it stands on: the settings, a runtime's folder, how often to try, what is wrong now.
+    "settings": set(),
+    "conflist": set(),
+    "patience": set(),
+    "problems": set(),
+    "guard": {"patience"},
+    # What it tells of itself: its log, its counts, and who asks for them.
+    "metrics": set(),
+    # Requests, from a socket to a worker and back.
+    "serve": {"guard", "metrics"},
+    # Who tells of a cluster; and this node's part in it.
+    "sources": {"conflist", "patience"},
+    "cluster": {"conflist", "guard", "settings", "sources"},
+    # Keeps the node true.
+    "outlived": set(),
+    "loop": {"guard", "outlived", "patience", "problems", "settings"},
+    # What puts them together, and what can be asked of an agent that does not run.
+    "service": {"cluster", "guard", "loop", "metrics", "serve", "settings"},
+    "checking": {"cluster", "conflist", "metrics", "settings", "sources"},
+    "install": set(),
+    "__main__": {"checking", "install", "service", "settings"},
+}
+"""The rooms of `agent/`, and what each may look into there."""
+
 CTL: dict[str, set[str]] = {
     # What all of it stands on: the terminal, options, the machine itself, the agent's word, the runtime's folder.
     "show": set(),
@@ -159,11 +184,11 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "fcntl": ("cni_plugin/kernel/", "ipam/store.py"),
     "netaddr": ("ipam/",),
     # Speaks JSON over HTTP to etcd, so nobody else need know either.
-    "etcd3gw": ("cni_plugin/agent/lease/gateway.py",),
-    "prometheus_client": ("cni_plugin/agent/prometheus.py",),
+    "etcd3gw": ("cni_plugin/agent/sources/lease/gateway.py",),
+    "prometheus_client": ("cni_plugin/agent/metrics/prometheus.py",),
     # The Kubernetes API. They take 20 MiB and a tenth of a second, so only an agent with that source imports them.
-    "lightkube": ("cni_plugin/agent/kube/api.py",),
-    "httpx2": ("cni_plugin/agent/kube/api.py",),
+    "lightkube": ("cni_plugin/agent/sources/kube/api.py",),
+    "httpx2": ("cni_plugin/agent/sources/kube/api.py",),
     "typer": ("cni_plugin/ctl/",),
     "rich": ("cni_plugin/ctl/",),
 }
@@ -182,8 +207,8 @@ FORBIDDEN = {
 CALLS: dict[str, tuple[str, ...]] = {
     # Whole or not at all: kernel.host.files writes, ipam.store leases; knobs has /proc/sys.
     "open": ("cni_plugin/kernel/",),
-    "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/log.py", "ipam/store.py", "ipam/hints.py", "ipam/index.py",
-        "ipam/own.py", "ipam/spares.py"),
+    "os.open": ("cni_plugin/kernel/", "cni_plugin/agent/metrics/log.py", "ipam/store.py", "ipam/hints.py",
+        "ipam/index.py", "ipam/own.py", "ipam/spares.py"),
     "os.posix_spawn": ("cni_plugin/kernel/host/program.py",),
     # libnftables calls exit(3), so it must have a process of its own, at once and in the namespace of whoever asks.
     "os.fork": ("cni_plugin/kernel/nft/nft_process.py",),
@@ -278,7 +303,7 @@ def test_imports_go_down_only() -> None:
     assert [(str(path), up) for path in CODE if (up := looks_into(path) - ROOMS[room(path)])] == []
 
 
-@pytest.mark.parametrize(("package", "rooms"), [("kernel", KERNEL), ("ctl", CTL)])
+@pytest.mark.parametrize(("package", "rooms"), [("kernel", KERNEL), ("agent", AGENT), ("ctl", CTL)])
 def test_imports_go_down_within_a_room_of_rooms_too(package: str, rooms: dict[str, set[str]]) -> None:
     used: dict[str, set[str]] = {}
     for path in [path for path in CODE if room(path) == package]:
@@ -295,6 +320,19 @@ def test_no_kind_of_object_knows_another() -> None:
     assert [str(path) for path in kinds for name in within(path, "cni_plugin.kernel") if ".objects" in name] == []
 
 
+def test_no_source_knows_another_nor_what_another_has_behind_it() -> None:
+    """Each of these folders is one source's alone, and so a source can be added or taken away."""
+    users: dict[str, set[str]] = {}
+    room = ROOT / "cni_plugin/agent/sources"
+    for path in [path for path in CODE if (ROOT / path).is_relative_to(room)]:
+        mine = path.with_suffix("").parts[3]
+        for name in within(path, "cni_plugin.agent.sources"):
+            users.setdefault(name.split(".")[0], set()).update({mine} - {name.split(".")[0]})
+    assert len(users.pop("contract")) > 3
+    assert {name: by for name, by in users.items() if len(by) > (room / name).is_dir()} == {}
+
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     names = {".".join(path.with_suffix("").parts): path for path in CODE}
     graph = {name: {each for each in imported(path) if each in names} for name, path in names.items()}
@@ -306,7 +344,8 @@ def test_imports_are_absolute() -> None:
 
 
 def test_no_two_rooms_look_into_each_other_but_a_contract_and_those_who_keep_it() -> None:
-    both_ways = {frozenset((a, b)) for each in (ROOMS, KERNEL, CTL) for a in each for b in each[a] if a in each[b]}
+    houses = (ROOMS, KERNEL, AGENT, CTL)
+    both_ways = {frozenset((a, b)) for each in houses for a in each for b in each[a] if a in each[b]}
     assert both_ways == {frozenset(("backend", "backends"))}
 
 

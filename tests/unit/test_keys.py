@@ -10,7 +10,7 @@ import pytest
 
 from cni_plugin import cluster, doubts, flannel, keys, plugins
 from cni_plugin.agent import settings
-from cni_plugin.agent.source import Mailbox, open_source
+from cni_plugin.agent.sources.contract import Mailbox, open_source
 from cni_plugin.errors import CniError
 from tests.unit.support import Node
 

@@ -18,7 +18,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from cni_plugin import cluster, rooms
-from cni_plugin.agent import settings, source
+from cni_plugin.agent import settings
+from cni_plugin.agent.sources import contract as source
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.ctl.diagnosis import finding_names
 from cni_plugin.ctl.doctor import contract

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from cni_plugin.agent.kube import announce
-from cni_plugin.agent.kube.lease import body
-from cni_plugin.agent.kube.objects import Own, read_node
-from cni_plugin.agent.source import Announcement
-from tests.unit.kube_objects import FLANNEL, Object, big_node, flannel_notes, uid
+from cni_plugin.agent.sources.contract import Announcement
+from cni_plugin.agent.sources.kube import announce
+from cni_plugin.agent.sources.kube.lease import body
+from cni_plugin.agent.sources.kube.objects import Own, read_node
+from tests.unit.agent.sources.kube_objects import FLANNEL, Object, big_node, flannel_notes, uid
 
 cel = pytest.importorskip("cel_expr_python.cel")
 

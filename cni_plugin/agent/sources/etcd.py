@@ -4,7 +4,7 @@
      "caFile": "/etc/tulle/ca.pem", "certFile": ..., "keyFile": ..., "username": ..., "password": ...}
 
     /coreos.com/network/config                  {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
-    /coreos.com/network/subnets/10.244.5.0-24   this node's, by a lease of `ttl` seconds (`agent/lease/`)
+    /coreos.com/network/subnets/10.244.5.0-24   this node's, by a lease of `ttl` seconds (`lease/`)
 
 Three threads: one listens to the store, one keeps this node's lease there, one tells the agent; a call that hangs holds
 up no news. Promises: while etcd is away everything stays as it was and the reason is told; a broken configuration
@@ -16,11 +16,11 @@ from __future__ import annotations
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from cni_plugin.agent.lease.gateway import Access, Compacted, Gateway, server_at
-from cni_plugin.agent.lease.keeper import Keeper, Terms, backoff
-from cni_plugin.agent.lease.memory import Memory, default_path
-from cni_plugin.agent.lease.view import View, peers
-from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.lease.gateway import Access, Compacted, Gateway, server_at
+from cni_plugin.agent.sources.lease.keeper import Keeper, Terms, backoff
+from cni_plugin.agent.sources.lease.memory import Memory, default_path
+from cni_plugin.agent.sources.lease.view import View, peers
 from cni_plugin.cluster import Node, settled
 from cni_plugin.conf.reading import Conf, invalid
 from cni_plugin.network import Address

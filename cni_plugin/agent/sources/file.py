@@ -26,7 +26,7 @@ import msgspec
 
 from cni_plugin import doubts, flannel
 from cni_plugin.agent import conflist
-from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node, parse, same_name, settled, used
 from cni_plugin.conf.reading import Conf, decode
 from cni_plugin.errors import INVALID_CONFIG, CniError

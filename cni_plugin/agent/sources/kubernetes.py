@@ -24,13 +24,13 @@ from time import monotonic, thread_time
 
 import msgspec
 
-from cni_plugin.agent.kube.api import NODES, Api, config_map, leases
-from cni_plugin.agent.kube.follow import Follower, Pace
-from cni_plugin.agent.kube.lease import read_lease
-from cni_plugin.agent.kube.objects import Configured, Lease, Seen, read_config, read_node
-from cni_plugin.agent.kube.publish import Publisher
-from cni_plugin.agent.kube.view import View, has_flannel, own_of, snapshot
-from cni_plugin.agent.source import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.kube.api import NODES, Api, config_map, leases
+from cni_plugin.agent.sources.kube.follow import Follower, Pace
+from cni_plugin.agent.sources.kube.lease import read_lease
+from cni_plugin.agent.sources.kube.objects import Configured, Lease, Seen, read_config, read_node
+from cni_plugin.agent.sources.kube.publish import Publisher
+from cni_plugin.agent.sources.kube.view import View, has_flannel, own_of, snapshot
 from cni_plugin.conf.reading import Conf
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.network import Address
@@ -48,7 +48,7 @@ class Config(Conf, frozen=True):
 
 
 class KubernetesSource:
-    """A `source.Source`."""
+    """A `contract.Source`."""
 
     def __init__(self, conf: Config, node: str, mailbox: Mailbox, pace: Pace) -> None:
         self._node = node

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cni_plugin.agent import settings as configuration
+from cni_plugin.agent.cluster.membership import Membership
 from cni_plugin.agent.loop import Reconciler
-from cni_plugin.agent.membership import Membership
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl import netlink
 from cni_plugin.store.records import Records

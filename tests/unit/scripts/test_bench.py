@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin.agent.kube.objects import read_node
 from cni_plugin.agent.sources.file import Reader
+from cni_plugin.agent.sources.kube.objects import read_node
 from scripts.lib.bench.agent import Agent, Served
 from scripts.lib.bench.cluster import PODS, UNDERLAY, cluster, nodes
 from scripts.lib.bench.converge_sources import InFile, node_object
