@@ -81,7 +81,7 @@ class _Agent:
         self._gauges = Gauges(self._worker.kernel, records, lambda: self._server.queue)
         self._membership = self._member(records, stack) if settings.source else None
         self._reconciler = Reconciler(
-            self._worker.kernel, records, self._journal, settings, clusters=self._membership
+            self._worker.kernel, records, self._journal, settings, keeper=self._membership
         )
         stack.callback(self._reconciler.close)
         listener = stack.enter_context(_listening(f"{run_dir}/{wire.SOCKET}"))
@@ -108,7 +108,6 @@ class _Agent:
     def _watchers(self, stack: ExitStack) -> list[Watcher]:
         watchers: list[Watcher] = [self._reconciler, systemd.Report(self._how)]
         if self._membership:
-            self._membership.wake = self._reconciler.wake
             watchers.append(self._membership)
         offload = Offload(Records(self._run_dir), self._reconciler.anew)
         stack.callback(offload.close)

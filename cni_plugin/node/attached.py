@@ -20,8 +20,7 @@ from cni_plugin.attachment import Attachment
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
-from cni_plugin.node.mtu import follows
-from cni_plugin.node.repair import Use, bridges
+from cni_plugin.node.uses import Use, bridges, follows
 from cni_plugin.plugins import Plugin, parse
 from cni_plugin.store.records import Record, Records
 

@@ -10,29 +10,64 @@ subnets, on a bridge or a VLAN's device that bears our mark, and wanted by no at
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.diff import Op, diff
+from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.watch.changed import ROUTES, Changed
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Addr
-from cni_plugin.node.settle import settle
-from cni_plugin.store.clusters import all_facts
+from cni_plugin.node.attached import Attachments
+from cni_plugin.node.contract import THOROUGH, TURN, Look
+from cni_plugin.node.settle import put_right
+from cni_plugin.node.site import Site
+from cni_plugin.node.watch import Watch
+from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Records
 
 REMEDY = "delete them (kubectl delete pod, crictl stopp), so that they come back with addresses of this node's subnets"
 
 
+class Part:
+    """Their gateways, in the way of clusters, and words about their pods, remembered from look to look."""
+
+    NAME = "former subnets"
+    ORDER = 5
+    ON: Changed = TURN | THOROUGH
+    CAUSES: Changed = ROUTES
+
+    def __init__(self) -> None:
+        self._basis: object = None
+        self._words: dict[str, str] = {}
+
+    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+        """When the node's subnets or the gateways that pods need are others than at the last look, or it is time."""
+        known = site.facts()
+        before = self._basis
+        self._basis = (site.attachments.gateways, [(each.network, each.pod_cidrs) for each in known])
+        due = bool(changed & THOROUGH) or (bool(known) and self._basis != before)
+        take = partial(clear, site.kernel, site.records, dry_run=site.dry_run)
+        yield Look("gateways of former subnets", take if due else None)
+        if due or self._words:
+            self._words = {each.network: words for each in known if (words := _words(site.attachments, each))}
+
+    def watch(self, site: Site) -> Watch:
+        """While there are such pods the records of their network: the end of the last is no event."""
+        return Watch(paths=frozenset(site.records.folder(network) for network in self._words))
+
+    def words(self) -> Mapping[str, str]:
+        """Nothing can be put right for such pods: by what they are called, what to do about them."""
+        return {f"pods of {network}": words for network, words in self._words.items()}
+
+
 def clear(kernel: Kernel, records: Records, *, dry_run: bool = False) -> list[Op]:
     """Remove what is left over; the operations that it takes. Raises KernelError, OSError."""
-    found = diff({}, left_over(kernel, records))
-    if not found or dry_run:
-        return found
-    with records.lock():  # an ADD may have come to want one
-        return settle(kernel, {}, left_over(kernel, records))
+    # once more under the lock, for an ADD may have come to want one
+    return put_right(kernel, records, lambda: ({}, left_over(kernel, records)), dry_run=dry_run)
 
 
 def left_over(kernel: Kernel, records: Records) -> State:
@@ -58,6 +93,13 @@ def outside(addresses: Iterable[str], subnets: Iterable[str]) -> list[str]:
     mine = [ip_network(each) for each in subnets]
     families = {each.version for each in mine}
     return [each for each in addresses if ip_interface(each).version in families and not _within(each, mine)]
+
+
+def _words(attachments: Attachments, facts: ClusterFacts) -> str:
+    """What to say of a network's pods, "" where all have addresses of this node's subnets."""
+    mine = (one for network, one in attachments.gateways if network == facts.network)
+    left = outside(mine, facts.pod_cidrs)
+    return worded(attachments.through(facts.network, left), left) if left else ""
 
 
 def worded(pods: Collection[Attachment], gateways: Collection[str]) -> str:

@@ -1,6 +1,4 @@
-"""The MTU of pods: what one gets, and that of those that live made what the underlay leaves now (failure 14).
-
-A pod gets no more than what it is plugged into carries (`Wiring.carried`).
+"""The MTU of pods that live, made what the underlay leaves now (failure 14).
 
 A pod keeps the MTU that its ADD gave it until the way to some peer gets narrower or wider; then packets that are too
 large vanish somewhere in between, or room is wasted. Whoever fixed an MTU in the configuration keeps it, and so does
@@ -11,23 +9,47 @@ who changed the pod's link since. The record comes last, so that what a kill lea
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import msgspec
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel.watch.changed import Changed
 from cni_plugin.model.base import Object
 from cni_plugin.model.links import PodLink, Veth
+from cni_plugin.node.contract import BRIDGED, TURN, Look, Quiet
+from cni_plugin.node.site import Site
+from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record, Records
 from cni_plugin.wirings.bridge import wiring as bridges
 from cni_plugin.wirings.contract import Width
 
 
-def follows(conf: NetConf) -> bool:
-    """Whether pods of this configuration get the MTU that a cluster leaves: nobody fixed another one."""
-    return conf.cluster is not None and not conf.mtu
+class Part(Quiet):
+    """Those that have another one than their cluster leaves; a sandbox that is gone is let be."""
+
+    NAME = "MTU"
+    ORDER = 40
+    ON: Changed = TURN
+    CAUSES: Changed = BRIDGED
+
+    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+        """One for each cluster."""
+        del changed
+        for facts in site.facts():
+            yield Look(f"MTU of pods in {facts.network}", partial(_put_right, site, facts))
+
+
+def _put_right(site: Site, facts: ClusterFacts) -> Sequence[Op]:
+    behind = site.attachments.behind(facts.network, facts.mtu)
+    ops = [op for each in behind for op in follow(site.kernel, site.records, each, facts.mtu, dry_run=site.dry_run)]
+    if behind:
+        site.attachments.refresh()
+    return ops
 
 
 def follow(

@@ -1,8 +1,12 @@
-"""Making a state true, whoever wants it: compare, apply, and on failure put back what was done."""
+"""Making a state true, whoever wants it: compare, apply, and on failure put back what was done.
+
+A `Settler` does it for one thing of the node: cold where it was made just now, as by a request or by `tullectl repair`,
+and warm where it is kept, as by the agent, which then knows whether what it made still stands.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from errno import EEXIST
 
@@ -14,9 +18,50 @@ from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Neigh, Route
 from cni_plugin.model.links import Fdb, Vxlan
 from cni_plugin.plan.node import FORWARDING, still_taught
+from cni_plugin.store.records import Records
 
 MOST_REFUSED = 20
 """Objects of peers that the kernel may refuse before the whole is given up."""
+
+
+class Settler:
+    """Makes one thing true, by turns: it is cold until a `settle` is `done`, and whenever somebody says so."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.sure = False
+        """Whether what was made last stands, as far as anybody told: then only what changed need be compared."""
+        self.refused: tuple[str, ...] = ()
+        """What the kernel refused last of what others than the node itself are concerned with."""
+
+    def settle(self, want: State, have: State, *, lenient: bool = False) -> list[Op]:
+        """Make `want` of `have`, or, where we are lenient, most of it; the operations that it took.
+
+        Raises KernelError, after what was done is taken back.
+        """
+        self.sure = False
+        with naming_rivals(self._kernel):
+            ops, refused = (settle_most if lenient else _settle_all)(self._kernel, want, have)
+        self.refused = refused
+        return ops
+
+    def done(self) -> None:
+        """All that goes with it is done, too, so that the next one may build on it; but not on what was refused."""
+        self.sure = not self.refused
+
+
+def put_right(
+    kernel: Kernel, records: Records, look: Callable[[], tuple[State, State]], *, dry_run: bool = False
+) -> list[Op]:
+    """Make true what `look` tells (what is wanted, what stands); the operations that it takes, or would with `dry_run`.
+
+    Others may be at the same: who finds something to do looks again under the lock. Raises KernelError.
+    """
+    ops = steps(kernel, *look())
+    if dry_run or not ops:
+        return ops
+    with records.lock():
+        return settle(kernel, *look())
 
 
 def apply(kernel: Kernel, ops: Sequence[Op]) -> None:
@@ -53,6 +98,10 @@ def settle(kernel: Kernel, want: State, have: State) -> list[Op]:
     if ops:
         apply(kernel, ops)
     return ops
+
+
+def _settle_all(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tuple[str, ...]]:
+    return settle(kernel, want, have), ()
 
 
 def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tuple[str, ...]]:

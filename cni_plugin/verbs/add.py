@@ -100,9 +100,8 @@ def _facts(context: Context) -> ClusterFacts | None:
     """What the cluster says, its part of this node made true; None for a network without one."""
     if context.conf.cluster is None:
         return None
-    from cni_plugin.node.cluster.peers import (
-        ensure,  # a fifth of what an engine imports, for who is in no cluster nothing
-    )
+    # a fifth of what an engine imports, for who is in no cluster nothing
+    from cni_plugin.node.cluster.ensure import ensure
 
     return ensure(context.conf, context.kernel, context.records)
 

@@ -9,13 +9,13 @@ import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
-from cni_plugin.features.contract import World
 from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.model.base import HOST, link_key, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge
-from cni_plugin.node.settle import apply, settle, steps, undo
+from cni_plugin.node.claims import restore
+from cni_plugin.node.settle import apply, steps, undo
 from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.store.records import Record, Records, stem
 from cni_plugin.wirings.contract import Base, Wiring
@@ -78,12 +78,6 @@ def sweep_records(records: Records, network: str) -> None:
         records.sweep(network)
 
 
-def restore_masquerade(kernel: Kernel, networks: Mapping[str, Masquerade]) -> list[Op]:
-    """Make the chain what the records say; the operations that it took. The caller holds the lock."""
-    want = masquerade.state(World(networks))
-    return settle(kernel, want, kernel.read({**masquerade.places(), **want}.values()))
-
-
 def _lacking(kernel: Kernel, records: Records, wiring: Wiring, base: Base) -> Found:
     wanted = wiring.host(base)
     dev = wiring.gateway_dev(base.conf, base.link)
@@ -113,7 +107,7 @@ def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquera
     joined = wanted if known is None else known.joined(wanted)
     if joined != known:
         records.set_masquerade(network, joined)
-    restore_masquerade(kernel, {**networks, name: joined})
+    restore(kernel, masquerade, {**networks, name: joined})
 
 
 def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
@@ -121,6 +115,6 @@ def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
     last = records.remove(attachment)
     networks = records.masquerades() if last else {}
     if networks.pop(stem(attachment.network), None) is not None:
-        restore_masquerade(kernel, networks)
+        restore(kernel, masquerade, networks)
         records.drop_masquerade(attachment.network)
     return last

@@ -9,7 +9,7 @@ from cni_plugin.ipams.contract import Leases, refuse_unwritable
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import MOST_PORTS
 from cni_plugin.model.host import Sysctl
-from cni_plugin.node.cluster.peers import ensure, tell_doubts
+from cni_plugin.node.cluster.ensure import ensure, tell_doubts
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import leases
 from cni_plugin.wirings.contract import Base

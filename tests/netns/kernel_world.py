@@ -19,7 +19,8 @@ from cni_plugin.diff import diff
 from cni_plugin.kernel.host.netns import inside, open_namespace
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl.netlink import Netlink
-from cni_plugin.kernel.watch.monitor import Changed, Monitor
+from cni_plugin.kernel.watch.changed import Changed
+from cni_plugin.kernel.watch.monitor import Monitor
 from cni_plugin.model.base import POD, Object, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Route

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from cni_plugin.describe import describe
-from cni_plugin.diff import diff
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.node.cluster.peers import survey
+from cni_plugin.node.cluster.member import Member
 from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
 from scripts.lib.lab import labs, namespaces
@@ -158,10 +157,10 @@ class Members:
             with LinuxKernel() as kernel:
                 records = Records(run_dir)
                 try:
-                    found = survey(NETWORK, wanted, kernel, records)
+                    ops = Member(NETWORK, kernel, records).differences(wanted)
                 except (CniError, KernelError, OSError) as error:  # a device that goes while it is looked at, too
                     return [str(error)]
-                ops, problems = list(diff(found.want, found.have)), []
+                problems = []
                 for each in repair(kernel, records, dry_run=True):
                     ops += each.ops
                     problems += [f"{each.what}: {each.problem}"] if each.problem else []

@@ -22,10 +22,11 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.rtnl.netlink import Netlink, Outcome
-from cni_plugin.kernel.watch.monitor import EVERYTHING, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Beyond, Changed, Monitor
+from cni_plugin.kernel.watch.changed import EVERYTHING, NEIGHBOURS, ROUTES, UPLINKS, WAYS, Changed
+from cni_plugin.kernel.watch.monitor import Beyond, Monitor
 from cni_plugin.model.layer3 import Way
-from cni_plugin.node.cluster import peers
-from cni_plugin.node.cluster.convergence import Convergence
+from cni_plugin.node.cluster.ensure import ensure
+from cni_plugin.node.cluster.member import Member
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.records import Records
 from scripts.lib.lab import namespaces
@@ -54,16 +55,16 @@ class World:
 
     def restart(self) -> None:
         """What was remembered is gone, as with an agent that was killed."""
-        self.convergence = Convergence("pods", self.kernel, self.records)
+        self.member = Member("pods", self.kernel, self.records)
 
     def learns(self, cluster: Cluster) -> list[Op]:
-        ops = self.convergence.converge(cluster, self.path)
+        ops = self.member.converge(cluster, self.path)
         self.watch()
         return ops
 
     def watch(self) -> None:
         """As the loop does after each pass."""
-        found = self.convergence.watch
+        found = self.member.watch
         links = {name: self.kernel.link_index(name) for name in (*found.tunnels, *found.uplinks)}
         beyond = Beyond(found.peers, found.entry, self.kernel.port(), everywhere=True, blocked=found.blocked)
         self.monitor.watch(links, found.tunnels, found.uplinks, beyond)
@@ -82,7 +83,7 @@ class World:
 
     def is_as_planned(self, cluster: Cluster) -> bool:
         """Whether a fresh look, which dumps everything, finds nothing to do."""
-        return Convergence("pods", self.kernel, self.records).converge(cluster, self.path) == []
+        return Member("pods", self.kernel, self.records).converge(cluster, self.path) == []
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_one_change_costs_the_same_messages_among_ten_peers_and_a_thousand(
 def test_what_we_change_is_no_news_to_us(world: World, backend: str) -> None:
     far = [node(each, f"192.0.2.{each + 20}", ipv6Address=f"fd00:a::{each + 16:x}") for each in range(1, 6)]
     world.learns(of(far, {"type": backend}))
-    world.convergence.look(world.hears())
+    world.member.look(world.hears())
     world.watch()
     assert world.hears() == 0
     changed = [far[1:], far, [{**far[0], "address": "192.0.2.99"}, *far[1:]], far[:2], [], far]
@@ -198,14 +199,14 @@ NO_NEWS = (
 @pytest.mark.parametrize("command", NEWS)
 def test_what_others_change_is(world: World, command: str) -> None:
     world.learns(of(some(1, 2)))
-    world.convergence.look(world.hears())
+    world.member.look(world.hears())
     world.watch()
     world.hears()
     before = world.routes()
     run(command)
     told = world.hears()
     assert told & NEWS[command] == NEWS[command]
-    world.convergence.look(told)
+    world.member.look(told)
     assert world.routes().keys() == before.keys()
     assert world.is_as_planned(of(some(1, 2)))
 
@@ -243,12 +244,12 @@ def test_a_foreign_route_in_the_way_of_one_peer_keeps_no_other_away(world: World
     world.learns(cluster)
     four, six = {f"10.64.{each}.0/24" for each in (1, 2, 4)}, {f"fd10:{each}::/64" for each in (1, 2, 3, 4)}
     assert world.routes().keys() == four | six
-    (problem,) = world.convergence.problems
+    (problem,) = world.member.problems
     assert "a route to 10.64.3.0/24 that is not ours is in the way" in problem
     world.hears()
     run("ip route del 10.64.3.0/24 via 192.0.2.200")
-    world.convergence.look(world.hears())
-    assert world.convergence.problems == ()
+    world.member.look(world.hears())
+    assert world.member.problems == ()
     assert world.is_as_planned(cluster)
 
 
@@ -259,7 +260,7 @@ def test_another_device_with_our_vni_is_named(world: World) -> None:
         world.learns(of(some(1)))
     assert world.routes() == {}
     run("ip link delete flannel.1")
-    world.convergence.look(0)
+    world.member.look(0)
     assert world.is_as_planned(of(some(1)))
 
 
@@ -286,7 +287,7 @@ def test_a_backend_that_cannot_be_configured_changes_nothing(world: World, bad: 
         world.learns(of(some(1, 2, 3), bad))
     assert "cluster.backend" in refused.value.msg
     assert (world.routes(), Path(world.path).read_bytes(), run(f"bridge fdb show dev {DEVICE}")) == before
-    assert world.convergence.look(EVERYTHING) == []
+    assert world.member.look(EVERYTHING) == []
 
 
 # The way to each peer
@@ -355,8 +356,8 @@ def test_a_host_gw_route_leaves_by_the_interface_that_leads_to_its_peer(world: W
 
 def test_the_mtu_is_the_smallest_over_the_interfaces_that_lead_to_peers(world: World) -> None:
     def mtu() -> int:
-        assert world.convergence.facts is not None
-        return world.convergence.facts.mtu
+        assert world.member.facts is not None
+        return world.member.facts.mtu
 
     run("ip link set eth1 mtu 1400")
     world.learns(of(some(1)))
@@ -364,11 +365,11 @@ def test_the_mtu_is_the_smallest_over_the_interfaces_that_lead_to_peers(world: W
     world.learns(of([node(1), node(2, "198.51.100.7")]))
     assert mtu() == 1350
     run("ip link set eth1 mtu 1380")
-    world.convergence.look(world.hears())
+    world.member.look(world.hears())
     world.watch()
     assert mtu() == 1330
     run("ip route add 192.0.2.2 dev eth0 mtu 1370")
-    world.convergence.look(world.hears())
+    world.member.look(world.hears())
     assert mtu() == 1320
     (link,) = json.loads(run(f"ip -j link show {DEVICE}"))
     assert link["mtu"] == 1320
@@ -392,7 +393,7 @@ def test_a_tunnels_packets_leave_by_the_interface_that_leads_to_their_peer(
             theirs = msgspec.structs.replace(cluster, node=name)
             folder = tmp_path / name
             folder.mkdir()
-            Convergence("pods", kernel, Records(str(folder))).converge(theirs, str(folder / "cluster.json"))
+            Member("pods", kernel, Records(str(folder))).converge(theirs, str(folder / "cluster.json"))
         overlay = f"10.64.{name[1]}.0"
         run(f"ping -n -c1 -W2 {overlay}")
     assert world.routes()["10.64.2.0/24"] == "10.64.2.0"
@@ -402,11 +403,11 @@ def test_too_little_for_ipv6_is_refused_with_what_to_do_and_the_old_state_stays(
     world.learns(of(some(1)))
     run("ip link set eth0 mtu 1320")
     with pytest.raises(CniError, match=r"MTU of 1320 bytes .* eth0 leaves 1270 .* raise it to at least 1330"):
-        world.convergence.look(world.hears())
+        world.member.look(world.hears())
     (link,) = json.loads(run(f"ip -j link show {DEVICE}"))
     assert (link["mtu"], len(world.routes())) == (1450, 2)
     run("ip link set eth0 mtu 1330")
-    world.convergence.look(world.hears())
+    world.member.look(world.hears())
     (link,) = json.loads(run(f"ip -j link show {DEVICE}"))
     assert link["mtu"] == 1280
 
@@ -419,9 +420,9 @@ def test_failure_33_a_node_whose_address_moves_to_another_interface_is_followed(
     told = world.hears()
     assert told & UPLINKS
     with suppress(CniError):
-        world.convergence.look(told)
-    assert world.convergence.facts is not None
-    assert world.convergence.facts.uplinks == ("eth1",)
+        world.member.look(told)
+    assert world.member.facts is not None
+    assert world.member.facts.uplinks == ("eth1",)
     assert len(world.routes()) == 4
     assert world.is_as_planned(of(some(1, 2)))
 
@@ -440,7 +441,7 @@ def test_a_kill_between_any_two_steps_is_put_right_when(netns: MakeNetns, tmp_pa
             run("ip link set wire up")
             run("ip link set eth0 up")
             folder = tmp_path / str(target)
-            Convergence("pods", kernel, Records(str(folder))).converge(one, f"{folder}/{notes.CLUSTER_FILE}")
+            Member("pods", kernel, Records(str(folder))).converge(one, f"{folder}/{notes.CLUSTER_FILE}")
             died = dies_at_step(folder, one, two, target)
             deaths += died
             fresh = World(kernel, folder)
@@ -450,7 +451,7 @@ def test_a_kill_between_any_two_steps_is_put_right_when(netns: MakeNetns, tmp_pa
                 now = two
                 fresh.learns(two)
             else:
-                peers.ensure(net_conf(name="pods", cluster=fresh.path), kernel, fresh.records)
+                ensure(net_conf(name="pods", cluster=fresh.path), kernel, fresh.records)
             assert fresh.is_as_planned(now), target
         if not died:
             break
@@ -484,7 +485,7 @@ def dies_at_step(folder: Path, one: Cluster, two: Cluster, target: int) -> bool:
     sys.addaudithook(lambda name, _: step() if name == "os.rename" else None)
     try:
         with LinuxKernel() as kernel:
-            convergence = Convergence("pods", kernel, Records(str(folder)))
+            convergence = Member("pods", kernel, Records(str(folder)))
             path = f"{folder}/{notes.CLUSTER_FILE}"
             convergence.converge(one, path)
             armed = True

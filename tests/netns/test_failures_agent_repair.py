@@ -18,7 +18,7 @@ from typing import IO, cast
 
 import pytest
 
-from cni_plugin.agent.loop import COLLECTED
+from cni_plugin.agent.collector import COLLECTED
 from scripts.lib.lab import labs, namespaces
 from scripts.lib.lab.topology import REPO
 from tests.netns.conftest import MakeLab

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cni_plugin.kernel.host.netns import inside, open_namespace
-from cni_plugin.kernel.watch.monitor import (
+from cni_plugin.kernel.watch.changed import (
     ADDRESSES,
     EVERYTHING,
     KNOBS,
@@ -18,8 +18,8 @@ from cni_plugin.kernel.watch.monitor import (
     RULES,
     UPLINKS,
     Changed,
-    Monitor,
 )
+from cni_plugin.kernel.watch.monitor import Monitor
 from scripts.lib.lab import namespaces
 from tests.netns.kernel_world import news
 

@@ -72,8 +72,8 @@ ROOMS: dict[str, set[str]] = {
     "delegate": {"decoding", "errors", "kernel"},
     # The parts of a node that are kept true, and how: by a verb once, by the agent for ever.
     "node": {
-        "decoding", "errors", "conf", "model", "diff", "cluster", "backend", "plan", "kernel", "store", "doubts",
-        "attachment", "marks", "plugins", "features", "wirings",
+        "rooms", "decoding", "errors", "conf", "model", "diff", "cluster", "backend", "plan", "kernel", "store",
+        "doubts", "attachment", "marks", "plugins", "features", "wirings",
     },
     # The requests themselves. `ipam` is known here and above, nowhere below.
     "verbs": {
@@ -84,8 +84,8 @@ ROOMS: dict[str, set[str]] = {
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "conf", "network", "cluster", "flannel",
-        "backend", "model", "kernel", "store", "node", "delegate", "verbs", "wire", "meter", "histogram", "ipam",
-        "mesh", "doubts", "marks", "rooms", "ipams", "plugins", "wirings",
+        "backend", "model", "diff", "kernel", "store", "node", "delegate", "verbs", "wire", "meter", "histogram",
+        "ipam", "mesh", "doubts", "marks", "rooms", "ipams", "plugins", "wirings",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
@@ -139,8 +139,8 @@ AGENT: dict[str, set[str]] = {
     "sources": {"conflist", "patience"},
     "cluster": {"conflist", "guard", "settings", "sources"},
     # Keeps the node true.
-    "outlived": set(),
-    "loop": {"guard", "outlived", "patience", "problems", "settings"},
+    "collector": set(),
+    "loop": {"collector", "guard", "patience", "problems", "settings"},
     # What puts them together, and what can be asked of an agent that does not run.
     "service": {"cluster", "guard", "loop", "metrics", "serve", "settings"},
     "checking": {"cluster", "conflist", "metrics", "settings", "sources"},

@@ -15,7 +15,6 @@ from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.layer3 import Route, Way
 from cni_plugin.model.links import Fdb
 from cni_plugin.network import unusable
-from cni_plugin.node.cluster.convergence import Convergence
 from cni_plugin.plan.cluster import Plan, Terms, delta, plan
 from tests.unit.node.test_convergence import World, near, of
 from tests.unit.node.test_peers import kernel_with, listed
@@ -166,9 +165,9 @@ def mtu_with(tmp_path: Path, way: Way, *, cidrs: tuple[str, ...] = ("10.244.1.0/
     kernel.found_ways["198.51.100.3"] = way
     world = World(str(tmp_path), kernel)
     world.learns(of(*near(2), listed(3, "far", "4"), cidrs=cidrs))
-    convergence: Convergence = world.convergence
-    assert convergence.facts is not None
-    return convergence.facts.mtu, convergence.problems
+    member = world.member
+    assert member.facts is not None
+    return member.facts.mtu, member.problems
 
 
 def test_a_way_through_our_own_devices_is_no_underlay_and_no_mtu(tmp_path: Path) -> None:
@@ -208,7 +207,7 @@ def test_when_the_way_becomes_another_the_peer_is_back(tmp_path: Path) -> None:
     world.learns(cluster)
     kernel.found_ways["198.51.100.3"] = Way("eth1", 1500)
     world.learns(of(*near(2, 4), listed(3, "far", "4")))
-    assert world.convergence.problems == ()
+    assert world.member.problems == ()
 
 
 def test_a_plan_is_the_one_from_nothing_whoever_contests_what() -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol, TypeAlias
@@ -27,12 +28,15 @@ from cni_plugin.agent.guard import worded
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot, Source, open_source
 from cni_plugin.cluster import Cluster, Node, same_name
-from cni_plugin.errors import INVALID_CONFIG, CniError
+from cni_plugin.diff import Op
+from cni_plugin.errors import BUG, INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.watch.monitor import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
+from cni_plugin.kernel.watch.changed import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
 from cni_plugin.network import Address, Network, NetworkConf
-from cni_plugin.node.cluster.convergence import Convergence, Watch
-from cni_plugin.node.repair import Repair
+from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.contract import ALL, TURN, Look
+from cni_plugin.node.site import Site
+from cni_plugin.node.watch import Watch
 from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts
 from cni_plugin.store.records import Records
 
@@ -63,11 +67,14 @@ class _Published(NamedTuple):
 class Membership:
     """One network that a source tells the nodes of. Raises CniError 7 for settings that cannot be used.
 
-    It lives in the agent's loop twice: the server calls `readable` when the source said something, and the reconciler
-    calls `look` in its passes; `wake` is called when such a pass is wanted at once.
+    It lives in the agent twice: the server calls `readable` when the source said something, and to the reconciler it is
+    a part of the node beside the others, which says when a pass is `wanted`.
     """
 
-    wake: Callable[[], None] = staticmethod(lambda: None)
+    NAME = "source"
+    ORDER = 28
+    ON: Changed = ALL
+    CAUSES: Changed = TURN
 
     def __init__(
         self, kernel: Kernel, records: Records, journal: Told, settings: Settings, opened: Opener = open_source
@@ -86,10 +93,11 @@ class Membership:
         self._advertised: dict[str, str] = {}
         self._published: _Published | None = None
         self._cluster: Cluster | None = None
-        self._convergence: dict[str, Convergence] = {}
+        self._members: dict[str, Member] = {}
         self._reason = "the source has not answered yet"
         self._ready = False
         self._delay = self._again = 0.0
+        self._is_news = False
         self._mailbox = Mailbox()
         try:
             self._source = opened(settings.source, self._name, self._mailbox)
@@ -118,47 +126,60 @@ class Membership:
             self._snapshot, self._taken = newest, time.time()
             if newest.me is not None and same_name(newest.me.name, self._name):
                 self._name = newest.me.name  # as the source spells it
-            self.wake()
+            self._is_news = True
 
-    def due(self) -> float | None:
-        """When what was refused is tried again; what is only waited for tells of itself."""
-        return self._again or None
+    def due(self) -> None:
+        """Never by itself: it takes part in a pass, see `wanted`."""
 
     def run(self) -> None:
-        """Try again."""
-        self._again = 0.0
-        self.wake()
+        """Nothing."""
+
+    def wanted(self) -> float | None:
+        """When: at once for news, later for what was refused; what is only waited for tells of itself."""
+        return 0.0 if self._is_news else self._again or None
 
     def networks(self) -> Collection[str]:
         """The network that is kept here, once it was made true; the loop leaves it to us."""
-        return [name for name, each in self._convergence.items() if each.facts is not None]
+        return [name for name, each in self._members.items() if each.facts is not None]
 
-    def watch(self) -> Watch:
+    def watch(self, site: Site) -> Watch:
         """What of the kernel matters to us."""
-        return next((each.watch for each in self._convergence.values()), Watch())
+        del site
+        return next((each.watch for each in self._members.values()), Watch())
 
-    def look(self, changed: Changed) -> Iterator[Repair]:
-        """Go as far as it goes; what others had broken of it, and what cannot be done."""
+    def words(self) -> Mapping[str, str]:
+        """Nothing beside the reason that the status tells."""
+        return {}
+
+    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+        """One, at its own pace: as far as it goes."""
+        del site
+        yield Look(self._what, partial(self._look, changed), own_pace=True)
+
+    def _look(self, changed: Changed) -> Sequence[Op]:
+        """What it took to put right what others had broken. Raises for what cannot be done."""
         start = perf_counter()
+        self._is_news, self._again = False, 0.0
         try:
-            yield from self._advance(changed)
+            ops = self._advance(changed)
         except NotYet as wait:
             self._wait(str(wait))
+            return []
         except Exception as error:
             why = worded(self._what, error)
             self._wait(why)
             self._delay = min(max(2 * self._delay, SOON), LATE)
             self._again = monotonic() + self._delay
-            yield Repair(self._what, problem=why)
-        else:
-            self._arrive(perf_counter() - start)
+            raise CniError(error.code if isinstance(error, CniError) else BUG, why) from error
+        self._arrive(perf_counter() - start)
+        return ops
 
     def status(self) -> dict[str, object]:
         """For whoever asks the agent."""
         snapshot, facts = self._snapshot, self._facts
         return {
             "source": self._kind,
-            "network": next(iter(self._convergence), self._settings.network),
+            "network": next(iter(self._members), self._settings.network),
             "node": self._name,
             "ready": not self._reason,
             "reason": self._reason,
@@ -184,16 +205,16 @@ class Membership:
 
     @property
     def _what(self) -> str:
-        return f"cluster of {next(iter(self._convergence), self._settings.network)}"
+        return f"cluster of {next(iter(self._members), self._settings.network)}"
 
     @property
     def _facts(self) -> ClusterFacts | None:
-        return next((each.facts for each in self._convergence.values()), None)
+        return next((each.facts for each in self._members.values()), None)
 
     def _left_out(self) -> tuple[str, ...]:
-        return next((each.problems for each in self._convergence.values()), ())
+        return next((each.problems for each in self._members.values()), ())
 
-    def _advance(self, changed: Changed) -> Iterator[Repair]:
+    def _advance(self, changed: Changed) -> Sequence[Op]:
         snapshot = self._snapshot
         if snapshot is None:
             raise NotYet("the source has not answered yet")
@@ -202,17 +223,17 @@ class Membership:
         where = self._find_myself(snapshot, changed)
         self._announce(where, snapshot.conf)
         cni = self._cni(snapshot)
-        convergence = self._of_network(conflist.name_of(cni) if cni else self._settings.network)
-        self._converge(convergence, self._joined(snapshot, snapshot.conf, where))
+        member = self._of_network(conflist.name_of(cni) if cni else self._settings.network)
+        self._converge(member, self._joined(snapshot, snapshot.conf, where))
         start = perf_counter()
-        ops = convergence.look(changed)
+        ops = member.look(changed)
         if ops:
-            yield Repair(self._what, tuple(ops))
             self._journal.say("debug", "looked at the cluster", ms=(perf_counter() - start) * 1000)
         if self._settings.cni.path and cni is not None and conflist.put(
             self._settings.cni.path, conflist.completed(cni, self._path)
         ):
             self._journal.say("info", "wrote the CNI configuration", path=self._settings.cni.path)
+        return ops
 
     def _find_myself(self, snapshot: Snapshot, changed: Changed) -> Whereabouts:
         """Links and addresses are listed only when the kernel told of some, or what the source says is another."""
@@ -287,25 +308,25 @@ class Membership:
             return {**conflist.DEFAULT, "name": self._settings.network}
         return found
 
-    def _of_network(self, network: str) -> Convergence:
-        if network not in self._convergence:
-            for each in self._convergence.values():  # renamed: what was made for the old name goes
+    def _of_network(self, network: str) -> Member:
+        if network not in self._members:
+            for each in self._members.values():  # renamed: what was made for the old name goes
                 each.forget()
-            self._convergence = {network: Convergence(network, self._kernel, self._records)}
-        return self._convergence[network]
+            self._members = {network: Member(network, self._kernel, self._records)}
+        return self._members[network]
 
-    def _converge(self, convergence: Convergence, cluster: Cluster) -> None:
-        if cluster == self._cluster and convergence.facts is not None:
+    def _converge(self, member: Member, cluster: Cluster) -> None:
+        if cluster == self._cluster and member.facts is not None:
             return
         start = perf_counter()
         before = len(self._cluster.nodes) if self._cluster else 0
-        ops = convergence.converge(cluster, self._path)
+        ops = member.converge(cluster, self._path)
         self._cluster = cluster
         self._journal.say(
             "info", "the cluster changed", nodes=len(cluster.nodes), before=before, operations=len(ops),
             ms=(perf_counter() - start) * 1000,
         )
-        for each in convergence.problems:
+        for each in member.problems:
             self._journal.say("warn", each)
 
     def _wait(self, reason: str) -> None:

@@ -27,7 +27,7 @@ from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Route
 from cni_plugin.model.links import Vxlan
 from cni_plugin.node.cluster import guard
-from cni_plugin.node.cluster.peers import planned
+from cni_plugin.node.cluster.planner import planned
 from cni_plugin.plan.cluster import Part, Plan
 from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts, all_facts
 from cni_plugin.store.offload import broken

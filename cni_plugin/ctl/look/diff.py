@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from cni_plugin.describe import script
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.node.repair import Repair, repair
+from cni_plugin.node.contract import Repair
+from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
 
 
 def walk(kernel: Kernel, records: Records, *, dry_run: bool) -> list[Repair]:
     """All that was looked at, put right unless `dry_run`. Raises OSError where the records cannot be read."""
-    return list(repair(kernel, records, dry_run=dry_run))
+    return repair(kernel, records, dry_run=dry_run)
 
 
 def is_wrong(each: Repair) -> bool:

@@ -19,7 +19,7 @@ from cni_plugin.describe import script
 if TYPE_CHECKING:
     from cni_plugin.ctl.look.top import Look, TopRow
     from cni_plugin.ctl.look.trace import Trace
-    from cni_plugin.node.repair import Repair
+    from cni_plugin.node.contract import Repair
 
 
 def differences(found: Iterable[Repair]) -> None:

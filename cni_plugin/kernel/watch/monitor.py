@@ -17,7 +17,7 @@ import socket
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from struct import Struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.rtnl.addresses import family_of, packed
@@ -35,12 +35,19 @@ from cni_plugin.kernel.rtnl.raw import (
     attributes,
     number,
 )
+from cni_plugin.kernel.watch.changed import (
+    ADDRESSES,
+    EVERYTHING,
+    KNOBS,
+    LINKS,
+    NEIGHBOURS,
+    ROUTES,
+    RULES,
+    UPLINKS,
+    WAYS,
+    Changed,
+)
 from cni_plugin.marks import ALIAS, HOST_DEV, ROUTE_PROTOCOL, TABLE
-
-Changed: TypeAlias = int
-LINKS, ADDRESSES, ROUTES, NEIGHBOURS, RULES, KNOBS, UPLINKS, WAYS = 1, 2, 4, 8, 16, 32, 64, 128
-"""UPLINKS: links that are not ours to change; WAYS: others' routes that lead to peers."""
-EVERYTHING: Changed = 255
 
 _GROUPS = (1, 3, 5, 7, 9, 11, 24, 25)
 """RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV4_NETCONF, _IPV6_NETCONF."""

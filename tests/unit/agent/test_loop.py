@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 from msgspec import structs
 
-from cni_plugin.agent import loop
-from cni_plugin.agent.loop import COLLECTED, LISTS, LONGEST, QUIET, Clusters, Reconciler
+from cni_plugin.agent import collector, loop
+from cni_plugin.agent.collector import COLLECTED
+from cni_plugin.agent.loop import LONGEST, QUIET, Keeper, Reconciler
 from cni_plugin.agent.patience import FREE, Patience
 from cni_plugin.agent.settings import Settings
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
-from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Beyond, Changed
+from cni_plugin.kernel.watch.changed import ADDRESSES, EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, Changed
+from cni_plugin.kernel.watch.monitor import Beyond
 from cni_plugin.model.base import Key, Object
 from cni_plugin.model.layer3 import Addr, Route, Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
+from cni_plugin.node import bridges, clusters, mtu
 from cni_plugin.node.attached import Attachments
-from cni_plugin.node.cluster.convergence import Watch
-from cni_plugin.node.repair import Repair
+from cni_plugin.node.contract import ALL, LISTS, Look, Repair
+from cni_plugin.node.watch import Watch
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs import gc
@@ -82,13 +86,13 @@ class Events:
 class World:
     """A node with a loop that has made its first pass."""
 
-    def __init__(self, node: Node, clock: Clock, settings: Settings, clusters: Clusters | None = None) -> None:
+    def __init__(self, node: Node, clock: Clock, settings: Settings, keeper: Keeper | None = None) -> None:
         self.node = node
         self.clock = clock
         self.events = Events()
         self.told: list[tuple[str, int, str]] = []
         self.said: list[tuple[object, ...]] = []
-        self.loop = Reconciler(node.kernel, node.records, self, settings, self.events, clusters=clusters)
+        self.loop = Reconciler(node.kernel, node.records, self, settings, self.events, keeper=keeper)
         self.loop.run()
 
     def repaired(self, what: str, operations: int, seconds: float, problem: str = "") -> None:
@@ -396,7 +400,7 @@ echo $CNI_COMMAND $CNI_CONTAINERID >> {log}
 if [ $CNI_COMMAND = ADD ]; then echo '{{"cniVersion": "1.0.0", "ips": [{{"address": "10.5.0.2/24"}}]}}'; fi
 """)
     monkeypatch.setattr(gc, "PLUGIN_PATH", (f"{node.home}/bin",))
-    monkeypatch.setattr(loop, "open_kernel", lambda: nullcontext(node.kernel))
+    monkeypatch.setattr(collector, "open_kernel", lambda: nullcontext(node.kernel))
     there = node.configured(ipam={"type": "foreign"})
     assert there.call("ADD").exit == 0
     world = World(there, clock, Settings(interval=60, grace=0))
@@ -491,22 +495,44 @@ def test_a_cluster_that_is_right_is_not_written_again(world: World) -> None:
 
 
 class Kept:
-    """`loop.Clusters`: what it was asked, and what it says then."""
+    """`loop.Keeper`: what it was asked, and what it says then."""
+
+    NAME = "source"
+    ORDER = 15
+    ON: Changed = ALL
+    CAUSES: Changed = 0
 
     def __init__(self, *networks: str) -> None:
         self.kept = networks
         self.asked: list[Changed] = []
         self.says: list[Repair] = []
+        self.wants: float | None = None
 
     def networks(self) -> Collection[str]:
         return self.kept
 
-    def look(self, changed: Changed) -> list[Repair]:
-        self.asked.append(changed)
-        return self.says
+    def wanted(self) -> float | None:
+        return self.wants
 
-    def watch(self) -> Watch:
+    def looks(self, world: object, changed: Changed) -> Iterator[Look]:
+        del world
+        self.wants = None
+        self.asked.append(changed & (EVERYTHING | LISTS))
+        for each in self.says:
+            yield Look(each.what, partial(said, each), own_pace=True)
+
+    def watch(self, world: object) -> Watch:
+        del world
         return Watch(frozenset({"tulle.9"}), frozenset({"eth9"}), ("192.0.2.9",), {"02:00": "192.0.2.9"}.__getitem__)
+
+    def words(self) -> Mapping[str, str]:
+        return {}
+
+
+def said(found: Repair) -> Sequence[Op]:
+    if found.problem:
+        raise OSError(found.problem)
+    return found.ops
 
 
 @pytest.fixture
@@ -546,15 +572,15 @@ def test_what_a_source_had_wrong_and_tells_no_more_is_wrong_no_more(kept: tuple[
     """Else the node is told not to be ready for ever: what is right again has nothing to tell."""
     world, clusters = kept
     clusters.says = [Repair("cluster of pods", problem="its subnet lies outside"), Repair("x", problem="no")]
-    world.loop.wake()
+    clusters.wants = 0.0
     world.loop.run()
     assert world.loop.problem == "cluster of pods: its subnet lies outside; x: no"
     clusters.says = [Repair("x", problem="no")]
-    world.loop.wake()
+    clusters.wants = 0.0
     world.loop.run()
     assert world.loop.problem == "x: no"
     clusters.says = []
-    world.loop.wake()
+    clusters.wants = 0.0
     world.loop.run()
     assert world.loop.problem == ""
 
@@ -563,11 +589,11 @@ def test_what_was_wrong_with_something_that_is_gone_is_wrong_no_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bridges, clusters and pods come and go; none of them stays behind as the reason why a node is not ready."""
-    def broken(*_: object) -> Repair:
+    def broken(*_: object) -> Sequence[Op]:
         raise OSError("not now")
 
-    for name in ("bridge", "cluster", "mtu"):
-        monkeypatch.setattr(loop, name, broken)
+    for part in (bridges, clusters, mtu):
+        monkeypatch.setattr(part, "_put_right", broken)
     world.node.kernel.found_ways["192.0.2.2"] = Way("eth0", 1400)
     world.happens(EVERYTHING)
     world.goes_on(QUIET)
@@ -581,7 +607,7 @@ def test_what_was_wrong_with_something_that_is_gone_is_wrong_no_more(
 
 def test_a_source_that_spoke_makes_a_pass_at_once(kept: tuple[World, Kept]) -> None:
     world, clusters = kept
-    world.loop.wake()
+    clusters.wants = 0.0
     assert world.due() <= 0
     world.loop.run()
     assert clusters.asked[1:] == [0]

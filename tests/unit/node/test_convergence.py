@@ -19,12 +19,14 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.host import files
-from cni_plugin.kernel.watch.monitor import EVERYTHING, LINKS, ROUTES, UPLINKS, WAYS
+from cni_plugin.kernel.watch.changed import EVERYTHING, LINKS, ROUTES, UPLINKS, WAYS
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh, Route, Way
 from cni_plugin.model.links import Vxlan
-from cni_plugin.node.cluster import peers
-from cni_plugin.node.cluster.convergence import Convergence
+from cni_plugin.node.cluster.ensure import ensure
+from cni_plugin.node.cluster.lists import stamp_of
+from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.planner import planned
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Records
@@ -47,14 +49,14 @@ class World:
 
     def restart(self) -> None:
         """The agent is started anew: what it remembered is gone."""
-        self.convergence = Convergence(NETWORK, self.kernel, self.records)
+        self.member = Member(NETWORK, self.kernel, self.records)
 
     def learns(self, cluster: Cluster) -> list[Op]:
-        return self.convergence.converge(cluster, self.path)
+        return self.member.converge(cluster, self.path)
 
     def adds(self) -> ClusterFacts:
         """What an ADD finds, which does what is left to do."""
-        found = peers.ensure(net_conf(cluster=self.path), self.kernel, self.records)
+        found = ensure(net_conf(cluster=self.path), self.kernel, self.records)
         assert found is not None
         return found
 
@@ -65,7 +67,7 @@ class World:
 
 def fresh(cluster: Cluster, kernel: FakeKernel) -> State:
     """What a node that never knew another list makes of this one; peers that cannot be reached are left out."""
-    plan = peers.planned(cluster, kernel, Records("/nowhere"))
+    plan = planned(cluster, kernel, Records("/nowhere"))
     lost = {each.node.name for each in plan.parts.values() if each.refused is not None}
     me, backend, conf = plan.terms
     return node_state(me, (each for each in cluster.nodes if each.name not in {*lost, me.node.name}), backend, conf)
@@ -108,8 +110,8 @@ def test_after_any_walk_over_lists_the_kernel_is_as_freshly_planned(steps: list[
             with suppress(KernelError):  # of the node's own part; of a peer's it only keeps that one away
                 world.learns(cluster)
             world.kernel.fail_at = None
-            world.convergence.look(EVERYTHING if happening in ("damage", "way", "narrow") else 0)
-            world.convergence.look(0)
+            world.member.look(EVERYTHING if happening in ("damage", "way", "narrow") else 0)
+            world.member.look(0)
             assert world.as_planned(cluster)
             assert Path(world.path).read_bytes() == clusters.render(cluster)
             assert world.learns(cluster) == []
@@ -143,7 +145,7 @@ def written(world: World) -> dict[Path, int]:
 
 
 def peered(world: World) -> ClusterFacts:
-    facts = world.convergence.facts
+    facts = world.member.facts
     assert facts is not None
     return msgspec.structs.replace(facts, stamp=())
 
@@ -170,7 +172,7 @@ def test_the_same_list_again_asks_nothing_and_writes_nothing(world: World) -> No
     before = dict(world.kernel.asked)
     stamps = written(world)
     assert world.learns(of(*near(2, 3))) == []
-    assert world.convergence.look(0) == []
+    assert world.member.look(0) == []
     assert dict(world.kernel.asked) == before
     assert written(world) == stamps
 
@@ -179,23 +181,23 @@ def test_others_routes_to_peers_are_looked_at_without_a_dump(world: World) -> No
     world.learns(of(*near(2, 3), backend={"type": "host-gw"}))
     before = dict(world.kernel.asked)
     world.kernel.found_ways = {"192.0.2.2": Way("eth1", 1400)}
-    (op,) = [each for each in world.convergence.look(WAYS) if each.verb == "create"]
+    (op,) = [each for each in world.member.look(WAYS) if each.verb == "create"]
     assert (op.object, world.kernel.asked["owned"]) == (Route("10.244.2.0/24", "eth1", "192.0.2.2"), before["owned"])
-    assert world.convergence.facts is not None
-    assert world.convergence.facts.mtu == 1400
+    assert world.member.facts is not None
+    assert world.member.facts.mtu == 1400
 
 
 def test_what_others_broke_is_looked_for_in_the_whole(world: World) -> None:
     world.learns(of(*near(2, 3)))
     world.kernel.apply([Op("delete", each) for each in list(world.kernel.state.values()) if isinstance(each, Neigh)])
-    assert world.convergence.look(UPLINKS) == []
-    assert len(world.convergence.look(ROUTES)) == 2
-    assert world.convergence.look(LINKS) == []
+    assert world.member.look(UPLINKS) == []
+    assert len(world.member.look(ROUTES)) == 2
+    assert world.member.look(LINKS) == []
 
 
 def test_before_the_first_list_there_is_nothing_to_look_at(world: World) -> None:
-    assert world.convergence.look(EVERYTHING) == []
-    assert (world.kernel.applied, world.convergence.facts, world.convergence.watch.peers) == ([], None, ())
+    assert world.member.look(EVERYTHING) == []
+    assert (world.kernel.applied, world.member.facts, world.member.watch.peers) == ([], None, ())
 
 
 # Who is left out
@@ -205,18 +207,18 @@ def test_a_peer_that_cannot_be_reached_keeps_no_other_away_and_is_told(world: Wo
     cluster = of(*near(2, 3), listed(4, "far", "4"), backend={"type": "host-gw"})
     world.learns(cluster)
     assert world.as_planned(cluster)
-    (problem,) = world.convergence.problems
+    (problem,) = world.member.problems
     assert "n4's address 198.51.100.4 is not on the link" in problem
     world.adds()
     world.learns(of(*near(2, 3), backend={"type": "host-gw"}))
-    assert world.convergence.problems == ()
+    assert world.member.problems == ()
 
 
 def test_of_a_list_that_people_keep_such_a_peer_is_refused(world: World, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_bytes(clusters.render(of(*near(2), listed(4, "far", "4"), backend={"type": "host-gw"})))
     with pytest.raises(CniError, match=r"n4's address 198\.51\.100\.4 is not on the link"):
-        peers.ensure(net_conf(cluster=str(path)), world.kernel, world.records)
+        ensure(net_conf(cluster=str(path)), world.kernel, world.records)
     assert list(world.kernel.state.values()) == [FOREIGN]
 
 
@@ -225,11 +227,11 @@ def test_what_the_kernel_refuses_of_a_peer_is_tried_again_at_the_next_look(world
     world.kernel.apply([Op("create", blocking)])
     world.learns(of(*near(2, 3)))
     assert ("route", "", "254", "10.244.2.0/24", "0", "") in world.kernel.state
-    (problem,) = world.convergence.problems
+    (problem,) = world.member.problems
     assert "10.244.3.0/24" in problem
     del world.kernel.state[blocking.key]
-    assert len(world.convergence.look(0)) == 1
-    assert world.convergence.problems == ()
+    assert len(world.member.look(0)) == 1
+    assert world.member.problems == ()
     assert world.as_planned(of(*near(2, 3)))
 
 
@@ -245,7 +247,7 @@ def test_when_too_much_is_refused_all_is_taken_back(world: World) -> None:
 def test_a_list_without_this_node_changes_nothing(world: World) -> None:
     cluster = of(*near(2))
     world.learns(cluster)
-    before = dict(world.kernel.state), Path(world.path).read_bytes(), world.adds()
+    before = dict(world.kernel.state), Path(world.path).read_bytes(), msgspec.structs.replace(world.adds(), stamp=())
     for wrong in (
         msgspec.structs.replace(cluster, nodes=cluster.nodes[1:]),
         msgspec.structs.replace(cluster, backend="pigeon"),
@@ -254,14 +256,15 @@ def test_a_list_without_this_node_changes_nothing(world: World) -> None:
     ):
         with pytest.raises(CniError):
             world.learns(wrong)
-        assert (dict(world.kernel.state), Path(world.path).read_bytes(), world.adds()) == before
+        found = msgspec.structs.replace(world.adds(), stamp=())  # which tells how long ago the file was written
+        assert (dict(world.kernel.state), Path(world.path).read_bytes(), found) == before
 
 
 def test_a_network_that_is_given_up_leaves_nothing(world: World) -> None:
     world.learns(of(*near(2, 3)))
-    world.convergence.forget()
+    world.member.forget()
     assert own(world.kernel.state) == {FOREIGN.key: FOREIGN}
-    assert (world.convergence.facts, notes.all_facts(world.records), Path(world.path).exists()) == (None, [], False)
+    assert (world.member.facts, notes.all_facts(world.records), Path(world.path).exists()) == (None, [], False)
     world.learns(of(*near(2)))
     assert world.as_planned(of(*near(2)))
 
@@ -281,13 +284,13 @@ def test_behind_a_nat_the_tunnel_ends_at_the_nodes_own_address(world: World) -> 
 
 def test_what_is_known_to_be_wanted_is_no_news(world: World) -> None:
     world.learns(of(*near(2)))
-    entry = world.convergence.watch.entry
+    entry = world.member.watch.entry
     assert entry is not None
     assert entry("0a:54:0a:f4:02:00") == "192.0.2.2"
     assert entry("10.244.2.0") == "0a:54:0a:f4:02:00"
     assert (entry("0a:54:0a:f4:03:00"), entry("10.244.3.0")) == ("", "")
-    assert world.convergence.watch.peers == ("192.0.2.2",)
-    assert sorted(world.convergence.watch.tunnels | world.convergence.watch.uplinks) == ["eth0", "tulle.1"]
+    assert world.member.watch.peers == ("192.0.2.2",)
+    assert sorted(world.member.watch.tunnels | world.member.watch.uplinks) == ["eth0", "tulle.1"]
 
 
 def test_another_clusters_objects_stay_also_when_both_had_wanted_them(world: World) -> None:
@@ -309,7 +312,7 @@ def test_an_add_reads_a_list_once_and_then_only_looks_at_its_file(
     path.write_bytes(clusters.render(of(*near(2))))
     os.utime(path, ns=(10**18, 10**18))
     conf = net_conf(cluster=str(path))
-    first = peers.ensure(conf, world.kernel, world.records)
+    first = ensure(conf, world.kernel, world.records)
     assert first is not None
     read: list[str] = []
 
@@ -318,22 +321,22 @@ def test_an_add_reads_a_list_once_and_then_only_looks_at_its_file(
         return path.read_bytes()
 
     monkeypatch.setattr(files, "follow", follow)
-    assert peers.ensure(conf, world.kernel, world.records) == first
+    assert ensure(conf, world.kernel, world.records) == first
     assert read == []
     os.utime(path, ns=(10**18, 10**18 + 1))  # written again, as it was
-    assert peers.ensure(conf, world.kernel, world.records) != first
+    assert ensure(conf, world.kernel, world.records) != first
     assert len(read) >= 1
     read.clear()
-    peers.ensure(conf, world.kernel, world.records)
+    ensure(conf, world.kernel, world.records)
     assert read == []
 
 
 def test_a_file_that_was_written_just_now_is_not_told_by_its_time(tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_text("1")
-    assert peers.stamp_of(str(path)) == ()
-    assert peers.stamp_of(str(path), replaced=True) != ()
-    assert peers.stamp_of(str(tmp_path / "none")) == peers.stamp_of({}) == ()
+    assert stamp_of(str(path)) == ()
+    assert stamp_of(str(path), replaced=True) != ()
+    assert stamp_of(str(tmp_path / "none")) == stamp_of({}) == ()
 
 
 def test_before_the_agent_has_learned_its_cluster_pods_are_to_come_later(node: Node) -> None:

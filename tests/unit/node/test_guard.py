@@ -13,7 +13,7 @@ from cni_plugin import backend
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.kernel.watch.monitor import EVERYTHING, RULES
+from cni_plugin.kernel.watch.changed import EVERYTHING, RULES
 from cni_plugin.model.base import State
 from cni_plugin.model.nft import Chain, Element, NftObject, Set
 from cni_plugin.node.cluster.guard import split
@@ -112,7 +112,7 @@ def test_what_others_do_to_rules_costs_a_look_at_the_chains_alone(tmp_path: Path
     world = World(str(tmp_path))
     world.learns(of(*near(2, 3)))
     world.kernel.asked.clear()
-    assert world.convergence.look(RULES) == []
+    assert world.member.look(RULES) == []
     assert world.kernel.asked == {"read": 1}
 
 
@@ -122,7 +122,7 @@ def test_who_flushes_all_rules_has_the_guard_back_at_once(tmp_path: Path) -> Non
     world.learns(cluster)
     for each in [each for each in world.kernel.state.values() if isinstance(each, NftObject)]:
         del world.kernel.state[each.key]
-    assert len(world.convergence.look(RULES)) == 6
+    assert len(world.member.look(RULES)) == 6
     assert world.as_planned(cluster)
 
 
@@ -150,9 +150,9 @@ def test_a_node_without_nftables_has_its_network_and_is_told(tmp_path: Path) -> 
     world = World(str(tmp_path), kernel)
     world.learns(of(*near(2)))
     assert ("route", "", "254", "10.244.2.0/24", "0", "") in kernel.state
-    (problem,) = world.convergence.problems
+    (problem,) = world.member.problems
     assert "whoever reaches this node can speak to its pods as a peer could" in problem
     assert world.adds().unguarded == problem
     kernel.apply = FakeKernel.apply.__get__(kernel)  # type: ignore[method-assign]
-    world.convergence.look(EVERYTHING)
-    assert (world.convergence.problems, world.adds().unguarded) == ((), "")
+    world.member.look(EVERYTHING)
+    assert (world.member.problems, world.adds().unguarded) == ((), "")

@@ -16,7 +16,7 @@ from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.layer3 import Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
 from cni_plugin.node.attached import Attachments
-from cni_plugin.node.cluster.peers import ensure
+from cni_plugin.node.cluster.ensure import ensure
 from cni_plugin.node.mtu import follow
 from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records

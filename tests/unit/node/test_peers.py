@@ -22,8 +22,9 @@ from cni_plugin.model.base import State
 from cni_plugin.model.host import Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Fdb, Vxlan
+from cni_plugin.node.cluster.ensure import ensure
 from cni_plugin.node.cluster.guard import split
-from cni_plugin.node.cluster.peers import ensure, program
+from cni_plugin.node.cluster.member import Member
 from cni_plugin.store.clusters import all_facts, load
 from cni_plugin.store.records import Records
 from tests.pace import cheaper
@@ -58,6 +59,11 @@ def snapshots(draw: st.DrawFn) -> Json:
     found = draw(peers)
     nodes = [{**ME, "podCIDRs": draw(my_cidrs)}, *(listed(number, *found[number]) for number in found)]
     return {"node": "me", "backend": draw(backends), "nodes": nodes}
+
+
+def program(network: str, snapshot: Json, kernel: FakeKernel, records: Records) -> list[Op]:
+    """What the engine of one request does, which knows nothing of the last one."""
+    return Member(network, kernel, records).program(snapshot)
 
 
 def fresh(snapshot: Json) -> State:

@@ -19,9 +19,10 @@ from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
 from cni_plugin.cluster import Node
 from cni_plugin.kernel.door import Uplink
 from cni_plugin.kernel.fake import FakeKernel
-from cni_plugin.kernel.watch.monitor import ADDRESSES, EVERYTHING
+from cni_plugin.kernel.watch.changed import ADDRESSES, EVERYTHING
 from cni_plugin.model.layer3 import Route
-from cni_plugin.node.repair import Repair
+from cni_plugin.node.contract import Repair, taken
+from cni_plugin.node.site import Site
 from cni_plugin.store.records import Records
 
 CONF = network.parse({"network": "10.244.0.0/16", "backend": {"type": "vxlan"}})
@@ -80,17 +81,14 @@ class World:
         }
         settings = Settings(**{**known, **keys})  # type: ignore[arg-type]
         self.member = Membership(self.kernel, self.records, self.journal, settings, self.source.open)
-        self.woken = 0
-        self.member.wake = self.wake
-
-    def wake(self) -> None:
-        self.woken += 1
+        self.world = Site(self.kernel, self.records)
 
     def hear(self, snapshot: Snapshot) -> list[Repair]:
         """The source says something, and the loop makes its pass."""
         assert self.source.mailbox is not None
         self.source.mailbox.put(snapshot)
         self.member.readable(self.member.filenos()[0])
+        assert self.member.wanted() == 0, "news are made true at once"
         return self.look()
 
     def trouble(self, text: str) -> None:
@@ -99,7 +97,8 @@ class World:
         self.member.readable(self.member.filenos()[0])
 
     def look(self, changed: int = 0) -> list[Repair]:
-        return list(self.member.look(changed))
+        found = map(taken, self.member.looks(self.world, changed))
+        return [each for each in found if each.ops or each.problem]
 
     def routes(self) -> set[str]:
         return {each.dst for each in self.kernel.state.values() if isinstance(each, Route)}
@@ -128,7 +127,7 @@ def test_a_node_that_nobody_has_told_anything_waits_for_its_source(world: World)
 
 def test_a_node_learns_its_peers_and_is_ready(world: World) -> None:
     assert world.hear(snapshot(*NODES[:3])) == []
-    assert world.woken == 1
+    assert world.member.wanted() is None
     assert world.member.reason == ""
     assert world.routes() == {"10.244.2.0/24", "10.244.3.0/24"}
     assert [each.name for each in world.cluster().nodes] == ["n1", "n2", "n3"]
@@ -231,11 +230,11 @@ def test_a_backend_that_cannot_be_used_is_refused_and_the_old_one_stays(world: W
     assert "carrier-pigeon" in told.problem
     assert "carrier-pigeon" in world.member.reason
     assert world.routes() == {"10.244.2.0/24", "10.244.3.0/24"}
-    assert world.member.due() is not None
+    assert world.member.wanted() is not None
     assert world.conflist.exists()
     world.hear(snapshot(*NODES[:3], conf=HOST_GW))
     assert world.member.reason == ""
-    assert world.member.due() is None
+    assert world.member.wanted() is None
 
 
 def test_a_switch_of_the_backend_leaves_nothing_of_the_old_one(world: World) -> None:
@@ -322,15 +321,14 @@ def test_what_is_refused_is_tried_again_later_and_later(world: World, monkeypatc
     now = 100.0
     monkeypatch.setattr(membership, "monotonic", lambda: now)
     world.kernel.fail_at = 0
-    delays = []
+    delays: list[float] = []
     world.hear(snapshot(*NODES[:2]))
     for _ in range(7):
-        due = world.member.due()
+        due = world.member.wanted()
         assert due is not None
         delays.append(due - now)
         now = due
         world.kernel.fail_at, world.kernel._tried = 0, 0
-        world.member.run()
         world.look()
     assert delays == [1, 2, 4, 8, 16, 30, 30]
 

@@ -8,7 +8,7 @@ import pytest
 
 from cni_plugin.agent.cluster import offload as watching
 from cni_plugin.agent.cluster.offload import Offload
-from cni_plugin.kernel.watch.monitor import EVERYTHING
+from cni_plugin.kernel.watch.changed import EVERYTHING
 from cni_plugin.model.host import Feature
 from cni_plugin.plan.offload import trusted
 from cni_plugin.store import offload
@@ -93,7 +93,7 @@ def test_a_nic_that_gets_checksums_wrong_is_not_left_any_from_the_next_look_on(
     assert switched(world)
     assert tries(world, peer, monkeypatch) == ["anew"]
     assert len(peer.tried) <= 6, "each once, and once more to be sure"
-    (op,) = world.convergence.look(EVERYTHING)
+    (op,) = world.member.look(EVERYTHING)
     assert (op.object, switched(world)) == (Feature("tulle.1", tx_checksum=False), False)
     assert "answers TCP whose checksum this node computed" in offload.broken(world.records)
     assert tries(world, Peer(by_device=False, by_hand=True), monkeypatch) == [], "known for this boot"

@@ -1,0 +1,39 @@
+"""Table `inet tulle`, as far as it is the node's own: what features have there once for all networks with pods.
+
+    nft add rule inet tulle postrouting ip saddr { 10.244.1.0/24 } ip daddr != { 10.244.0.0/16 } masquerade
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+
+from cni_plugin.diff import Op
+from cni_plugin.features.contract import NodeFeature
+from cni_plugin.kernel.watch.changed import RULES, Changed
+from cni_plugin.node.claims import restore
+from cni_plugin.node.contract import Look, Quiet
+from cni_plugin.node.site import Site
+from cni_plugin.rooms import tenants
+
+
+class Part(Quiet):
+    """A look for each feature of the node."""
+
+    NAME = "tables"
+    ORDER = 50
+    ON: Changed = RULES
+
+    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+        """By the features' names."""
+        del changed
+        for each in tenants("features"):
+            feature = getattr(each, "feature", None)
+            if isinstance(feature, NodeFeature):
+                yield Look(feature.NAME, partial(_put_right, site, feature))
+
+
+def _put_right(site: Site, feature: NodeFeature) -> Sequence[Op]:
+    with nullcontext() if site.dry_run else site.records.lock():  # looking leaves nothing behind, not even a lock
+        return restore(site.kernel, feature, site.records.masquerades(), dry_run=site.dry_run)
