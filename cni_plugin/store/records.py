@@ -35,7 +35,7 @@ class Record(msgspec.Struct, frozen=True):
     """One attachment. `objects` are its kernel objects; `ips` have prefix lengths; `conf` is ADD's configuration.
 
     `claims` are what it has of features, by their names; `before` is what stood in the place of its objects, where that
-    is to be put back. `masquerade` is that claim as the release before 0.2 knows it, whose records have no other.
+    is to be put back. `masquerade` is that claim as the release before knows it, whose records have no other.
     """
 
     network: str

@@ -244,6 +244,14 @@ def _find(name: str, plugin: Plugin, verb: str) -> Run:
         from cni_plugin.verbs import ipam
 
         return ipam.VERBS[verb]
+    if plugin.feature is not None:
+        from cni_plugin.verbs import chained
+
+        return chained.VERBS[verb]
+    if plugin.wiring is not None and not plugin.wiring.KEPT:
+        from cni_plugin.verbs import inside
+
+        return inside.VERBS[verb]
     if plugin.wiring is None:
         known = ", ".join(plugins.names())
         raise CniError(INVALID_ENVIRONMENT, f"called by the name {name!r}: Tulle acts as {known}; rename the link")

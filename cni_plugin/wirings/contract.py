@@ -148,6 +148,10 @@ class Wiring:
         """The whole attachment."""
         raise NotImplementedError
 
+    def offered(self) -> State:
+        """The addresses that the kernel gives it by itself; the result tells those that stand."""
+        return {}
+
     def interfaces(self, want: Want, mac_of: Callable[[str], str]) -> tuple[Interface, ...]:
         """What the result tells of; `mac_of` knows the MACs of the node's links."""
         raise NotImplementedError

@@ -17,7 +17,7 @@ from tests.conformance.nodes import Node, Plugins, is_root, kernel_filters_vlans
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLE = REPOSITORY / "dist" / "tulle"
-OURS = ("tulle", "bridge", "host-local")
+OURS = ("tulle", "bridge", "host-local", "loopback")
 """The names the plugin is linked under: its own, and those of the plugins it stands in for."""
 
 

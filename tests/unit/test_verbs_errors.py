@@ -209,7 +209,7 @@ def test_an_unknown_name_is_told_those_there_are(node: Node) -> None:
     reply = node.call("ADD")
     assert reply.code == 4
     assert "'portmap'" in reply.said
-    assert "tulle, bridge, host-local" in reply.said
+    assert "Tulle acts as tulle, bridge, loopback, host-local; rename the link" in reply.said
 
 
 def test_an_error_that_nobody_foresaw_is_still_an_error_object(node: Node, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.host import files
 from cni_plugin.model.base import POD
@@ -218,3 +220,51 @@ def test_a_symbolic_link_is_not_followed(records: Records, tmp_path: Path) -> No
     path.symlink_to(target)
     assert records.find(record().attachment) is None
     assert not path.is_symlink()
+
+
+# Records of the release before, which had a flag in place of claims
+
+BEFORE = (
+    b'{"network":"pods","container":"c1","ifname":"eth0","boot":"%s","netns":"/run/netns/p","created":1.5,'
+    b'"bridge":"br0","gateway_dev":"br0","mtu":1450,"mac":"0a:58:0a:16:00:05","ips":["10.22.0.5/24","fd00:22::5/64"],'
+    b'"gateways":["10.22.0.1/24"],"ipam":"host-local","data_dir":"/d","masquerade":%s,'
+    b'"objects":[{"object":"up","name":"eth0","ns":"pod"}],"conf":{"name":"pods"}}'
+)
+
+
+def stored(records: Records, masquerade: bytes) -> Record:
+    folder = Path(records.run_dir) / "attachments" / "pods"
+    folder.mkdir(parents=True)
+    (folder / "c1:eth0").write_bytes(BEFORE % (files.boot_id().encode(), masquerade))
+    found = records.find(Attachment("pods", "c1", "eth0"))
+    assert found is not None
+    return found
+
+
+def test_a_record_of_the_release_before_is_read_and_its_flag_is_a_claim(records: Records) -> None:
+    found = stored(records, b"true")
+    assert (found.bridge, found.objects, found.before) == ("br0", (Up("eth0", POD),), ())
+    assert decoding.decode_as(Masquerade, found.claims["masquerade"]) == Masquerade(("10.22.0.0/24", "fd00:22::/64"))
+
+
+def test_a_record_of_the_release_before_without_the_flag_claims_nothing(records: Records) -> None:
+    assert dict(stored(records, b"false").claims) == {}
+
+
+def test_a_record_of_now_is_read_again_with_its_claims_and_what_stood_before(records: Records) -> None:
+    claims = {"masquerade": msgspec.Raw(b'{"subnets":["10.22.0.0/24"]}'), "toy": msgspec.Raw(b"[1]")}
+    records.put(msgspec.structs.replace(record(), claims=claims, before=(Up("eth0", POD),)))
+    found = records.find(Attachment("pods", "c1", "eth0"))
+    assert found is not None
+    assert {name: bytes(each) for name, each in found.claims.items()} == {
+        name: bytes(each) for name, each in claims.items()
+    }
+    assert found.before == (Up("eth0", POD),)
+
+
+def test_the_release_before_finds_all_that_it_needs_in_a_record_of_now(records: Records) -> None:
+    needed = set(json.loads(BEFORE % (b"x", b"true")))
+    records.put(record())
+    kept = json.loads((Path(records.run_dir) / "attachments" / "pods" / "c1:eth0").read_bytes())
+    assert needed <= set(kept)
+    assert kept["masquerade"] is True

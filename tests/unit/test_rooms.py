@@ -1,0 +1,348 @@
+"""One file makes a wiring, an IPAM, a feature: the plugin knows it, and no other file was touched.
+
+The toys stand in a folder of the test's own, by which the rooms are extended; no module of the plugin names them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from cni_plugin.model.base import POD
+from cni_plugin.model.host import Sysctl
+from cni_plugin.model.links import Veth
+from cni_plugin.rooms import tenant
+from cni_plugin.verbs import run
+from tests.unit.support import Json, Node
+
+WIRING = '''
+    """A wire to nowhere: a veth pair that is plugged into nothing."""
+
+    from cni_plugin.conf.plugin import NetConf
+    from cni_plugin.conf.reading import invalid
+    from cni_plugin.model.base import POD, state
+    from cni_plugin.model.layer3 import Addr
+    from cni_plugin.model.links import PodLink, Up, Veth
+    from cni_plugin.spec import Interface
+    from cni_plugin.wirings.contract import Wiring
+
+
+    class Conf(NetConf, frozen=True):
+        colour: str = "white"
+
+        def check(self):
+            super().check()
+            if self.colour == "black":
+                raise invalid("colour", self.colour, "take a lighter one")
+
+
+    class ToyWiring(Wiring):
+        NAMES = ("toy-wire",)
+        KEYS = Conf
+
+        def pod(self, want):
+            dev, own = want.who.host_dev, want.who.ifname
+            pair = Veth(dev, alias=want.who.alias, peer=own, peer_mac=want.mac, mtu=want.width.pod)
+            addresses = [Addr(own, each.address, POD) for each in want.ips]
+            return state([pair, PodLink(own, mac=want.mac, mtu=want.width.pod), Up(own, POD), *addresses])
+
+        def interfaces(self, want, mac_of):
+            return Interface(want.who.host_dev), Interface(want.who.ifname, want.mac, sandbox=want.sandbox)
+
+        def host_dev(self, who):
+            return who.host_dev
+
+        def bare(self, who):
+            return state([Veth(who.host_dev)])
+
+        def alive(self, who, kernel):
+            return kernel.link_index(who.host_dev) != 0
+
+
+    wiring = ToyWiring()
+'''
+
+IPAM = '''
+    """One address for everybody, noted in a file for who has it."""
+
+    from cni_plugin.conf.plugin import IpamConf
+    from cni_plugin.errors import CHECK_FAILED, NOT_AVAILABLE, CniError
+    from cni_plugin.ipams.contract import Leases
+    from cni_plugin.kernel.host import files
+    from cni_plugin.spec import IPConfig, Result
+
+    NAMES = ("toy-ipam",)
+    NEEDS_LINK = False
+    WAITS = False
+
+
+    class Conf(IpamConf, frozen=True):
+        WHOLE = True
+        PATHS = ("data_dir",)
+        data_dir: str = ""
+        address: str = "10.99.0.1/24"
+        closed: bool = False
+
+
+    class ToyLeases(Leases):
+        def __init__(self, ask):
+            self._ask = ask
+            self.data_dir = ask.conf.data_dir
+
+        def _place(self):
+            return f"{self.data_dir}/toy-{self._ask.who.container}"
+
+        def add(self):
+            files.write(self._place(), self._ask.conf.address.encode())
+            return Result(ips=(IPConfig(self._ask.conf.address),))
+
+        def delete(self):
+            files.remove(self._place())
+
+        def check(self, ips):
+            if files.read(self._place()) is None:
+                raise CniError(CHECK_FAILED, "toy-ipam: nobody has it")
+
+        def collect(self, valid):
+            keep = {f"toy-{container}" for container, _ in valid or ()}
+            for name in files.names(self.data_dir):
+                if name not in keep:
+                    files.remove(f"{self.data_dir}/{name}")
+
+        def status(self):
+            if self._ask.conf.closed:
+                raise CniError(NOT_AVAILABLE, "toy-ipam: closed")
+
+
+    def leases(ask):
+        return ToyLeases(ask)
+'''
+
+FEATURE = '''
+    """A setting of the pod's interface, put back when it goes."""
+
+    import msgspec
+
+    from cni_plugin.conf.reading import Conf as Keys, invalid
+    from cni_plugin.features.contract import Feature
+    from cni_plugin.model.base import POD, state
+    from cni_plugin.model.host import Sysctl
+    from cni_plugin.spec import Dns
+
+
+    class Conf(Keys, frozen=True):
+        colour: str = ""
+
+
+    class Claim(msgspec.Struct, frozen=True):
+        colour: str
+
+
+    class ToyFeature(Feature):
+        NAME = "toy_tune"
+        NAMES = ("toy-tune",)
+        KEYS = Conf
+        CLAIM = Claim
+
+        def claim(self, conf, asked):
+            if conf.colour == "black":
+                raise invalid("colour", conf.colour, "take a lighter one")
+            return Claim(conf.colour) if conf.colour else None
+
+        def pod(self, claim, who):
+            return state([Sysctl(f"net/ipv4/conf/{who.ifname}/colour", claim.colour, ns=POD, dev=who.ifname)])
+
+        def result(self, claim, previous):
+            return msgspec.structs.replace(previous, dns=Dns((claim.colour,)))
+
+        def status(self, conf):
+            return "no paint" if conf.colour == "gold" else ""
+
+
+    feature = ToyFeature()
+'''
+
+TOYS = {"wirings": ("toy_wire", WIRING), "ipams": ("toy_ipam", IPAM), "features": ("toy_tune", FEATURE)}
+
+
+@pytest.fixture
+def node(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    toys = tmp_path_factory.mktemp("toys")
+    rooms = {name: importlib.import_module(f"cni_plugin.{name}") for name in TOYS}
+    for name, (stem, text) in TOYS.items():
+        (toys / name).mkdir()
+        (toys / name / f"{stem}.py").write_text(dedent(text))
+        rooms[name].__path__.append(f"{toys}/{name}")
+    importlib.invalidate_caches()
+    _forget()
+    (tmp_path / "data").mkdir()
+    found = Node(tmp_path)
+    found.called = "toy-wire"
+    found.conf = {
+        "cniVersion": "1.1.0", "name": "toys", "type": "toy-wire", "mtu": 1400,
+        "ipam": {"type": "toy-ipam", "dataDir": f"{tmp_path}/data"},
+    }
+    yield found
+    for name in TOYS:
+        rooms[name].__path__.remove(f"{toys}/{name}")
+    _forget()
+
+
+def _forget() -> None:
+    tenant.cache_clear()
+    run._parsed.cache_clear()
+    for room, (stem, _) in TOYS.items():
+        sys.modules.pop(f"cni_plugin.{room}.{stem}", None)
+
+
+def leased(node: Node) -> list[str]:
+    return sorted(each.name for each in (node.home / "data").iterdir())
+
+
+def wires(node: Node) -> int:
+    return sum(isinstance(each, Veth) for each in node.kernel.state.values())
+
+
+def chained(node: Node, previous: object, **keys: object) -> Node:
+    """The toy feature, behind a plugin with this result."""
+    after = node.configured(type="toy-tune", ipam=None, mtu=None, prevResult=previous, **keys)
+    after.called = "toy-tune"
+    return after
+
+
+def colour(node: Node) -> str | None:
+    key = Sysctl("net/ipv4/conf/eth0/colour", "", ns=POD, dev="eth0").key
+    found = node.kernel.state.get(key)
+    return found.value if isinstance(found, Sysctl) else None
+
+
+# A wiring and an IPAM
+
+
+def test_a_wiring_and_an_ipam_of_one_file_each_serve_add_check_del(node: Node) -> None:
+    added = node.call("ADD")
+    assert (added.exit, added.addresses, wires(node), leased(node)) == (0, ["10.99.0.1/24"], 1, ["toy-a"])
+    checked = node.after(added).call("CHECK")
+    assert checked.exit == 0, checked.said
+    assert node.call("DEL").exit == 0
+    assert (wires(node), leased(node), node.left()) == (0, [], [])
+    assert node.call("DEL").exit == 0
+
+
+def test_what_is_missing_of_them_is_told_by_check(node: Node) -> None:
+    added = node.call("ADD")
+    (node.home / "data" / "toy-a").unlink()
+    assert "toy-ipam: nobody has it" in node.after(added).call("CHECK").said
+    node.kernel.state = {key: each for key, each in node.kernel.state.items() if "10.99.0.1/24" not in key}
+    assert "ip -n POD addr add 10.99.0.1/24 dev eth0" in node.after(added).call("CHECK").said
+
+
+def test_gc_takes_away_what_they_made_for_who_is_not_listed(node: Node) -> None:
+    assert [node.call("ADD", pod).exit for pod in ("a eth0", "b eth1")] == [0, 0]
+    listed = node.configured(**{"cni.dev/valid-attachments": [{"containerID": "b", "ifname": "eth1"}]})
+    assert listed.call("GC").exit == 0
+    assert (wires(node), leased(node)) == (1, ["toy-b"])
+
+
+def test_their_keys_are_theirs_and_their_refusals_too(node: Node) -> None:
+    assert node.call("STATUS").exit == 0
+    assert "invalid colour 'black'" in node.configured(colour="black").call("ADD").said
+    assert "expected `str`, got `int`" in node.configured(colour=5).call("ADD").said
+    full = node.configured(ipam={"type": "toy-ipam", "dataDir": f"{node.home}/data", "closed": True})
+    assert full.call("STATUS").code == 50
+    assert node.left() == []
+
+
+def test_their_configuration_is_checked_for_slips_of_the_pen(node: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    assert node.configured(color="red").call("ADD").exit == 0
+    assert "color: there is no such key; did you mean colour?" in capfd.readouterr().err
+
+
+def test_an_ipam_of_the_room_serves_our_own_wiring_and_is_an_executable_itself(node: Node) -> None:
+    bridged = node.configured(type="tulle")
+    bridged.called = "tulle"
+    assert bridged.call("ADD").addresses == ["10.99.0.1/24"]
+    assert bridged.call("DEL").exit == 0
+    node.called = "toy-ipam"
+    assert (node.call("ADD").addresses, leased(node)) == (["10.99.0.1/24"], ["toy-a"])
+    assert (node.call("DEL").exit, leased(node)) == (0, [])
+
+
+def test_whoever_is_called_by_a_name_that_nobody_bears_is_told_theirs_too(node: Node) -> None:
+    node.called = "toy"
+    reply = node.call("ADD")
+    assert reply.code == 4
+    assert all(name in reply.said for name in ("toy-wire", "toy-ipam", "toy-tune", "tulle", "host-local"))
+
+
+# A feature behind a main plugin
+
+
+@pytest.fixture
+def previous(node: Node) -> Json:
+    return node.call("ADD").body
+
+
+def test_a_feature_of_one_file_adds_to_what_a_main_plugin_made_and_takes_it_away_again(
+    node: Node, previous: Json
+) -> None:
+    red = chained(node, previous, colour="red")
+    added = red.call("ADD")
+    assert (added.exit, added.addresses, added.body["dns"]) == (0, ["10.99.0.1/24"], {"nameservers": ["red"]})
+    assert colour(node) == "red"
+    checked = chained(node, added.body, colour="red").call("CHECK")
+    assert checked.exit == 0, checked.said
+    assert red.call("DEL").exit == 0
+    assert colour(node) is None
+    assert red.call("DEL").exit == 0
+    assert node.call("DEL").exit == 0
+    assert node.left() == []
+
+
+def test_what_stood_before_is_put_back(node: Node, previous: Json) -> None:
+    green = Sysctl("net/ipv4/conf/eth0/colour", "green", ns=POD, dev="eth0")
+    node.kernel.state[green.key] = green
+    red = chained(node, previous, colour="red")
+    assert [red.call("ADD").exit, red.call("ADD").exit] == [0, 0]
+    assert colour(node) == "red"
+    assert chained(node, None).call("DEL").exit == 0
+    assert colour(node) == "green"
+
+
+def test_a_change_by_somebody_else_is_told_by_check(node: Node, previous: Json) -> None:
+    red = chained(node, previous, colour="red")
+    added = red.call("ADD")
+    blue = Sysctl("net/ipv4/conf/eth0/colour", "blue", ns=POD, dev="eth0")
+    node.kernel.state[blue.key] = blue
+    reply = chained(node, added.body, colour="red").call("CHECK")
+    assert reply.code == 101
+    assert "red" in reply.said
+
+
+def test_who_claims_nothing_hands_the_result_on(node: Node, previous: Json) -> None:
+    plain = chained(node, previous).call("ADD")
+    assert (plain.exit, plain.body) == (0, previous)
+
+
+def test_gc_of_a_feature_forgets_who_is_not_listed_and_keeps_who_is(node: Node, previous: Json) -> None:
+    red = chained(node, previous, colour="red")
+    assert red.call("ADD").exit == 0
+    kept = red.configured(**{"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]})
+    assert kept.call("GC").exit == 0
+    shelf = node.home / "run" / "chained" / "toy_tune" / "toys"
+    assert [each.name for each in shelf.iterdir()] == ["a:eth0"]
+    assert red.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert not shelf.exists()
+
+
+def test_a_feature_refuses_what_it_cannot_do_and_says_when_it_is_not_ready(node: Node, previous: Json) -> None:
+    assert "invalid colour 'black'" in chained(node, previous, colour="black").call("ADD").said
+    assert "prevResult missing" in chained(node, None, colour="red").call("ADD").said
+    assert chained(node, None, colour="gold").call("STATUS").code == 50
+    assert chained(node, None, colour="red").call("STATUS").exit == 0
+    assert [each for each in node.left() if "chained" in each] == []
