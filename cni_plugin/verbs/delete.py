@@ -14,13 +14,14 @@ import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
+from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
 from cni_plugin.model.base import HOST, state
 from cni_plugin.model.links import Link
 from cni_plugin.plan.pod import learned_neighbours, node_routes
 from cni_plugin.plugins import bare_ipam
-from cni_plugin.store.records import Record
+from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.ensure import drop_record
 from cni_plugin.verbs.leases import leases
@@ -38,7 +39,7 @@ def delete(context: Context) -> Takedown[bytes]:
     yield unplugging(context.wiring, attachment, record)
     release(context, record)
     with context.meter.step("records"):
-        forget(context, attachment)
+        forget(context.kernel, context.records, attachment)
     return b""
 
 
@@ -48,14 +49,14 @@ def teardown(context: Context, attachment: Attachment, record: Record) -> None:
     drop_record(context.kernel, context.records, attachment)
 
 
-def forget(context: Context, attachment: Attachment) -> None:
+def forget(kernel: Kernel, records: Records, attachment: Attachment) -> None:
     """Remove the record; with the last of a network go the gateways of subnets that the node has no more."""
-    last = drop_record(context.kernel, context.records, attachment)
-    if last and files.names(f"{context.records.run_dir}/clusters"):
+    last = drop_record(kernel, records, attachment)
+    if last and files.names(f"{records.run_dir}/clusters"):
         from cni_plugin.node import former  # for who is in no cluster it is nothing
 
         try:
-            former.clear(context.kernel, context.records)
+            former.clear(kernel, records)
         except (KernelError, OSError) as error:
             print(f"tulle: gateways of former subnets are left: {error}; tullectl repair tries again", file=sys.stderr)
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from cni_plugin import plugins
 from cni_plugin.attachment import Attachment, owner, sealed
 from cni_plugin.conf import reading
 from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
+from cni_plugin.ipams.contract import Ask, Words, find
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
-from cni_plugin.meter import Meter
-from cni_plugin.spec import Request
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import forget, release, unplugging
 from cni_plugin.verbs.ensure import sweep_records
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown, together
+from cni_plugin.wirings.contract import Wiring
 
 PLUGIN_PATH = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 """Where a delegated IPAM is looked for when no runtime says it: containerd's, Debian's and podman's places."""
@@ -44,7 +45,7 @@ def collect(context: Context) -> bytes:
         if not _is_valid(context, each, records.get(each), valid, living)
     ]
     silent: dict[str, NoAnswer] = {}
-    takedowns = [take_away(context, each, records.get(each), silent) for each in stale]
+    takedowns = [take_away(_of_network(context, each, records.get(each)), silent) for each in stale]
     outcomes = zip(stale, together(lambda: context.kernel, takedowns), strict=True)
     failures.update({each: str(error) for each, error in outcomes if error is not None})
     # what could not be unplugged keeps its address: nobody else may have it while the old wire can send from it
@@ -89,7 +90,7 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
     Why each could not be taken away, "" for those that are gone.
     """
     silent: dict[str, NoAnswer] = {}
-    takedowns = [take_away(_of_record(each, kernel, records), each.attachment, each, silent) for each in dead]
+    takedowns = [_take_dead(kernel, records, each, silent) for each in dead]
     problems = ["" if each is None else str(each) for each in together(lambda: kernel, takedowns)]
     for network in {each.network for each in dead}:
         sweep_records(records, network)
@@ -128,17 +129,37 @@ def _marked(context: Context, named: Collection[Attachment]) -> list[Attachment]
     return [known.get(each.digest, each) for each in found if each is not None and each.network in here]
 
 
-def take_away(
-    context: Context, attachment: Attachment, record: Record | None, silent: dict[str, NoAnswer]
-) -> Takedown[None]:
-    """Take down an attachment that the runtime forgot. Without a record its leases are the caller's to collect.
+class Stale(NamedTuple):
+    """An attachment that the runtime forgot: how it was wired, and what gives its addresses back."""
+
+    kernel: Kernel
+    records: Records
+    attachment: Attachment
+    record: Record | None
+    wiring: Wiring
+    release: Callable[[], None]
+
+
+def take_away(stale: Stale, silent: dict[str, NoAnswer]) -> Takedown[None]:
+    """Take it down. Without a record its leases are the caller's to collect.
 
     `silent`: the IPAM plugins that were waited for in vain, kept by those who are taken down together.
     """
-    yield unplugging(context.wiring, attachment, record)
-    if record is not None:
-        _unless_silent(record.ipam, silent, partial(release, context, record))
-        forget(context, attachment)
+    yield unplugging(stale.wiring, stale.attachment, stale.record)
+    if stale.record is not None:
+        _unless_silent(stale.record.ipam, silent, stale.release)
+        forget(stale.kernel, stale.records, stale.attachment)
+
+
+def _take_dead(kernel: Kernel, records: Records, record: Record, silent: dict[str, NoAnswer]) -> Takedown[None]:
+    """What is wrong with the configuration on one's record keeps no other from being taken down."""
+    yield from take_away(_of_record(kernel, records, record), silent)
+
+
+def _of_network(context: Context, attachment: Attachment, record: Record | None) -> Stale:
+    """As the request for its network has it."""
+    given_back = partial(release, context, record)
+    return Stale(context.kernel, context.records, attachment, record, context.wiring, given_back)
 
 
 def _unless_silent(ipam: str, silent: dict[str, NoAnswer], step: Callable[[], None]) -> None:
@@ -152,17 +173,26 @@ def _unless_silent(ipam: str, silent: dict[str, NoAnswer], step: Callable[[], No
         raise
 
 
-def _of_record(record: Record, kernel: Kernel, records: Records) -> Context:
-    """What a DEL of this attachment would be given by a runtime that remembered it."""
+def _of_record(kernel: Kernel, records: Records, record: Record) -> Stale:
+    """As its own ADD had it: there is no request."""
     raw = reading.decode(bytes(record.conf))
     try:
         plugin = plugins.parse(raw)
     except CniError:
         plugin = plugins.parse_name(raw)
-    request = Request("DEL", record.container, record.netns, record.ifname, {}, PLUGIN_PATH, netns_override=False)
-    environ = {"CNI_COMMAND": "DEL", "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir}
-    stdin, version = bytes(record.conf), reading.version_of(raw)
-    return Context("tulle", request, environ, raw, stdin, version, plugin, kernel, records, Meter())
+    environ = {
+        "CNI_COMMAND": "DEL", "CNI_CONTAINERID": record.container, "CNI_IFNAME": record.ifname,
+        "CNI_NETNS": record.netns, "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir,
+    }
+    words = Words(environ, bytes(record.conf), reading.version_of(raw), PLUGIN_PATH, plugin.conf.prev_result)
+    ask = Ask(record.attachment, plugins.bare_ipam(record.ipam, record.data_dir), partial(_stands, kernel), words=words)
+    assert plugin.wiring is not None
+    given_back = find(record.ipam).leases(ask).delete
+    return Stale(kernel, records, record.attachment, record, plugin.wiring, given_back)
+
+
+def _stands(kernel: Kernel, who: Attachment) -> bool:
+    return kernel.link_index(who.host_dev) != 0
 
 
 def _try(failures: dict[Attachment | str, str], what: Attachment | str, step: Callable[[], None]) -> None:
