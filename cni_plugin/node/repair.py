@@ -14,18 +14,18 @@ from cni_plugin.node.site import Site
 from cni_plugin.store.records import Records
 
 
-def repair(kernel: Kernel, records: Records, *, dry_run: bool = False) -> list[Repair]:
-    """What came of a look at all there is; with `dry_run` it was only a look. Raises OSError for records."""
+def repair(kernel: Kernel, records: Records, *, dry_run: bool = False, changed: Changed = ALL) -> list[Repair]:
+    """What came of a look at all that may have `changed`; with `dry_run` only a look. Raises OSError for records."""
     site = Site(kernel, records, dry_run=dry_run)
     site.attachments.refresh()
     found: dict[str, Repair] = {}
 
-    def take(part: Part, changed: Changed) -> bool:
-        done = [taken(look) for look in part.looks(site, changed)]
+    def take(part: Part, concerned: Changed) -> bool:
+        done = [taken(look) for look in part.looks(site, concerned)]
         for each in done:
             before = found.get(each.what, each._replace(ops=()))
             found[each.what] = each._replace(ops=before.ops + each.ops)
         return not dry_run and any(each.ops for each in done)
 
-    in_turn(parts(), ALL, take)
+    in_turn(parts(), changed, take)
     return list(found.values())

@@ -22,6 +22,7 @@ from cni_plugin.node.watch import Watch
 from cni_plugin.rooms import tenant
 from tests.unit.agent.test_loop import CLUSTER, Clock, World
 from tests.unit.agent.test_loop import clock as clock
+from tests.unit.ctl.tool import Tool
 from tests.unit.support import Node
 
 TOY = '''"""A knob that is to be on."""
@@ -129,6 +130,16 @@ def test_repair_and_diff_know_a_new_part_by_its_file(node: Node) -> None:
     (put,) = [each for each in repair(node.kernel, node.records) if each.ops]
     assert (put.what, list(node.kernel.state.values())) == ("the toy", [KNOB])
     assert [each for each in repair(node.kernel, node.records, dry_run=True) if each.ops or each.problem] == []
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_tool_tells_of_a_new_part_by_its_file(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = Tool(node, monkeypatch)
+    assert [each["what"] for each in tool("diff", "--json").json] == ["the toy"]
+    (found,) = [each for each in tool("doctor", "--json").json if each["name"] == "not-as-recorded"]
+    assert (found["key"], found["value"]) == ("the toy", "lacks 'sysctl -w net/ipv4/conf/all/toy=1'")
+    assert tool("repair").exit == 0
+    assert tool("diff").exit == 0
 
 
 @pytest.mark.usefixtures("toy")

@@ -13,6 +13,7 @@ from cni_plugin.ctl.diagnosis import finding_names, ill
 from cni_plugin.ctl.doctor.addresses import Flaw, RangeUse
 from cni_plugin.ctl.doctor.contract import Finding, topics
 from cni_plugin.ctl.doctor.managers import File
+from cni_plugin.ctl.doctor.parts import Wrong
 from cni_plugin.ctl.doctor.peers import Probed
 from cni_plugin.ctl.doctor.run_folder import Mount
 from cni_plugin.ctl.doctor.stamps import Stamp
@@ -112,6 +113,10 @@ CASES: dict[str, tuple[Told, str, str]] = {
     "no-ipv6": (
         with_facts(sysctls={key: each for key, each in RIGHT["sysctls"].items() if "ipv6" not in key}),
         "error", "no such key",
+    ),
+    "not-as-recorded": (
+        with_facts(wrong=(Wrong("bridge tulle0", ("ip link set tulle0 up", "ip addr add x")),)),
+        "warning", "lacks 'ip link set tulle0 up' and 1 more",
     ),
     "strict-rp-filter": (with_sysctls(net__ipv4__conf__up0__rp_filter="1"), "warning", "rp_filter=2"),
     "strict-rp-filter by all": (
