@@ -17,7 +17,7 @@ from cni_plugin import spec
 from cni_plugin.client import VERSION
 from tests.conformance.conftest import BUNDLE, REPOSITORY, Nodes
 from tests.conformance.nodes import NODE4, Plugins
-from tests.pace import PATIENCE, cheaper
+from tests.pace import PATIENCE, cheaper, until
 
 VERSIONS = {"cniVersion": "1.1.0", "supportedVersions": list(spec.VERSIONS)}
 OF_THE_SYSTEM = {"libc", "libm", "libdl", "librt", "libpthread", "linux-vdso", "ld-linux-x86-64", "ld-linux-aarch64"}
@@ -254,6 +254,22 @@ def interleaved(*commands: Sequence[str], rounds: int) -> list[float]:
             os.waitpid(process, 0)
             taken.append(time.perf_counter() - start)
     return [min(taken) for taken in times]
+
+
+def test_an_agent_whose_bundle_was_replaced_goes_on_with_its_own_modules(bundle: Path, tmp_path: Path) -> None:
+    """What no request needed yet is read late, and an installer does not wait for that."""
+    copy, run = tmp_path / "bundle", tmp_path / "run"
+    shutil.copytree(bundle, copy, symlinks=True)
+    environ = {"CNI_COMMAND": "GC", "CNI_PATH": "/nowhere", "TULLE_RUN_DIR": str(run)}
+    conf = {"cniVersion": "1.1.0", "name": "net", "type": "tulle", "agent": "required", "cni.dev/valid-attachments": []}
+    with subprocess.Popen(["unshare", "-n", copy / "tulled", "--run-dir", run], stderr=subprocess.DEVNULL) as agent:
+        try:
+            until((run / "agent.sock").exists, "the agent listens")
+            shutil.rmtree(copy)
+            done = call(bundle / "tulle", json.dumps(conf), environ=environ)
+        finally:
+            agent.terminate()
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.soak
