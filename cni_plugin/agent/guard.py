@@ -38,7 +38,7 @@ class Watcher(Protocol):
         """Do what is due."""
 
 
-class Part(Watcher, Protocol):
+class Resident(Watcher, Protocol):
     """One that holds sockets."""
 
     def close(self) -> None:
@@ -48,10 +48,10 @@ class Part(Watcher, Protocol):
 class Late:
     """A part that cannot be opened yet: it is tried again whenever that is due, and lives from then on."""
 
-    def __init__(self, name: str, opened: Callable[[], Part]) -> None:
+    def __init__(self, name: str, opened: Callable[[], Resident]) -> None:
         self.name = name
         self._opened = opened
-        self._part: Part | None = None
+        self._part: Resident | None = None
 
     def filenos(self) -> tuple[int, ...]:
         """The part's."""

@@ -25,7 +25,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.watch.changed import EVERYTHING, UPLINKS, Changed
 from cni_plugin.kernel.watch.inotify import Inotify
 from cni_plugin.kernel.watch.monitor import Beyond, Monitor
-from cni_plugin.node.contract import LISTS, THOROUGH, TURN, Look, Part, Repair, taken
+from cni_plugin.node.contract import LISTS, THOROUGH, TURN, Inspection, Part, Repair, taken
 from cni_plugin.node.parts import in_turn, parts
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import joined
@@ -53,7 +53,7 @@ class Events(Protocol):
         """Let go."""
 
 
-class Keeper(Part, Protocol):
+class ClusterKeeper(Part, Protocol):
     """A part of the agent's own, for clusters that a source tells of: `agent.cluster.membership`."""
 
     def networks(self) -> Collection[str]:
@@ -68,7 +68,7 @@ class Reconciler:
 
     def __init__(
         self, kernel: Kernel, records: Records, journal: Told, settings: Settings, events: Events | None = None,
-        *, keeper: Keeper | None = None,
+        *, keeper: ClusterKeeper | None = None,
     ) -> None:
         self._site = Site(kernel, records, kept=keeper.networks if keeper is not None else tuple)
         self._parts = sorted([*parts(), *([keeper] if keeper is not None else [])], key=lambda each: each.ORDER)
@@ -165,7 +165,7 @@ class Reconciler:
         self._guarded(part.NAME, look)
         return bool(right)
 
-    def _step(self, look: Look) -> bool:
+    def _step(self, look: Inspection) -> bool:
         if self._patience.holds(look.what) and not look.own_pace:
             return False
         start = perf_counter()

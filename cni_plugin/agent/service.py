@@ -23,7 +23,7 @@ import msgspec
 from cni_plugin import wire
 from cni_plugin.agent import settings as configuration
 from cni_plugin.agent.cluster.offload import Offload
-from cni_plugin.agent.guard import Late, Part, Watcher
+from cni_plugin.agent.guard import Late, Resident, Watcher
 from cni_plugin.agent.loop import Reconciler
 from cni_plugin.agent.metrics.gauges import Gauges
 from cni_plugin.agent.metrics.journal import Journal
@@ -158,7 +158,7 @@ class _Agent:
         return {**{key: censor.told(each) for key, each in told.items()}, "settings": settings}
 
 
-def _begun(name: str, opened: Callable[[], Part], stack: ExitStack) -> Watcher:
+def _begun(name: str, opened: Callable[[], Resident], stack: ExitStack) -> Watcher:
     """A part of the agent; one that cannot be had now, a port being taken, is tried again beside all else.
 
     Raises CniError 7 for settings that cannot be used.

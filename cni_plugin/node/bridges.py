@@ -16,7 +16,7 @@ from cni_plugin.kernel.watch.changed import ADDRESSES, KNOBS, LINKS, Changed
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State
 from cni_plugin.model.links import Bridge, Up
-from cni_plugin.node.contract import BRIDGED, Look, Quiet
+from cni_plugin.node.contract import BRIDGED, Inspection, Quiet
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import Watch
 from cni_plugin.wirings.bridge import wiring
@@ -33,11 +33,11 @@ class Part(Quiet):
     def __init__(self) -> None:
         self._macs: dict[str, str] = {}
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """One for each."""
         del changed
         for name, want in site.attachments.bridges.items():
-            yield Look(f"bridge {name}", partial(_put_right, site, want, self._macs.get(name, "")))
+            yield Inspection(f"bridge {name}", partial(_put_right, site, want, self._macs.get(name, "")))
         self._remember(site)
 
     def watch(self, site: Site) -> Watch:

@@ -11,8 +11,8 @@ from functools import partial
 from cni_plugin import decoding
 from cni_plugin.diff import Op
 from cni_plugin.kernel.watch.changed import WAYS, Changed
-from cni_plugin.node.cluster.member import OURS
-from cni_plugin.node.contract import LISTS, THOROUGH, TURN, Look, Quiet
+from cni_plugin.node.cluster.participant import OURS
+from cni_plugin.node.contract import LISTS, THOROUGH, TURN, Inspection, Quiet
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import Watch
 from cni_plugin.store.clusters import ClusterFacts
@@ -26,10 +26,10 @@ class Part(Quiet):
     ON: Changed = OURS | WAYS | LISTS | THOROUGH
     CAUSES: Changed = TURN
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """One for each network."""
         for facts in site.unkept():
-            yield Look(f"cluster of {facts.network}", partial(_put_right, site, facts, changed))
+            yield Inspection(f"cluster of {facts.network}", partial(_put_right, site, facts, changed))
 
     def watch(self, site: Site) -> Watch:
         """Every device and uplink, and the files of lists; an agent's own changes with what its source says."""

@@ -33,7 +33,7 @@ WITHIN: Changed = THOROUGH << 1
 ALL: Changed = (WITHIN << 1) - 1
 
 
-class Look(NamedTuple):
+class Inspection(NamedTuple):
     """One thing to be looked at: what it is called, and what puts it right, with the operations that it took.
 
     `take` raises for what cannot be done; None where it is there and need not be looked at now. `own_pace`: it is not
@@ -65,7 +65,7 @@ class Part(Protocol):
     ON: Changed
     CAUSES: Changed
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """What is to be looked at now, each taken or passed over before the next is asked for."""
 
     def watch(self, site: Site) -> Watch:
@@ -90,7 +90,7 @@ class Quiet:
         return {}
 
 
-def taken(look: Look) -> Repair:
+def taken(look: Inspection) -> Repair:
     """What came of a look. Never raises for what is foreseen to go wrong."""
     try:
         return Repair(look.what, tuple(look.take()) if look.take is not None else ())

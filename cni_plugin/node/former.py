@@ -22,7 +22,7 @@ from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.node.attached import Attachments
-from cni_plugin.node.contract import THOROUGH, TURN, Look
+from cni_plugin.node.contract import THOROUGH, TURN, Inspection
 from cni_plugin.node.settle import put_right
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import Watch
@@ -44,14 +44,14 @@ class Part:
         self._basis: object = None
         self._words: dict[str, str] = {}
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """When the node's subnets or the gateways that pods need are others than at the last look, or it is time."""
         known = site.facts()
         before = self._basis
         self._basis = (site.attachments.gateways, [(each.network, each.pod_cidrs) for each in known])
         due = bool(changed & THOROUGH) or (bool(known) and self._basis != before)
         take = partial(clear, site.kernel, site.records, dry_run=site.dry_run)
-        yield Look("gateways of former subnets", take if due else None)
+        yield Inspection("gateways of former subnets", take if due else None)
         if due or self._words:
             self._words = {each.network: words for each in known if (words := _words(site.attachments, each))}
 

@@ -10,7 +10,7 @@ from cni_plugin.diff import Op
 from cni_plugin.errors import KERNEL_REFUSED, CniError
 from cni_plugin.kernel.watch.changed import RULES, Changed
 from cni_plugin.node import clusters
-from cni_plugin.node.contract import Look, Quiet
+from cni_plugin.node.contract import Inspection, Quiet
 from cni_plugin.node.site import Site
 from cni_plugin.store.clusters import ClusterFacts
 
@@ -22,11 +22,11 @@ class Part(Quiet):
     ORDER = 35
     ON: Changed = RULES | clusters.Part.ON
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """One for each network, unless the clusters are looked at as a whole."""
         if not changed & clusters.Part.ON:
             for facts in site.unkept():
-                yield Look(f"guard of {facts.network}", partial(_put_right, site, facts))
+                yield Inspection(f"guard of {facts.network}", partial(_put_right, site, facts))
 
 
 def _put_right(site: Site, facts: ClusterFacts) -> Sequence[Op]:

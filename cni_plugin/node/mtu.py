@@ -21,7 +21,7 @@ from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.watch.changed import Changed
 from cni_plugin.model.base import Object
 from cni_plugin.model.links import PodLink, Veth
-from cni_plugin.node.contract import BRIDGED, TURN, Look, Quiet
+from cni_plugin.node.contract import BRIDGED, TURN, Inspection, Quiet
 from cni_plugin.node.site import Site
 from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record, Records
@@ -37,11 +37,11 @@ class Part(Quiet):
     ON: Changed = TURN
     CAUSES: Changed = BRIDGED
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """One for each cluster."""
         del changed
         for facts in site.facts():
-            yield Look(f"MTU of pods in {facts.network}", partial(_put_right, site, facts))
+            yield Inspection(f"MTU of pods in {facts.network}", partial(_put_right, site, facts))
 
 
 def _put_right(site: Site, facts: ClusterFacts) -> Sequence[Op]:

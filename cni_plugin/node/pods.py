@@ -18,7 +18,7 @@ from cni_plugin.kernel.door import OwnLink
 from cni_plugin.kernel.watch.changed import LINKS, Changed
 from cni_plugin.model.base import Object, state
 from cni_plugin.model.links import Fdb, Port, PortVlan, Up, Veth
-from cni_plugin.node.contract import BRIDGED, THOROUGH, Look, Quiet
+from cni_plugin.node.contract import BRIDGED, THOROUGH, Inspection, Quiet
 from cni_plugin.node.settle import apply
 from cni_plugin.node.site import Site
 from cni_plugin.store.records import Record
@@ -34,14 +34,14 @@ class Part(Quiet):
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """All of them at once."""
         names = site.attachments.bridges
         before = self._numbers
         # of a bridge that the last pod has left the number stays known, so that the next pod on it is no news
         self._numbers = {**before, **{name: site.kernel.link_index(name) for name in names}}
         due = changed & THOROUGH or any(self._numbers[name] != before.get(name, 0) for name in names)
-        yield Look("ports of pods", partial(_put_right, site) if due else None)
+        yield Inspection("ports of pods", partial(_put_right, site) if due else None)
 
 
 def _put_right(site: Site) -> Sequence[Op]:

@@ -8,7 +8,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.model.base import State
 from cni_plugin.node.attached import Attachments
-from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.node.settle import put_right
 from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Records
@@ -31,7 +31,7 @@ class Site:
         self.attachments = Attachments(records)
         self.links: Mapping[str, OwnLink] = {}
         """The links that bear our mark, by name, as they were found when all of them were looked at last."""
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, Participant] = {}
 
     def facts(self) -> list[ClusterFacts]:
         """What is programmed of each cluster. Raises OSError."""
@@ -42,9 +42,9 @@ class Site:
         kept = self.kept()
         return [each for each in self.facts() if each.network not in kept]
 
-    def member(self, network: str) -> Member:
+    def member(self, network: str) -> Participant:
         """This node as a member of a network's cluster, as warm as it was left."""
-        return self._members.setdefault(network, Member(network, self.kernel, self.records))
+        return self._members.setdefault(network, Participant(network, self.kernel, self.records))
 
     def put_right(self, look: Callable[[], tuple[State, State]]) -> list[Op]:
         """As `settle.put_right`, here."""

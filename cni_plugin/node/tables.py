@@ -13,7 +13,7 @@ from cni_plugin.diff import Op
 from cni_plugin.features.contract import NodeFeature
 from cni_plugin.kernel.watch.changed import RULES, Changed
 from cni_plugin.node.claims import restore
-from cni_plugin.node.contract import Look, Quiet
+from cni_plugin.node.contract import Inspection, Quiet
 from cni_plugin.node.site import Site
 from cni_plugin.rooms import tenants
 
@@ -25,13 +25,13 @@ class Part(Quiet):
     ORDER = 50
     ON: Changed = RULES
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """By the features' names."""
         del changed
         for each in tenants("features"):
             feature = getattr(each, "feature", None)
             if isinstance(feature, NodeFeature):
-                yield Look(feature.NAME, partial(_put_right, site, feature))
+                yield Inspection(feature.NAME, partial(_put_right, site, feature))
 
 
 def _put_right(site: Site, feature: NodeFeature) -> Sequence[Op]:

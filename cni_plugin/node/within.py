@@ -9,7 +9,7 @@ from cni_plugin.diff import Op, diff, differences
 from cni_plugin.kernel.watch.changed import Changed
 from cni_plugin.model.base import state
 from cni_plugin.model.links import Fdb
-from cni_plugin.node.contract import WITHIN, Look, Quiet
+from cni_plugin.node.contract import WITHIN, Inspection, Quiet
 from cni_plugin.node.settle import apply
 from cni_plugin.node.site import Site
 from cni_plugin.plan.pod import lasting
@@ -23,12 +23,12 @@ class Part(Quiet):
     ORDER = 70
     ON: Changed = WITHIN
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """One for each."""
         del changed
         for each in site.records.all():
             name = f"attachment {each.container} {each.ifname} in {each.network}"
-            yield Look(name, partial(_put_right, site, each))
+            yield Inspection(name, partial(_put_right, site, each))
 
 
 def _put_right(site: Site, record: Record) -> Sequence[Op]:

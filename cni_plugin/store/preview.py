@@ -1,6 +1,6 @@
 """What would be on disk after a request that is only previewed: it is kept in memory, over what is there.
 
-    records = Previewed("/run/tulle")
+    records = PreviewedRecords("/run/tulle")
     records.put(record)             no file is written
     records.find(attachment)        ->  the record
 """
@@ -14,7 +14,7 @@ from cni_plugin.kernel.host import files
 from cni_plugin.store.records import Records
 
 
-class Previewed(Records):
+class PreviewedRecords(Records):
     """The records as they would be: what is written stays in memory, and nothing is locked."""
 
     def __init__(self, run_dir: str) -> None:

@@ -23,13 +23,13 @@ def leases_of(ipam: Ipam, context: Context, pod_cidrs: Sequence[str] = ()) -> Le
     """The same of this IPAM."""
     found = ipam.leases(_ask(context, pod_cidrs))
     if context.preview:
-        return Previewed(found)
+        return PreviewedLeases(found)
     if ipam.WAITS and not context.waits:
         raise MustWait
     return found
 
 
-class Previewed(Leases):
+class PreviewedLeases(Leases):
     """What another IPAM would give, and nothing is taken or given back."""
 
     def __init__(self, ipam: Leases) -> None:

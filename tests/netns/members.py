@@ -16,7 +16,7 @@ from cni_plugin.describe import describe
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
 from scripts.lib.lab import labs, namespaces
@@ -157,7 +157,7 @@ class Members:
             with LinuxKernel() as kernel:
                 records = Records(run_dir)
                 try:
-                    ops = Member(NETWORK, kernel, records).differences(wanted)
+                    ops = Participant(NETWORK, kernel, records).differences(wanted)
                 except (CniError, KernelError, OSError) as error:  # a device that goes while it is looked at, too
                     return [str(error)]
                 problems = []

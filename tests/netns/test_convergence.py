@@ -26,7 +26,7 @@ from cni_plugin.kernel.watch.changed import EVERYTHING, NEIGHBOURS, ROUTES, UPLI
 from cni_plugin.kernel.watch.monitor import Beyond, Monitor
 from cni_plugin.model.layer3 import Way
 from cni_plugin.node.cluster.ensure import ensure
-from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.records import Records
 from scripts.lib.lab import namespaces
@@ -55,7 +55,7 @@ class World:
 
     def restart(self) -> None:
         """What was remembered is gone, as with an agent that was killed."""
-        self.member = Member("pods", self.kernel, self.records)
+        self.member = Participant("pods", self.kernel, self.records)
 
     def learns(self, cluster: Cluster) -> list[Op]:
         ops = self.member.converge(cluster, self.path)
@@ -83,7 +83,7 @@ class World:
 
     def is_as_planned(self, cluster: Cluster) -> bool:
         """Whether a fresh look, which dumps everything, finds nothing to do."""
-        return Member("pods", self.kernel, self.records).converge(cluster, self.path) == []
+        return Participant("pods", self.kernel, self.records).converge(cluster, self.path) == []
 
 
 @pytest.fixture
@@ -393,7 +393,7 @@ def test_a_tunnels_packets_leave_by_the_interface_that_leads_to_their_peer(
             theirs = msgspec.structs.replace(cluster, node=name)
             folder = tmp_path / name
             folder.mkdir()
-            Member("pods", kernel, Records(str(folder))).converge(theirs, str(folder / "cluster.json"))
+            Participant("pods", kernel, Records(str(folder))).converge(theirs, str(folder / "cluster.json"))
         overlay = f"10.64.{name[1]}.0"
         run(f"ping -n -c1 -W2 {overlay}")
     assert world.routes()["10.64.2.0/24"] == "10.64.2.0"
@@ -441,7 +441,7 @@ def test_a_kill_between_any_two_steps_is_put_right_when(netns: MakeNetns, tmp_pa
             run("ip link set wire up")
             run("ip link set eth0 up")
             folder = tmp_path / str(target)
-            Member("pods", kernel, Records(str(folder))).converge(one, f"{folder}/{notes.CLUSTER_FILE}")
+            Participant("pods", kernel, Records(str(folder))).converge(one, f"{folder}/{notes.CLUSTER_FILE}")
             died = dies_at_step(folder, one, two, target)
             deaths += died
             fresh = World(kernel, folder)
@@ -485,11 +485,11 @@ def dies_at_step(folder: Path, one: Cluster, two: Cluster, target: int) -> bool:
     sys.addaudithook(lambda name, _: step() if name == "os.rename" else None)
     try:
         with LinuxKernel() as kernel:
-            convergence = Member("pods", kernel, Records(str(folder)))
+            member = Participant("pods", kernel, Records(str(folder)))
             path = f"{folder}/{notes.CLUSTER_FILE}"
-            convergence.converge(one, path)
+            member.converge(one, path)
             armed = True
-            convergence.converge(two, path)
+            member.converge(two, path)
     finally:
         os._exit(0)
 

@@ -33,8 +33,8 @@ from cni_plugin.errors import BUG, INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.watch.changed import ADDRESSES, LINKS, UPLINKS, WAYS, Changed
 from cni_plugin.network import Address, Network, NetworkConf
-from cni_plugin.node.cluster.member import Member
-from cni_plugin.node.contract import ALL, TURN, Look
+from cni_plugin.node.cluster.participant import Participant
+from cni_plugin.node.contract import ALL, TURN, Inspection
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import Watch
 from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts
@@ -93,7 +93,7 @@ class Membership:
         self._advertised: dict[str, str] = {}
         self._published: _Published | None = None
         self._cluster: Cluster | None = None
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, Participant] = {}
         self._reason = "the source has not answered yet"
         self._ready = False
         self._delay = self._again = 0.0
@@ -151,10 +151,10 @@ class Membership:
         """Nothing beside the reason that the status tells."""
         return {}
 
-    def looks(self, site: Site, changed: Changed) -> Iterator[Look]:
+    def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """One, at its own pace: as far as it goes."""
         del site
-        yield Look(self._what, partial(self._look, changed), own_pace=True)
+        yield Inspection(self._what, partial(self._look, changed), own_pace=True)
 
     def _look(self, changed: Changed) -> Sequence[Op]:
         """What it took to put right what others had broken. Raises for what cannot be done."""
@@ -308,14 +308,14 @@ class Membership:
             return {**conflist.DEFAULT, "name": self._settings.network}
         return found
 
-    def _of_network(self, network: str) -> Member:
+    def _of_network(self, network: str) -> Participant:
         if network not in self._members:
             for each in self._members.values():  # renamed: what was made for the old name goes
                 each.forget()
-            self._members = {network: Member(network, self._kernel, self._records)}
+            self._members = {network: Participant(network, self._kernel, self._records)}
         return self._members[network]
 
-    def _converge(self, member: Member, cluster: Cluster) -> None:
+    def _converge(self, member: Participant, cluster: Cluster) -> None:
         if cluster == self._cluster and member.facts is not None:
             return
         start = perf_counter()

@@ -23,7 +23,7 @@ from cni_plugin.meter import Meter
 from cni_plugin.model.base import POD
 from cni_plugin.model.links import Veth
 from cni_plugin.store.clusters import load
-from cni_plugin.store.preview import Previewed
+from cni_plugin.store.preview import PreviewedRecords
 from cni_plugin.verbs.add import add
 from cni_plugin.verbs.context import Context
 
@@ -32,7 +32,7 @@ _TOPICS = ("this node's part of the cluster", "masquerade", "the bridge", "the p
 _CLUSTER, _MASQUERADE, _BRIDGE, _POD = _TOPICS
 
 
-class Step(NamedTuple):
+class PlanStep(NamedTuple):
     """Operations that belong together, with what they are for."""
 
     title: str
@@ -47,19 +47,19 @@ def first_config(folder: str) -> str:
     return f"{folder}/{found[0]}"
 
 
-def plan_add(path: str, pod: tuple[str, str], kernel: Kernel, run_dir: str) -> list[Step]:
+def plan_add(path: str, pod: tuple[str, str], kernel: Kernel, run_dir: str) -> list[PlanStep]:
     """The steps of ADD for a pod (container, interface) with the configuration in a file. Raises what ADD would."""
     found: dict[str, list[Op]] = {}
-    records = Previewed(run_dir)
+    records = PreviewedRecords(run_dir)
     recorder = Recorder(kernel, lambda ops: found.setdefault(_topic(context, ops), []).extend(ops))
     context = _context(_plugin_of(path), pod, recorder, records)
     add(context)
     titles = _titles(context)
     told = [topic for topic in _TOPICS if topic in titles or topic in found]
-    return [Step(titles.get(topic, topic), found.get(topic, ())) for topic in told]
+    return [PlanStep(titles.get(topic, topic), found.get(topic, ())) for topic in told]
 
 
-def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, records: Previewed) -> Context:
+def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, records: PreviewedRecords) -> Context:
     """As `verbs.run` makes it of a request. Raises CniError 1, 6 or 7."""
     version = reading.version_of(raw)
     spec.check_version(version)

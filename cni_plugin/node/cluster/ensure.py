@@ -13,7 +13,7 @@ from cni_plugin import doubts
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.node.cluster.lists import data_of, decoded, digest_of, stamp_of
-from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.store.clusters import ClusterFacts, load, note
 from cni_plugin.store.records import Records
 
@@ -33,7 +33,7 @@ def ensure(conf: NetConf, kernel: Kernel, records: Records) -> ClusterFacts | No
         if known is not None:
             note(records, known)  # what the file looks like now spares the next one the reading
             return known
-        member = Member(conf.name, kernel, records)
+        member = Participant(conf.name, kernel, records)
         ops = member.program(conf.cluster)
         print(f"tulle: {conf.name}: the node list is new here: {len(ops)} changes", file=sys.stderr)
         tell_doubts(conf.name, decoded(conf.cluster, data_of(conf.cluster, records)))

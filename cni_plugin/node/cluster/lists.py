@@ -1,6 +1,6 @@
 """The list of a cluster's nodes, where its configuration says that it is: in a file, or in the configuration itself.
 
-    read("/etc/tulle/cluster.json", records)  ->  Listed(cluster, digest, stamp)
+    read("/etc/tulle/cluster.json", records)  ->  NodeList(cluster, digest, stamp)
 
 A list of people's is whole or nothing: a single peer that cannot be reached is an error of theirs, and told. Of a list
 that an agent learned such a peer is left out, for the others would be without their pods.
@@ -30,7 +30,7 @@ _TICK = 50_000_000
 """Nanoseconds within which two writings of a file may bear the same time."""
 
 
-class Listed(NamedTuple):
+class NodeList(NamedTuple):
     """A list and where it is. `lenient`: peers that cannot be reached are left out of it; `learned`: just now.
 
     `digest` tells it from every other, `stamp` its file from another one, () where that does not.
@@ -44,15 +44,15 @@ class Listed(NamedTuple):
     learned: bool = False
 
 
-def read(source: Source, records: Records) -> Listed:
+def read(source: Source, records: Records) -> NodeList:
     """The list as it is now. Raises CniError 7 for a bad one, 11 for one that the agent has yet to learn."""
     stamp = stamp_of(source)
     data = data_of(source, records)
     cluster = clusters.parse(decoded(source, data))
-    return Listed(cluster, source, source == cluster_file(records), digest_of(data), stamp)
+    return NodeList(cluster, source, source == cluster_file(records), digest_of(data), stamp)
 
 
-def written(listed: Listed, before: Listed | None, known: ClusterFacts | None) -> Listed:
+def written(listed: NodeList, before: NodeList | None, known: ClusterFacts | None) -> NodeList:
     """A list that was learned, with the digest and the stamp of its file, which is written if it is another one."""
     if not listed.learned or not isinstance(listed.source, str):
         return listed

@@ -23,7 +23,7 @@ from cni_plugin.model.base import State
 from cni_plugin.model.host import Feature
 from cni_plugin.model.layer3 import Way
 from cni_plugin.model.links import Vxlan
-from cni_plugin.node.cluster.lists import Listed
+from cni_plugin.node.cluster.lists import NodeList
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import aside, too_narrow
 from cni_plugin.plan.offload import trusted
@@ -32,7 +32,7 @@ from cni_plugin.store.offload import broken
 from cni_plugin.store.records import Records
 
 
-class Made(NamedTuple):
+class Planned(NamedTuple):
     """A plan, and this node as it was found, without the ways."""
 
     here: Me
@@ -45,14 +45,14 @@ class Planner:
     def __init__(self, kernel: Kernel, records: Records) -> None:
         self._kernel = kernel
         self._records = records
-        self.made: Made | None = None
+        self.made: Planned | None = None
 
     @property
     def ways(self) -> Mapping[str, Way]:
         """Those to peers, as far as they are known."""
         return self.made.plan.terms.me.ways if self.made else {}
 
-    def plan(self, cluster: Cluster, *, anew: bool = True) -> Made:
+    def plan(self, cluster: Cluster, *, anew: bool = True) -> Planned:
         """What this list asks for; `anew`: this node and all ways are looked up again. Raises CniError 7."""
         backend = backends.find(cluster.backend)
         conf = backend.configure(cluster.options)
@@ -60,7 +60,7 @@ class Planner:
         here = self.made.here if self.made and not anew else locate(cluster, self._kernel, self._records)
         others = [each for each in cluster.nodes if each.name != here.node.name]
         ways = self._ways_to(self._addresses(Terms(here, backend, conf), others), anew=anew)
-        return Made(here, plan(Terms(with_ways(here, ways, backend), backend, conf), others, before))
+        return Planned(here, plan(Terms(with_ways(here, ways, backend), backend, conf), others, before))
 
     def knows(self, cluster: Cluster) -> Cluster:
         """The same, with the very objects that were planned with where they are equal: compared once, then known."""
@@ -136,7 +136,7 @@ def with_ways(me: Me, ways: Mapping[str, Way], backend: backends.Backend) -> Me:
     return me._replace(mtu=min([me.mtu, *(each.mtu for each in counted)]), ways=ways, uplinks=uplinks)
 
 
-def facts_of(network: str, listed: Listed, made: Plan) -> ClusterFacts:
+def facts_of(network: str, listed: NodeList, made: Plan) -> ClusterFacts:
     """What is to be noted of a plan, but for what programming tells."""
     me, backend, conf = made.terms
     cluster = listed.cluster

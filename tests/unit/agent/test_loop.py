@@ -13,7 +13,7 @@ from msgspec import structs
 
 from cni_plugin.agent import collector, loop
 from cni_plugin.agent.collector import COLLECTED
-from cni_plugin.agent.loop import LONGEST, QUIET, Keeper, Reconciler
+from cni_plugin.agent.loop import LONGEST, QUIET, ClusterKeeper, Reconciler
 from cni_plugin.agent.patience import FREE, Patience
 from cni_plugin.agent.settings import Settings
 from cni_plugin.attachment import Attachment
@@ -25,7 +25,7 @@ from cni_plugin.model.layer3 import Addr, Route, Way
 from cni_plugin.model.links import Bridge, PodLink, Veth, Vxlan
 from cni_plugin.node import bridges, clusters, mtu
 from cni_plugin.node.attached import Attachments
-from cni_plugin.node.contract import ALL, LISTS, Look, Repair
+from cni_plugin.node.contract import ALL, LISTS, Inspection, Repair
 from cni_plugin.node.watch import Watch
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.records import Record, Records
@@ -86,7 +86,7 @@ class Events:
 class World:
     """A node with a loop that has made its first pass."""
 
-    def __init__(self, node: Node, clock: Clock, settings: Settings, keeper: Keeper | None = None) -> None:
+    def __init__(self, node: Node, clock: Clock, settings: Settings, keeper: ClusterKeeper | None = None) -> None:
         self.node = node
         self.clock = clock
         self.events = Events()
@@ -495,7 +495,7 @@ def test_a_cluster_that_is_right_is_not_written_again(world: World) -> None:
 
 
 class Kept:
-    """`loop.Keeper`: what it was asked, and what it says then."""
+    """`loop.ClusterKeeper`: what it was asked, and what it says then."""
 
     NAME = "source"
     ORDER = 15
@@ -514,12 +514,12 @@ class Kept:
     def wanted(self) -> float | None:
         return self.wants
 
-    def looks(self, world: object, changed: Changed) -> Iterator[Look]:
+    def looks(self, world: object, changed: Changed) -> Iterator[Inspection]:
         del world
         self.wants = None
         self.asked.append(changed & (EVERYTHING | LISTS))
         for each in self.says:
-            yield Look(each.what, partial(said, each), own_pace=True)
+            yield Inspection(each.what, partial(said, each), own_pace=True)
 
     def watch(self, world: object) -> Watch:
         del world

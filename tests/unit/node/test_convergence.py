@@ -25,7 +25,7 @@ from cni_plugin.model.layer3 import Neigh, Route, Way
 from cni_plugin.model.links import Vxlan
 from cni_plugin.node.cluster.ensure import ensure
 from cni_plugin.node.cluster.lists import stamp_of
-from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.node.cluster.planner import planned
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.clusters import ClusterFacts
@@ -49,7 +49,7 @@ class World:
 
     def restart(self) -> None:
         """The agent is started anew: what it remembered is gone."""
-        self.member = Member(NETWORK, self.kernel, self.records)
+        self.member = Participant(NETWORK, self.kernel, self.records)
 
     def learns(self, cluster: Cluster) -> list[Op]:
         return self.member.converge(cluster, self.path)

@@ -30,7 +30,7 @@ TOY = '''"""A knob that is to be on."""
 from cni_plugin.kernel.watch.changed import KNOBS, RULES
 from cni_plugin.model.base import state
 from cni_plugin.model.host import Sysctl
-from cni_plugin.node.contract import Look, Quiet
+from cni_plugin.node.contract import Inspection, Quiet
 
 WANT = state([Sysctl("net/ipv4/conf/all/toy", "1")])
 
@@ -42,7 +42,7 @@ class Part(Quiet):
     CAUSES = RULES
 
     def looks(self, world, changed):
-        yield Look("the toy", lambda: world.put_right(lambda: (WANT, world.kernel.read(WANT.values()))))
+        yield Inspection("the toy", lambda: world.put_right(lambda: (WANT, world.kernel.read(WANT.values()))))
 '''
 KNOB = Sysctl("net/ipv4/conf/all/toy", "1")
 

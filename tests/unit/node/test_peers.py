@@ -24,7 +24,7 @@ from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Fdb, Vxlan
 from cni_plugin.node.cluster.ensure import ensure
 from cni_plugin.node.cluster.guard import split
-from cni_plugin.node.cluster.member import Member
+from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.store.clusters import all_facts, load
 from cni_plugin.store.records import Records
 from tests.pace import cheaper
@@ -63,7 +63,7 @@ def snapshots(draw: st.DrawFn) -> Json:
 
 def program(network: str, snapshot: Json, kernel: FakeKernel, records: Records) -> list[Op]:
     """What the engine of one request does, which knows nothing of the last one."""
-    return Member(network, kernel, records).program(snapshot)
+    return Participant(network, kernel, records).program(snapshot)
 
 
 def fresh(snapshot: Json) -> State:

@@ -1,14 +1,14 @@
 """This node as a member of a cluster: the one way in which that is made true, cold or warm.
 
-Made anew, a member knows nothing: it looks at everything, as the engine of one request does, and `tullectl repair`.
-Kept, as by the agent, it remembers what it programmed and looks at what changed: a new list costs one plan of the peers
+Made anew, it knows nothing: it looks at everything, as the engine of one request does, and `tullectl repair`. Kept, as
+by the agent, it remembers what it programmed and looks at what changed: a new list costs one plan of the peers
 that are not as they were, one diff of those, one batch for the kernel; no dump, however large the cluster. Whatever
 makes that unsure brings the whole look back: another hand that programmed (the fallback engine of a client), what
 others changed in the kernel, what was refused. Promises: after any walk over lists, damage and refusals the kernel is
 what a fresh plan makes; a list that cannot be planned changes nothing, neither kernel nor files; where an agent learns
 the list, a single peer that cannot be reached keeps no other away, and is told.
 
-    member = Member("tulle", kernel, records)
+    member = Participant("tulle", kernel, records)
     member.converge(cluster, path)      a list was learned
     member.follow(path)                 a list that people keep may have changed
     member.look(ROUTES)                 the kernel told that routes changed
@@ -33,8 +33,8 @@ from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh
 from cni_plugin.model.links import Fdb
 from cni_plugin.node.cluster import guard
-from cni_plugin.node.cluster.lists import Listed, Source, data_of, digest_of, read, written
-from cni_plugin.node.cluster.planner import Made, Planner, facts_of
+from cni_plugin.node.cluster.lists import NodeList, Source, data_of, digest_of, read, written
+from cni_plugin.node.cluster.planner import Planned, Planner, facts_of
 from cni_plugin.node.cluster.standing import standing
 from cni_plugin.node.settle import Settler, steps
 from cni_plugin.node.watch import Watch
@@ -48,14 +48,14 @@ THEIRS = ADDRESSES | UPLINKS | WAYS
 """After these the ways to peers may lead elsewhere."""
 
 
-class Member:
+class Participant:
     """One network's part of the node. All on the thread of its kernel; it takes the records' lock itself."""
 
     def __init__(self, network: str, kernel: Kernel, records: Records) -> None:
         self._network = network
         self._kernel = kernel
         self._records = records
-        self._listed: Listed | None = None
+        self._listed: NodeList | None = None
         self._planner = Planner(kernel, records)
         self._settler = Settler(kernel)
         self.facts: ClusterFacts | None = None
@@ -91,7 +91,7 @@ class Member:
         if sure and before is not None and cluster == before.cluster:
             return []
         cluster = self._planner.knows(cluster)
-        listed = Listed(cluster, path, lenient=True, learned=True)
+        listed = NodeList(cluster, path, lenient=True, learned=True)
         return self._move(listed, self._records.lock(), anew=not sure or self._has_moved(cluster))
 
     def follow(self, source: Source, changed: Changed = OURS) -> list[Op]:
@@ -153,13 +153,13 @@ class Member:
             return True
         return not cluster.node or made.here.node not in cluster.nodes
 
-    def _planned(self, listed: Listed, *, anew: bool) -> Made:
+    def _planned(self, listed: NodeList, *, anew: bool) -> Planned:
         made = self._planner.plan(listed.cluster, anew=anew)
         if made.plan.refused and not listed.lenient:
             raise made.plan.refused[0]
         return made
 
-    def _move(self, listed: Listed, lock: AbstractContextManager[None], *, anew: bool) -> list[Op]:
+    def _move(self, listed: NodeList, lock: AbstractContextManager[None], *, anew: bool) -> list[Op]:
         """From what stands to what this list asks for; `anew`: this node and all ways are looked up again."""
         made = self._planned(listed, anew=anew)
         with lock:
