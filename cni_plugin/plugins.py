@@ -67,8 +67,8 @@ def parse(raw: Mapping[str, object], name: str = "") -> Plugin:
 def parse_name(raw: Mapping[str, object], name: str = "", folder: str = "/") -> Plugin:
     """What DEL needs of a configuration that need not be whole. Raises CniError 7 without a good name of a network."""
     found = _called(name) if name else _named(raw)
-    conf = plugin.parse_name(raw, lambda kind: ipams.find(kind).Conf, folder)
-    if _is_main(conf.ipam.type):  # no ADD got an address there
+    conf = plugin.parse_name(raw, lambda kind: (found.ipam or ipams.find(kind)).Conf, folder)
+    if found.ipam is None and _is_main(conf.ipam.type):  # no ADD got an address there
         conf = replace(conf, ipam=ipams.find("").Conf())
     return replace(found, conf=conf)
 
