@@ -4,7 +4,8 @@
     tenant("ipams", "calico-ipam")  ->   None: there is no such file
 
 Promises: only the file asked for is imported, for a start-up is paid for each pod; what a name leads to is remembered;
-`contract`, which says what the files of a room promise, is none of them.
+`contract`, which says what the files of a room promise, is none of them, nor is a folder, which one of them has behind
+it.
 """
 
 from __future__ import annotations
@@ -24,18 +25,24 @@ def tenant(room: str, name: str) -> ModuleType | None:
         return None
     whole = f"cni_plugin.{room}.{stem}"
     try:
-        return importlib.import_module(whole)
+        found = importlib.import_module(whole)
+        return None if hasattr(found, "__path__") else found
     except ModuleNotFoundError as error:
         if error.name != whole:
             raise
         return None
 
 
-def tenants(room: str) -> list[ModuleType]:
-    """All files of a room, in the order of their names."""
+def names(room: str) -> list[str]:
+    """What the files of a room are called, in order; none is imported."""
     import pkgutil  # for who asks for all of them, which no pod does
 
     package = importlib.import_module(f"cni_plugin.{room}")
-    names = sorted(each.name for each in pkgutil.iter_modules(package.__path__))
-    found = (tenant(room, name) for name in names)
+    found = sorted(each.name for each in pkgutil.iter_modules(package.__path__) if not each.ispkg)
+    return [each.replace("_", "-") for each in found if each != CONTRACT]
+
+
+def tenants(room: str) -> list[ModuleType]:
+    """All files of a room, in the order of their names."""
+    found = (tenant(room, name) for name in names(room))
     return [each for each in found if each is not None]

@@ -2,8 +2,8 @@
 
     tulled --check --conf /etc/tulle/agent.json      exit code 0; or 1, and a line for each mistake on stderr
 
-Nothing is opened, asked or changed. Looked at are the settings, and what lies beside them where the source is
-Kubernetes: the three keys of its ConfigMap are files of one folder in a pod. An init container of the DaemonSet runs
+Nothing is opened, asked or changed. Looked at are the settings, and what lies beside them for the source's sake, as in
+a pod the other keys of Kubernetes' ConfigMap. An init container of the DaemonSet runs
 it: a pod that it fails in never becomes Ready, and so a rolling update stops at the first node, where nothing of the
 new release was put in place yet.
 """
@@ -53,12 +53,10 @@ def _looks(path: str, found: Settings) -> Iterator[tuple[str, Callable[[], objec
         yield found.cni.template, lambda: _template(conflist.template(found.cni.template))
     if found.source:
         yield path, lambda: contract.check(found.source)
-    if found.source.get("type") == "kubernetes":
-        folder = os.path.dirname(path)
-        for name, look in (("net-conf.json", _network), ("cni-conf.json", _template)):
-            beside = os.path.join(folder, name)
-            if os.path.exists(beside) and beside != found.cni.template:
-                yield beside, partial(_of_file, look, beside)
+    for name in contract.beside(found.source):
+        beside = os.path.join(os.path.dirname(path), name)
+        if os.path.exists(beside) and beside != found.cni.template:
+            yield beside, partial(_of_file, LOOKS[name], beside)
 
 
 def _of_file(look: Callable[[Mapping[str, object]], None], path: str) -> None:
@@ -79,6 +77,10 @@ def _template(raw: Mapping[str, object] | None) -> None:
     for plugin in whole["plugins"]:  # type: ignore[attr-defined]
         if plugin.get("type") == "tulle":
             parse({**plugin, "name": name, "cniVersion": whole.get("cniVersion", "1.0.0")})
+
+
+LOOKS = {"net-conf.json": _network, "cni-conf.json": _template}
+"""How a file is looked at that lies beside the settings, by its name."""
 
 
 def _destination(path: str) -> None:

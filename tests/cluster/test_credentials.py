@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 
 from cni_plugin.agent.sources.contract import Announcement
 from cni_plugin.agent.sources.kube.follow import Pace
-from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
+from cni_plugin.agent.sources.kubernetes import Conf, KubernetesSource
 from scripts.lib.lab.kube_parts import lacks, search_path
 from tests.cluster.control_plane import NEEDED, TOOLS, ControlPlane
 from tests.cluster.test_source_kubernetes import MANIFEST, PATHS, REPO, told_by
@@ -54,7 +54,7 @@ def test_the_credentials_that_the_manual_has_made_are_enough_for_an_agent(
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=90
     )
     assert done.returncode == 0, done.stderr
-    source = KubernetesSource(Config(kubeconfig=str(tmp_path / "kubeconfig")), "n1", told.mailbox, Pace())
+    source = KubernetesSource(Conf(kubeconfig=str(tmp_path / "kubeconfig")), "n1", told.mailbox, Pace())
     try:
         told.wait(lambda: told.names() == ["n1"] and told.trouble == "")
         source.publish(Announcement((ip_address("192.0.2.1"),), "vxlan", lambda _: {"vni": "1"}))
@@ -66,7 +66,7 @@ def test_the_credentials_that_the_manual_has_made_are_enough_for_an_agent(
 
 def test_with_kubelets_own_credentials_the_whole_remedy_is_told(plane: ControlPlane, told: Told) -> None:
     kubelets = plane.kubeconfig_of("kubelet", "/O=system:nodes/CN=system:node:n1")
-    source = KubernetesSource(Config(kubeconfig=str(kubelets)), "n1", told.mailbox, Pace())
+    source = KubernetesSource(Conf(kubeconfig=str(kubelets)), "n1", told.mailbox, Pace())
     try:
         told.wait(lambda: "configmaps" in told.trouble)
         assert "apply the RBAC rules of conf/kubernetes/tulle.yaml; kubelet's own credentials do not do" in told.trouble

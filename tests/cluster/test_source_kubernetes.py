@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from cni_plugin.agent.sources.contract import Announcement
 from cni_plugin.agent.sources.kube import api
 from cni_plugin.agent.sources.kube.follow import Pace
-from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
+from cni_plugin.agent.sources.kubernetes import Conf, KubernetesSource
 from tests.cluster.control_plane import ControlPlane, missing
 from tests.conformance.nodes import Json
 from tests.pace import cheaper
@@ -77,9 +77,9 @@ def follow(plane: ControlPlane) -> Iterator[Follow]:
     """Starts a source as node n1."""
     started: list[tuple[KubernetesSource, Told]] = []
 
-    def start(conf: Config | None = None, **pace: object) -> tuple[KubernetesSource, Told]:
+    def start(conf: Conf | None = None, **pace: object) -> tuple[KubernetesSource, Told]:
         told = Told()
-        settings = conf or Config(kubeconfig=str(plane.kubeconfig))
+        settings = conf or Conf(kubeconfig=str(plane.kubeconfig))
         source = KubernetesSource(settings, "n1", told.mailbox, Pace(**pace))  # type: ignore[arg-type]
         started.append((source, told))
         return source, told
@@ -320,7 +320,7 @@ def as_agent(plane: ControlPlane, follow: Follow, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(api, "SERVICE_ACCOUNT", str(tmp_path))
     for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
         monkeypatch.setenv(key, value)
-    source, told = follow(Config())
+    source, told = follow(Conf())
     told.wait(lambda: told.names() == ["n1"] and told.trouble == "")
     return source, told, token
 
@@ -415,7 +415,7 @@ def test_a_service_account_without_the_rules_is_told_what_is_missing(
     token = plane.token("kube-tulle", "nobody")
     for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
         monkeypatch.setenv(key, value)
-    _, told = follow(Config())
+    _, told = follow(Conf())
     told.wait(lambda: "403" in told.trouble and "conf/kubernetes/tulle.yaml" in told.trouble)
     assert token not in told.trouble
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cni_plugin.agent.sources import contract as sources
 from tests.conformance.conftest import BUNDLE
 
 SOURCES = BUNDLE / "_internal" / "sources"
@@ -36,7 +37,7 @@ def test_the_sources_find_it_in_their_own_folder() -> None:
 def test_each_source_is_in_the_engine() -> None:
     archives: Any = pytest.importorskip("PyInstaller.archive.readers", reason="scripts/build installs PyInstaller")
     modules = set(archives.CArchiveReader(str(BUNDLE / "tulled")).open_embedded_archive("PYZ.pyz").toc)
-    assert {f"cni_plugin.agent.sources.{each}" for each in ("file", "kubernetes", "etcd")} <= modules
+    assert {f"cni_plugin.agent.sources.{each}" for each in sources.names()} <= modules
 
 
 def test_a_library_can_be_asked_for_its_version() -> None:

@@ -16,7 +16,8 @@ import yaml  # type: ignore[import-untyped]
 
 from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
-from cni_plugin.agent.sources import etcd, file, kubernetes
+from cni_plugin.agent.sources import contract as sources
+from cni_plugin.agent.sources import kubernetes
 from cni_plugin.backends import vxlan
 from cni_plugin.conf.reading import typed
 from cni_plugin.features import masquerade
@@ -162,7 +163,7 @@ def test_the_image_is_that_of_this_version() -> None:
 def test_the_agents_settings_are_understood() -> None:
     read = msgspec.json.decode(config("agent.json"), type=settings.Settings)
     assert read.source == {"type": "kubernetes"}
-    assert kubernetes.Config().config_map == f"{NAMESPACE}/{one('ConfigMap')['metadata']['name']}"
+    assert kubernetes.Conf().config_map == f"{NAMESPACE}/{one('ConfigMap')['metadata']['name']}"
     assert read.cni.path.startswith(f"{mounts()['networks']}/")
     assert read.cni.path.endswith(".conflist")
 
@@ -181,11 +182,12 @@ def test_the_plugins_configuration_is_understood(where: str) -> None:
     assert (read.type, read.bridge, read.cluster) == ("tulle", "tulle0", "/run/tulle/cluster.json")
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("agent-kubernetes.json", kubernetes.Config), ("agent-etcd.json", etcd.Config), ("agent.json", file.Config),
+@pytest.mark.parametrize(("name", "source"), [
+    ("agent-kubernetes.json", "kubernetes"), ("agent-etcd.json", "etcd"), ("agent.json", "file"),
 ])
-def test_samples_of_settings_are_understood(name: str, shape: type[msgspec.Struct]) -> None:
+def test_samples_of_settings_are_understood(name: str, source: str) -> None:
     read = settings.load(str(CONF / name))
+    shape = sources.find(source).Conf
     keys = {key: each for key, each in read.source.items() if key != "type"}
     known = {each.encode_name.lower() for each in msgspec.structs.fields(shape)}
     assert {key.lower() for key in keys} <= known, "a key that nobody reads would be passed over in silence"
@@ -266,7 +268,7 @@ def keys_of(*structs: type[msgspec.Struct], spell: bool = True) -> set[str]:
         ("agent", keys_of(settings.Settings, spell=False)),
         ("agent.address", keys_of(settings.AddressSettings, spell=False)),
         ("agent.cni", keys_of(settings.CniSettings, spell=False)),
-        ("agent.source", {"type"} | keys_of(etcd.Config, file.Config, kubernetes.Config)),
+        ("agent.source", {"type"} | keys_of(*(sources.find(each).Conf for each in sources.names()))),
         ("network", keys_of(NetworkKeys)),
         ("network.backend", {"type", "learning"} | keys_of(vxlan.Config) - {"wireMTU"}),
         (

@@ -9,7 +9,6 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import yaml  # type: ignore[import-untyped]
 
 from cni_plugin import cluster, rooms
 from cni_plugin.agent import settings
-from cni_plugin.agent.sources import contract as source
+from cni_plugin.agent.sources import contract as sources
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.ctl.diagnosis import finding_names
 from cni_plugin.ctl.doctor import contract
@@ -160,7 +159,7 @@ def keys(shape: type[msgspec.Struct], *more: str) -> set[str]:
 
 
 def keys_of_source(name: str, *, exact: bool = False) -> set[str]:
-    shape = import_module(f"cni_plugin.agent.sources.{name}").Config
+    shape = sources.find(name).Conf
     return set(map(camel, shape.__struct_fields__)) if exact else keys(shape)
 
 
@@ -186,7 +185,7 @@ def test_each_setting_of_the_agent_is_in_the_manual_and_no_other() -> None:
     assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted(settings.Settings.__struct_fields__)
 
 
-@pytest.mark.parametrize("source", source.names())
+@pytest.mark.parametrize("source", sources.names())
 def test_each_source_of_nodes_has_a_page_with_its_keys(source: str) -> None:
     assert sorted(keys_of_source(source) - named(f"source-{source}.md")) == []
 

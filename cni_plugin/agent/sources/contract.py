@@ -1,36 +1,30 @@
-"""Where the agent learns its cluster from: the contract that each file of this room keeps, and how one is found.
+"""Where the agent learns its cluster from: what each file of this room promises, and how one is found.
 
 A source speaks to somebody who may be away for an hour, so it lives on threads of its own and never holds the agent's
 loop. It puts whole snapshots into a `Mailbox`, never changes; only the newest is of interest. In the other direction
-it is told what this node has to announce, and makes that true as soon as it can and for as long as it lives.
+it is told what this node has to announce, and makes that true as soon as it can and for as long as it lives. What one
+has behind it, in a folder, is that one's alone.
 
-    file.py         Config, open_source       {"type": "file", "path": "/etc/tulle/cluster.json"}
-    kubernetes.py   Config, open_source       {"type": "kubernetes"}
-    etcd.py         Config, open_source       {"type": "etcd", "endpoints": ["https://192.0.2.9:2379"]}
-
-What one of them has behind it, as `kube/` and `lease/`, is that one's alone.
+    open_source({"type": "file", "path": "/etc/tulle/cluster.json"}, "n1", mailbox)   ->   a Source
+    mailbox.take()   ->   Snapshot(conf, nodes, me), ""
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
-import msgspec
-
-from cni_plugin.agent import sources
+from cni_plugin import rooms
 from cni_plugin.cluster import Node
+from cni_plugin.conf.reading import Conf as Keys
 from cni_plugin.conf.reading import refuse_strangers, typed
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.keys import near
 from cni_plugin.network import Address, Network, NetworkConf
-from cni_plugin.rooms import CONTRACT
 
 
 class Snapshot(NamedTuple):
@@ -108,35 +102,54 @@ class Mailbox:
 
 
 class Source(Protocol):
-    """A source that was opened: its threads run. No method waits for anybody outside, none raises."""
+    """A source that was opened: its threads run. No method waits for anybody outside, none raises.
+
+    A source is derived from this; what it leaves out, it has no use for.
+    """
 
     def publish(self, said: Announcement) -> None:
         """Make this known to the peers, and keep it so; what was said before holds no longer."""
+        del said
 
     def ready(self) -> None:
         """This node's network works: take away the mark that says otherwise, where the source has one."""
+        return
 
     def close(self) -> None:
         """End the threads, within a second or two. What was published stays."""
 
 
 class Module(Protocol):
-    """What a file in `sources/` offers."""
+    """A file of this room, by the name that `source.type` calls it.
 
-    Config: type[msgspec.Struct]
+    `BESIDE`: files that lie in the folder of the agent's settings where this is their source, by names that
+    `tulled --check` knows.
+    """
 
-    def check(self, conf: msgspec.Struct) -> None:
+    BESIDE: tuple[str, ...]
+
+    @property
+    def Conf(self) -> type[Keys]:
+        """The source's own keys, beside `type`."""
+
+    def check(self, conf: Any) -> None:
         """Raises CniError 7 for a setting that cannot be used. Asks nobody."""
 
-    def open_source(self, conf: msgspec.Struct, node: str, mailbox: Mailbox) -> Source:
+    def open_source(self, conf: Any, node: str, mailbox: Mailbox) -> Source:
         """Begin, with settings that were checked. `node` is this node's name."""
 
 
 def names() -> list[str]:
     """The sources there are, as `source.type` calls them."""
-    return sorted(
-        each.name for each in pkgutil.iter_modules(sources.__path__) if not each.ispkg and each.name != CONTRACT
-    )
+    return rooms.names("agent.sources")
+
+
+def find(name: str) -> Module:
+    """The file of a source there is."""
+    _reach_libraries()
+    found = rooms.tenant("agent.sources", name)
+    assert found is not None, name
+    return cast(Module, found)
 
 
 def open_source(options: Mapping[str, object], node: str, mailbox: Mailbox) -> Source:
@@ -150,16 +163,21 @@ def check(options: Mapping[str, object]) -> None:
     _configured(options)
 
 
-def _configured(options: Mapping[str, object]) -> tuple[Module, msgspec.Struct]:
+def beside(options: Mapping[str, object]) -> tuple[str, ...]:
+    """The files that lie in the folder of these settings for the source's sake."""
+    kind = options.get("type")
+    return find(str(kind)).BESIDE if kind in names() else ()
+
+
+def _configured(options: Mapping[str, object]) -> tuple[Module, Keys]:
     kind = options.get("type")
     if kind not in names():
         wrong = near("type", options) if kind is None else ""
         meant = f"; write type where you wrote {wrong}" if wrong else ""
         raise CniError(INVALID_CONFIG, f"invalid source.type {kind!r}: use one of {', '.join(names())}{meant}")
-    _reach_libraries()
-    module: Module = importlib.import_module(f"cni_plugin.agent.sources.{kind}")
+    module = find(str(kind))
     keys = {key: each for key, each in options.items() if key != "type"}
-    conf = typed(keys, module.Config, "source")
+    conf = typed(keys, module.Conf, "source")
     refuse_strangers(keys, conf, "source")
     module.check(conf)
     return module, conf

@@ -16,15 +16,17 @@ from __future__ import annotations
 from threading import Event, Lock, Thread
 from time import monotonic
 
-from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot, Source
 from cni_plugin.agent.sources.lease.gateway import Access, Compacted, Gateway, server_at
 from cni_plugin.agent.sources.lease.keeper import Keeper, Terms, backoff
 from cni_plugin.agent.sources.lease.memory import Memory, default_path
 from cni_plugin.agent.sources.lease.view import View, peers
 from cni_plugin.cluster import Node, settled
-from cni_plugin.conf.reading import Conf, invalid
+from cni_plugin.conf.reading import Conf as Keys
+from cni_plugin.conf.reading import invalid
 from cni_plugin.network import Address
 
+BESIDE = ()
 GATHERING = 0.01
 """Seconds from a change to telling it: nodes often come together."""
 _LONGEST_WORDS = 3000
@@ -32,7 +34,9 @@ STOOD = 1.0
 """Seconds that a stream must have stood for its end to be no failure."""
 
 
-class Config(Conf, frozen=True):
+class Conf(Keys, frozen=True):
+    """How etcd is reached, and what this node takes there; `ttl` and `renew_margin` are seconds."""
+
     endpoints: tuple[str, ...] = ("http://127.0.0.1:2379",)
     prefix: str = "/coreos.com/network"
     ca_file: str = ""
@@ -46,7 +50,7 @@ class Config(Conf, frozen=True):
     state: str = ""
 
 
-def check(conf: Config) -> None:
+def check(conf: Conf) -> None:
     """Raises CniError 7."""
     if not conf.endpoints:
         raise invalid("source.endpoints", [], "give at least one, such as https://192.0.2.9:2379")
@@ -61,15 +65,15 @@ def check(conf: Config) -> None:
             raise invalid(f"source.{key}", value, "give seconds, at least 1")
 
 
-def open_source(conf: Config, node: str, mailbox: Mailbox) -> EtcdSource:
+def open_source(conf: Conf, node: str, mailbox: Mailbox) -> EtcdSource:
     """Begin to listen."""
     return EtcdSource(conf, node, mailbox)
 
 
-class EtcdSource:
+class EtcdSource(Source):
     """Its threads run until it is closed; its lease goes on until it ends."""
 
-    def __init__(self, conf: Config, node: str, mailbox: Mailbox) -> None:
+    def __init__(self, conf: Conf, node: str, mailbox: Mailbox) -> None:
         files = (conf.ca_file, conf.cert_file, conf.key_file)
         access = Access(conf.endpoints, *files, conf.username, conf.password)
         prefix = conf.prefix.rstrip("/") + "/"
@@ -96,9 +100,6 @@ class EtcdSource:
             self._listener.reconnect()
             self._holder.reconnect()
         self._keeper.publish(said)
-
-    def ready(self) -> None:
-        """Nothing: there is no mark to take away."""
 
     def close(self) -> None:
         """End the threads; one that waits for an answer from outside is left to end by itself."""

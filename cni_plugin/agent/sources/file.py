@@ -26,9 +26,10 @@ import msgspec
 
 from cni_plugin import doubts, flannel
 from cni_plugin.agent import conflist
-from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.contract import Mailbox, Snapshot, Source
 from cni_plugin.cluster import Node, parse, same_name, settled, used
-from cni_plugin.conf.reading import Conf, decode
+from cni_plugin.conf.reading import Conf as Keys
+from cni_plugin.conf.reading import decode
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.errors import PASSING, UNTOLD
 from cni_plugin.kernel.host import files
@@ -36,6 +37,7 @@ from cni_plugin.kernel.watch.inotify import Inotify
 from cni_plugin.network import NetworkConf
 from cni_plugin.network import parse as parse_network
 
+BESIDE = ()
 QUIET, LONGEST = 0.020, 0.060
 """Seconds without a change after which the files are read, and seconds after the first change when they are anyway."""
 PATROL = 2.0
@@ -48,23 +50,25 @@ _FRESH = 100_000_000
 _BROKEN = (CniError, OSError, msgspec.MsgspecError)
 
 
-class Config(Conf, frozen=True):
+class Conf(Keys, frozen=True):
+    """`path`: of a file with the whole cluster, or of a folder with a file a node."""
+
     path: str = "/etc/tulle/cluster.json"
 
 
-def check(conf: Config) -> None:
+def check(conf: Conf) -> None:
     """Raises CniError 7 for a path that cannot be one."""
     if not conf.path.startswith("/") or "\0" in conf.path:
         remedy = "write the whole path of a file or a folder, from / on"
         raise CniError(INVALID_CONFIG, f"invalid source.path {conf.path!r}: {remedy}")
 
 
-def open_source(conf: Config, node: str, mailbox: Mailbox) -> FileSource:
+def open_source(conf: Conf, node: str, mailbox: Mailbox) -> FileSource:
     """Begin to watch."""
     return FileSource(conf.path, node, mailbox)
 
 
-class FileSource:
+class FileSource(Source):
     """Watches on a thread of its own until it is closed."""
 
     def __init__(self, path: str, node: str, mailbox: Mailbox) -> None:
@@ -75,12 +79,6 @@ class FileSource:
         self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = Thread(target=self._live, name="source-file", daemon=True)
         self._thread.start()
-
-    def publish(self, said: Announcement) -> None:
-        """Nothing: the files are kept by people."""
-
-    def ready(self) -> None:
-        """Nothing: there is no mark to take away."""
 
     def close(self) -> None:
         """End the thread."""

@@ -24,33 +24,35 @@ from time import monotonic, thread_time
 
 import msgspec
 
-from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot
+from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot, Source
 from cni_plugin.agent.sources.kube.api import NODES, Api, config_map, leases
 from cni_plugin.agent.sources.kube.follow import Follower, Pace
 from cni_plugin.agent.sources.kube.lease import read_lease
 from cni_plugin.agent.sources.kube.objects import Configured, Lease, Seen, read_config, read_node
 from cni_plugin.agent.sources.kube.publish import Publisher
 from cni_plugin.agent.sources.kube.view import View, has_flannel, own_of, snapshot
-from cni_plugin.conf.reading import Conf
+from cni_plugin.conf.reading import Conf as Keys
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.network import Address
 
 _GOODBYE = 1.5
 _SHARE = 4.0
 """Putting together takes at most one part in five of a core: four times the processor time that it took is waited."""
+BESIDE = ("net-conf.json", "cni-conf.json")
+"""In a pod the keys of the ConfigMap, agent.json among them, are files of one folder."""
 
 
-class Config(Conf, frozen=True):
+class Conf(Keys, frozen=True):
     """`kubeconfig`: a file, "" for the service account of the pod that this is. `config_map`: namespace/name."""
 
     kubeconfig: str = ""
     config_map: str = "kube-tulle/tulle-config"
 
 
-class KubernetesSource:
-    """A `contract.Source`."""
+class KubernetesSource(Source):
+    """Its threads run until it is closed; what it published stays."""
 
-    def __init__(self, conf: Config, node: str, mailbox: Mailbox, pace: Pace) -> None:
+    def __init__(self, conf: Conf, node: str, mailbox: Mailbox, pace: Pace) -> None:
         self._node = node
         self._mailbox = mailbox
         self._pace = pace
@@ -185,7 +187,7 @@ class _ConfigMap:
         self._view.configure(Configured(before.conf, before.cni, (f"there is no ConfigMap {self._name}: {remains}",)))
 
 
-def check(conf: Config) -> None:
+def check(conf: Conf) -> None:
     """Raises CniError 7 for a ConfigMap that is not namespace/name."""
     namespace, _, name = conf.config_map.partition("/")
     if not namespace or not name or "/" in name:
@@ -193,6 +195,6 @@ def check(conf: Config) -> None:
         raise CniError(INVALID_CONFIG, f"invalid source.configMap {conf.config_map!r}: {remedy}")
 
 
-def open_source(conf: Config, node: str, mailbox: Mailbox) -> KubernetesSource:
+def open_source(conf: Conf, node: str, mailbox: Mailbox) -> KubernetesSource:
     """Begin. The API need not be there yet."""
     return KubernetesSource(conf, node.lower(), mailbox, Pace())  # a name there has no capitals (RFC 1123)

@@ -22,7 +22,7 @@ from cni_plugin.agent.sources.kube import api, follow
 from cni_plugin.agent.sources.kube.api import Api, ApiError
 from cni_plugin.agent.sources.kube.follow import Backoff, Pace
 from cni_plugin.agent.sources.kube.view import Known, snapshot
-from cni_plugin.agent.sources.kubernetes import Config, KubernetesSource
+from cni_plugin.agent.sources.kubernetes import Conf, KubernetesSource
 from cni_plugin.errors import CniError
 from tests.unit.agent.sources.kube_objects import big_node, flannel_notes, lease, node
 from tests.unit.agent.sources.kube_server import CONFIG_MAPS, LEASES, NODES, KubeServer
@@ -41,7 +41,7 @@ class World:
     def __init__(self, server: KubeServer, pace: Pace) -> None:
         self.server = server
         self.told = Told()
-        self.source = KubernetesSource(Config(kubeconfig=str(server.kubeconfig)), "n1", self.told.mailbox, pace)
+        self.source = KubernetesSource(Conf(kubeconfig=str(server.kubeconfig)), "n1", self.told.mailbox, pace)
 
     def close(self) -> None:
         self.source.close()
@@ -323,7 +323,7 @@ def test_a_server_that_is_not_there_yet_is_told_and_found_when_it_comes(tmp_path
     later.put(N1)
     later._server.server_close()
     told = Told()
-    source = KubernetesSource(Config(kubeconfig=str(later.kubeconfig)), "n1", told.mailbox, PACE)
+    source = KubernetesSource(Conf(kubeconfig=str(later.kubeconfig)), "n1", told.mailbox, PACE)
     try:
         told.wait(lambda: "refused" in told.trouble)
         assert told.snapshot is None
@@ -334,7 +334,7 @@ def test_a_server_that_is_not_there_yet_is_told_and_found_when_it_comes(tmp_path
 def test_a_kubeconfig_that_comes_later_is_read_then(tmp_path: Path, server: KubeServer) -> None:
     told = Told()
     late = tmp_path / "late"
-    source = KubernetesSource(Config(kubeconfig=str(late)), "n1", told.mailbox, PACE)
+    source = KubernetesSource(Conf(kubeconfig=str(late)), "n1", told.mailbox, PACE)
     try:
         told.wait(lambda: str(late) in told.trouble)
         late.write_text(server.kubeconfig.read_text())
@@ -397,7 +397,7 @@ def test_a_token_that_was_rotated_is_read_anew_and_never_told(tmp_path: Path, se
     server.write_kubeconfig({"tokenFile": str(token)})
     server.token = "first-secret"
     told = Told()
-    source = KubernetesSource(Config(kubeconfig=str(server.kubeconfig)), "n1", told.mailbox, PACE)
+    source = KubernetesSource(Conf(kubeconfig=str(server.kubeconfig)), "n1", told.mailbox, PACE)
     try:
         told.wait(lambda: told.names() == ["n1"])
         server.token = "second-secret"
@@ -415,7 +415,7 @@ def test_a_token_that_was_rotated_is_read_anew_and_never_told(tmp_path: Path, se
 def test_a_token_that_no_header_can_hold_is_not_told_either(server: KubeServer, token: str) -> None:
     server.write_kubeconfig({"token": token})
     told = Told()
-    source = KubernetesSource(Config(kubeconfig=str(server.kubeconfig)), "n1", told.mailbox, PACE)
+    source = KubernetesSource(Conf(kubeconfig=str(server.kubeconfig)), "n1", told.mailbox, PACE)
     try:
         told.wait(lambda: told.trouble != "")
         assert "secret" not in told.trouble
@@ -438,7 +438,7 @@ def test_a_kubeconfig_that_is_no_yaml_is_told_by_the_place_and_nothing_of_it_is_
     path = tmp_path / "kubeconfig"
     path.write_text("users:\n- name: u\n  user: {token: secret\n")
     told = Told()
-    source = KubernetesSource(Config(kubeconfig=str(path)), "n1", told.mailbox, PACE)
+    source = KubernetesSource(Conf(kubeconfig=str(path)), "n1", told.mailbox, PACE)
     try:
         told.wait(lambda: "is no valid YAML at line 4, column 1" in told.trouble)
         assert "secret" not in told.trouble

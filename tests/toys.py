@@ -1,0 +1,40 @@
+"""Toys: a file that nobody needs, added to a room as anybody would add one, from a folder of the test's own.
+
+The room is told of the folder while the block runs; no module of the plugin names the file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module, invalidate_caches
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from cni_plugin.rooms import tenant
+
+
+@contextmanager
+def added(folder: Path, room: str, stem: str, text: str) -> Iterator[None]:
+    """`text` as the file `stem` of this room: `agent.sources`, `ipams`."""
+    package = import_module(f"cni_plugin.{room}")
+    place = folder / room
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{stem}.py").write_text(dedent(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "__path__", [*package.__path__, str(place)])
+        _forget(package.__name__, stem)
+        try:
+            yield
+        finally:
+            _forget(package.__name__, stem)
+
+
+def _forget(package: str, stem: str) -> None:
+    sys.modules.pop(f"{package}.{stem}", None)
+    vars(import_module(package)).pop(stem, None)
+    tenant.cache_clear()
+    invalidate_caches()
