@@ -1,22 +1,18 @@
 """A kind of kernel object that nobody needs, added as anybody would add one: a class, and a file that writes and reads.
 
-Both lie in a folder of the test's own, which the two packages are told of while the block runs.
+Both lie in a folder of the test's own.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
-from cni_plugin import model
 from cni_plugin.kernel.kinds import kind_of
-from cni_plugin.kernel.rtnl import objects
 from cni_plugin.model.links import Link
+from tests import toys
 
 MODEL = '''
 """An intermediate functional block: a link that takes in what others send (drivers/net/ifb.c)."""
@@ -24,6 +20,7 @@ MODEL = '''
 from typing import ClassVar
 
 from cni_plugin.model.links import Link
+from tests import toys
 
 
 class Ifb(Link, frozen=True, tag="ifb"):
@@ -63,23 +60,14 @@ def read(want, look):
     link = look.link_of_kind(want, "ifb")
     return link and Ifb(want.name, link.number("IFLA_MTU"), link.text("IFLA_IFALIAS"))
 '''
-MODULES = ("cni_plugin.model.toy", "cni_plugin.kernel.rtnl.objects.ifb")
 
 
 @contextmanager
 def added(folder: Path) -> Iterator[type[Link]]:
     """The class, while there is such a kind."""
-    files = {model: ("toy.py", MODEL), objects: ("ifb.py", KERNEL)}
-    with pytest.MonkeyPatch.context() as patch:
-        for package, (name, text) in files.items():
-            room = folder / package.__name__
-            room.mkdir()
-            (room / name).write_text(text)
-            patch.setattr(package, "__path__", [*package.__path__, str(room)])
+    with toys.added(folder, "model", "toy", MODEL), toys.added(folder, "kernel.rtnl.objects", "ifb", KERNEL):
         try:
-            kind: type[Link] = import_module(MODULES[0]).Ifb
+            kind: type[Link] = import_module("cni_plugin.model.toy").Ifb
             yield kind
         finally:
-            for name in MODULES:
-                sys.modules.pop(name, None)
             kind_of.cache_clear()

@@ -5,19 +5,17 @@ The toys stand in a folder of the test's own, by which the rooms are extended; n
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
 from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
-from cni_plugin.rooms import tenant
 from cni_plugin.verbs import run
+from tests import toys
 from tests.unit.support import Json, Node
 
 WIRING = '''
@@ -172,32 +170,20 @@ TOYS = {"wirings": ("toy_wire", WIRING), "ipams": ("toy_ipam", IPAM), "features"
 
 @pytest.fixture
 def node(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    toys = tmp_path_factory.mktemp("toys")
-    rooms = {name: importlib.import_module(f"cni_plugin.{name}") for name in TOYS}
-    for name, (stem, text) in TOYS.items():
-        (toys / name).mkdir()
-        (toys / name / f"{stem}.py").write_text(dedent(text))
-        rooms[name].__path__.append(f"{toys}/{name}")
-    importlib.invalidate_caches()
-    _forget()
-    (tmp_path / "data").mkdir()
-    found = Node(tmp_path)
-    found.called = "toy-wire"
-    found.conf = {
-        "cniVersion": "1.1.0", "name": "toys", "type": "toy-wire", "mtu": 1400,
-        "ipam": {"type": "toy-ipam", "dataDir": f"{tmp_path}/data"},
-    }
-    yield found
-    for name in TOYS:
-        rooms[name].__path__.remove(f"{toys}/{name}")
-    _forget()
-
-
-def _forget() -> None:
-    tenant.cache_clear()
+    folder = tmp_path_factory.mktemp("toys")
+    with ExitStack() as stack:
+        for room, (stem, text) in TOYS.items():
+            stack.enter_context(toys.added(folder, room, stem, text))
+        run._parsed.cache_clear()
+        (tmp_path / "data").mkdir()
+        found = Node(tmp_path)
+        found.called = "toy-wire"
+        found.conf = {
+            "cniVersion": "1.1.0", "name": "toys", "type": "toy-wire", "mtu": 1400,
+            "ipam": {"type": "toy-ipam", "dataDir": f"{tmp_path}/data"},
+        }
+        yield found
     run._parsed.cache_clear()
-    for room, (stem, _) in TOYS.items():
-        sys.modules.pop(f"cni_plugin.{room}.{stem}", None)
 
 
 def leased(node: Node) -> list[str]:
