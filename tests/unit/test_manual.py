@@ -19,7 +19,6 @@ import yaml  # type: ignore[import-untyped]
 from cni_plugin import cluster, rooms
 from cni_plugin.agent import settings
 from cni_plugin.agent.sources import contract as sources
-from cni_plugin.conf.plugin import NetConf
 from cni_plugin.ctl.diagnosis import finding_names
 from cni_plugin.ctl.doctor import contract
 from tests.manual import COMMANDS, PAGES, REPO, Block, blocks
@@ -150,12 +149,18 @@ def test_each_example_of_a_configuration_is_one_that_is_read(block: Block, tmp_p
         assert settings.load(str(tmp_path / "agent.json")).source == example["source"]
         assert example["source"].keys() - {"type"} <= keys_of_source(example["source"]["type"], exact=True)
     else:
-        assert keys(NetConf, "ipam") >= {key.lower() for each in example["plugins"][:1] for key in each}
+        assert keys_of_networks() | {"ipam"} >= {key.lower() for each in example["plugins"][:1] for key in each}
 
 
 def keys(shape: type[msgspec.Struct], *more: str) -> set[str]:
     """What is read of a configuration, in lower case."""
     return {each.lower() for each in shape.__struct_encode_fields__} | set(more)
+
+
+def keys_of_networks() -> set[str]:
+    """Those of every wiring, and of every feature."""
+    shapes = [each.wiring.KEYS for each in rooms.tenants("wirings")]
+    return set().union(*map(keys, [*shapes, *(each.feature.KEYS for each in rooms.tenants("features"))]))
 
 
 def keys_of_source(name: str, *, exact: bool = False) -> set[str]:
@@ -175,7 +180,7 @@ def named(page: str) -> set[str]:
 
 def test_each_key_of_a_network_is_in_the_manual() -> None:
     runtimes = {"cniversion", "name", "type", "prevresult"}
-    told = {each for each in keys(NetConf) - runtimes if not each.startswith("cni.dev")}
+    told = {each for each in keys_of_networks() - runtimes if not each.startswith("cni.dev")}
     assert sorted(told - named("configuration.md")) == []
 
 
