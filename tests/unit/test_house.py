@@ -187,8 +187,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "etcd3gw": ("cni_plugin/agent/sources/lease/gateway.py",),
     "prometheus_client": ("cni_plugin/agent/metrics/prometheus.py",),
     # The Kubernetes API. They take 20 MiB and a tenth of a second, so only an agent with that source imports them.
-    "lightkube": ("cni_plugin/agent/sources/kube/api.py",),
-    "httpx2": ("cni_plugin/agent/sources/kube/api.py",),
+    "lightkube": ("cni_plugin/agent/sources/kube/",),
+    "httpx2": ("cni_plugin/agent/sources/kube/",),
     "typer": ("cni_plugin/ctl/",),
     "rich": ("cni_plugin/ctl/",),
 }

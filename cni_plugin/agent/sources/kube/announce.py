@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from cni_plugin.agent.sources.contract import Announcement
-from cni_plugin.agent.sources.kube.objects import ANNOUNCED, FLANNELS, KEPT, MANAGED, PUBLIC, Own
+from cni_plugin.agent.sources.kube.annotations import ANNOUNCED, FLANNELS, KEPT, MANAGED, PUBLIC
+from cni_plugin.agent.sources.kube.objects import Own
 from cni_plugin.network import Address
 
 _NAMES = {"vni": "VNI", "vtepmac": "VtepMAC", "publickey": "PublicKey"}

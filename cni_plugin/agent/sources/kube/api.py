@@ -1,8 +1,7 @@
 """The Kubernetes API, as much of it as we use: list in pages, watch, apply a Lease, and patch the status of a Node.
 
-lightkube knows where the API is, who we are there and how to prove it (service account or kubeconfig, TLS, tokens that
-are read anew once they are refused); it builds the requests. What it would decode whole, we read as raw JSON: a Node
-object is 10 kB, of which we want a few words. Its own watch waits for ever on a peer that died without a word, goes on
+lightkube builds the requests, with what `access` found. What it would decode whole, we read as raw JSON: a Node object
+is 10 kB, of which we want a few words. Its own watch waits for ever on a peer that died without a word, goes on
 at once after each failure, and splits lines where Go does not; so lines are split here, and `follow` has the patience.
 
     api = Api("/etc/kubernetes/kubelet.conf", patience=15)
@@ -23,44 +22,21 @@ from typing import NamedTuple
 
 import httpx2
 import msgspec
-import yaml  # type: ignore[import-untyped]
-from lightkube import ConfigError, KubeConfig
-from lightkube.config.client_adapter import ConnectionParams, user_auth, verify_cluster
-from lightkube.config.kubeconfig import SERVICE_ACCOUNT, SingleConfig
-from lightkube.config.models import User
-from lightkube.core.generic_client import BasicRequest, GenericSyncClient
+from lightkube import ConfigError
+from lightkube.config.client_adapter import ConnectionParams
+from lightkube.core.generic_client import BasicRequest
 from lightkube.resources import coordination_v1, core_v1
 from lightkube.types import PatchType
 
 from cni_plugin import decoding
-from cni_plugin.kernel.host import files
+from cni_plugin.agent.sources.kube import access
+from cni_plugin.agent.sources.kube.errors import ApiError, Gone, Refused, short
 
 MOST_BYTES = 64 << 20
-_LONGEST_MESSAGE = 300
 _GONE = 410
 _PASSING = (401, 408, 429)
 """Refusals that say nothing of our rights: credentials may be renewed, and a busy server have time again."""
 _CONNECT = 5.0
-_KEEPALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),
-)
-"""tcp(7): 10 s without a byte, then three probes 3 s apart; what we sent must be acknowledged within 15 s."""
-
-
-class ApiError(Exception):
-    """The API could not be asked, or did not do what it was asked; the text is for people."""
-
-
-class Gone(ApiError):
-    """The version to go on from is forgotten there (410): all must be listed again."""
-
-
-class Refused(ApiError):
-    """The server answers, and will not do this for us: a right is missing, or it does not know such objects (4xx)."""
 
 
 class Kind(NamedTuple):
@@ -124,39 +100,22 @@ class _Object(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-def _connection(config: SingleConfig, conn_parameters: ConnectionParams) -> httpx2.Client:
-    """lightkube's own would be without keepalive, and make a TLS context twice, 0.1 s each where there is no CA."""
-    if config.cluster.server.startswith("https:"):
-        tls = verify_cluster(config.cluster, config.user or User(), config.abs_file, trust_env=False)
-    else:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    transport = httpx2.HTTPTransport(verify=tls, trust_env=False, socket_options=_KEEPALIVE)
-    auth = user_auth(config.user) if config.user else None
-    return httpx2.Client(
-        base_url=config.cluster.server, auth=auth, transport=transport, timeout=conn_parameters.timeout, trust_env=False
-    )
-
-
-class _Client(GenericSyncClient):
-    AdapterClient = staticmethod(_connection)
-
-
 class Api:
     """One connection, for one thread; others may call `stop` and `is_stranded`, which alone raise no ApiError."""
 
     def __init__(self, kubeconfig: str, patience: float) -> None:
         """`patience`: the seconds that an answer may take."""
-        config = _config(kubeconfig)
-        self.server = _host(config)
+        config = access.config(kubeconfig)
+        self.server = access.host(config)
         self._patience = patience
         self._response: httpx2.Response | None = None
         params = ConnectionParams(timeout=httpx2.Timeout(patience, connect=min(patience, _CONNECT)), trust_env=False)
         try:
-            self._client = _Client(params, config, field_manager="tulle")
+            self._client = access.Client(params, config, field_manager="tulle")
         except ConfigError as error:
             raise ApiError(f"{kubeconfig}: {error}; use token, tokenFile, or client-certificate and -key") from error
         except (ssl.SSLError, ValueError) as error:
-            raise ApiError(f"{kubeconfig}: a certificate or key of it cannot be used: {_short(str(error))}") from error
+            raise ApiError(f"{kubeconfig}: a certificate or key of it cannot be used: {short(str(error))}") from error
 
     def pages(self, kind: Kind, size: int) -> Iterator[Page]:
         """All objects, so many at a time, all as of one moment. Raises Gone when that took too long."""
@@ -245,70 +204,6 @@ class Api:
             raise _refusal(request, response)
 
 
-def worded(error: Exception) -> str:
-    """What happened, for people. Only texts that are known to hold no secret are passed on."""
-    if isinstance(error, ApiError):
-        return str(error)
-    if isinstance(error, ConfigError | httpx2.TransportError | OSError | msgspec.MsgspecError):
-        text = "" if isinstance(error, httpx2.LocalProtocolError) else str(error)
-        return _short(text or type(error).__name__)
-    return type(error).__name__
-
-
-def _config(kubeconfig: str) -> SingleConfig:
-    """From the file, else from the service account that Kubernetes gives to each pod."""
-    try:
-        found = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account(SERVICE_ACCOUNT)
-        config = found.get()
-    except KeyError as error:
-        raise ApiError(f"{kubeconfig or 'the environment'} does not say {error}") from error
-    except yaml.YAMLError as error:  # its own text quotes the file, which has secrets
-        at = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        place = f" at line {at.line + 1}, column {at.column + 1}" if at else ""
-        raise ApiError(f"{kubeconfig} is no valid YAML{place}") from error
-    except ConfigError as error:
-        raise ApiError(f"{kubeconfig}: {error}" if kubeconfig else str(error)) from error
-    except (AttributeError, TypeError, msgspec.ValidationError) as error:
-        detail = f": {error}" if isinstance(error, msgspec.ValidationError) else ""
-        raise ApiError(
-            f"{kubeconfig} is no kubeconfig{detail}; it has current-context, clusters, users and contexts, as kubectl "
-            "config view shows"
-        ) from error
-    if config is None or config.user is None:
-        raise ApiError(f"{kubeconfig} names no user for its current context")
-    return _with_files(config, config.user)
-
-
-def _with_files(config: SingleConfig, user: User) -> SingleConfig:
-    """With the token's file where kubectl looks for it, beside the kubeconfig. Raises ApiError for one that is none."""
-    if bool(user.client_cert or user.client_cert_data) != bool(user.client_key or user.client_key_data):
-        raise ApiError(f"{config.fname}: client-certificate and client-key belong together, and one of them is missing")
-    named = {
-        "certificate-authority": config.cluster.certificate_auth, "client-certificate": user.client_cert,
-        "client-key": user.client_key, "tokenFile": user.token_file,
-    }  # fmt: skip
-    paths = {key: str(config.abs_file(each)) for key, each in named.items() if each}
-    for key, path in paths.items():
-        try:
-            files.follow(path)
-        except OSError as error:
-            raise ApiError(
-                f"{config.fname}: {key} {path}: {error.strerror}; put that file there, or correct the path"
-            ) from error
-    return config._replace(user=msgspec.structs.replace(user, token_file=paths.get("tokenFile")))
-
-
-def _host(config: SingleConfig) -> str:
-    """The server's address, without what might be secret in it. Raises ApiError for one that is none."""
-    try:
-        url = httpx2.URL(config.cluster.server).copy_with(username=None, password=None, query=None)
-    except httpx2.InvalidURL as error:
-        raise ApiError(f"{config.fname}: server is no URL ({error}): write it as https://192.0.2.9:6443") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ApiError(f"{config.fname}: server {url}: write it as https://192.0.2.9:6443")
-    return str(url)
-
-
 def _about(data: bytes | msgspec.Raw) -> _Object:
     return decoding.decode_as(_Object, data)
 
@@ -320,7 +215,7 @@ def _event(line: bytes) -> Event:
         return Event(found.type, about.meta.name, about.meta.version, found.object)
     if about.code == _GONE:
         raise Gone(about.message)
-    raise ApiError(f"the API server broke off: {_short(about.message)} ({about.code})")
+    raise ApiError(f"the API server broke off: {short(about.message)} ({about.code})")
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -356,7 +251,7 @@ def _refusal(request: BasicRequest, response: httpx2.Response) -> ApiError:
     code = response.status_code
     if code == _GONE:
         return Gone(message)
-    told = f"{request.method} {request.url} is answered with {code} {_short(message)}".strip()
+    told = f"{request.method} {request.url} is answered with {code} {short(message)}".strip()
     kind = Refused if 400 <= code < 500 and code not in _PASSING else ApiError
     return kind(f"{told}{_remedy(request, code)}")
 
@@ -370,11 +265,6 @@ def _remedy(request: BasicRequest, code: int) -> str:
     if code == 403:
         return ": apply the RBAC rules of conf/kubernetes/tulle.yaml; kubelet's own credentials do not do"
     return ""
-
-
-def _short(text: str) -> str:
-    """Words of others in a message of ours."""
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 3]}..."
 
 
 def _first(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:

@@ -22,7 +22,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from cni_plugin.agent.sources.kube.api import Api, ApiError, Event, Gone, Kind, Refused, worded
+from cni_plugin.agent.sources.kube.api import Api, Event, Kind
+from cni_plugin.agent.sources.kube.errors import ApiError, Gone, Refused, worded
 
 _random = SystemRandom()
 T = TypeVar("T")

@@ -26,7 +26,8 @@ from typing import TypeGuard
 import msgspec
 
 from cni_plugin import decoding
-from cni_plugin.agent.sources.kube.objects import ANNOUNCED, KEPT, OURS, Lease, Own, Reader, Seen, put_together
+from cni_plugin.agent.sources.kube.annotations import ANNOUNCED, KEPT, OURS, Reader
+from cni_plugin.agent.sources.kube.objects import Lease, Own, Seen, put_together
 
 
 class _Owner(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@
      "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}
 
 Pure: bytes in, small frozen values out. Of an object of 10 kB only these fields are decoded, so what newer releases of
-Kubernetes add does no harm. Rubbish in an annotation is ignored, rubbish elsewhere in a node leaves out that node;
-both are told with the node, the key, the value and a remedy, and neither concerns anybody else.
+Kubernetes add does no harm. Rubbish in an annotation is ignored (`annotations`), elsewhere in a node it leaves out that
+node; both are told with the node, the key, the value and a remedy, and neither concerns anybody else.
 
 A node's address is, for each family, the first of these that there is: the one that an operator overwrites it with,
 the one that the node's agent announced, or flannel for it, the kubelet's InternalIP. IPv4 goes before IPv6, whatever
@@ -18,35 +18,21 @@ understood as long as the node has no Lease.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
-from cni_plugin import decoding, flannel, network
+from cni_plugin import decoding, flannel
 from cni_plugin.agent import conflist
+from cni_plugin.agent.sources.kube.annotations import ANNOUNCED, FLANNELS, OURS, Reader, Said
 from cni_plugin.cluster import Node
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.network import Address, Network, NetworkConf
 
-OURS = "tulle.network/"
-"""The prefix of our annotations: `address`, `ipv6-address`, `backend`, `backend-data`; and of the operators' two."""
-FLANNELS = "flannel.alpha.coreos.com/"
-"""The prefix of flannel's (pkg/subnet/kube/annotations.go)."""
-ADDRESSES = {4: "address", 6: "ipv6-address"}
-PUBLIC = {4: "public-ip", 6: "public-ipv6"}
-"""What flannel calls the addresses. Ours and flannel's overwriting keys are these with `-overwrite`."""
-ANNOUNCED = tuple(f"{OURS}{each}" for each in ("address", "ipv6-address", "backend", "backend-data"))
-"""What an agent says of its node: annotations of its Lease."""
-KEPT = {family: f"{OURS}{each}-overwrite" for family, each in PUBLIC.items()}
-"""What it keeps in mind there, for itself: `Own.inherited`."""
-MANAGED = f"{FLANNELS}kube-subnet-manager"
 NETWORK, CNI = "net-conf.json", "cni-conf.json"
 """The keys of the ConfigMap."""
-
-_LONGEST_DATA = 4096
-_LONGEST_QUOTE = 80
 
 
 class _Meta(msgspec.Struct, frozen=True):
@@ -60,6 +46,11 @@ class _Meta(msgspec.Struct, frozen=True):
 class _Spec(msgspec.Struct, frozen=True):
     first: str = msgspec.field(default="", name="podCIDR")
     pod_cidrs: list[str] | None = msgspec.field(default=None, name="podCIDRs")
+
+    @property
+    def subnets(self) -> tuple[str, list[str]]:
+        """A key that has the pod CIDRs, and these: servers before 1.16 know of one."""
+        return ("podCIDRs", self.pod_cidrs) if self.pod_cidrs else ("podCIDR", [self.first] if self.first else [])
 
 
 class _NodeAddress(msgspec.Struct, frozen=True):
@@ -76,6 +67,11 @@ class _Status(msgspec.Struct, frozen=True):
     addresses: list[_NodeAddress] | None = None
     conditions: list[_Condition] | None = None
 
+    @property
+    def internal(self) -> list[str]:
+        """The kubelet's InternalIPs."""
+        return [each.address for each in self.addresses or () if each.type == "InternalIP"]
+
 
 class _NodeObject(msgspec.Struct, frozen=True):
     meta: _Meta = msgspec.field(name="metadata")
@@ -89,16 +85,6 @@ class _NameOnly(msgspec.Struct, frozen=True):
 
 class _ConfigObject(msgspec.Struct, frozen=True):
     data: dict[str, str] | None = None
-
-
-class Said(msgspec.Struct, frozen=True):
-    """What a node announced, with keys of `prefix` ("" for nothing), and what of it could not be understood."""
-
-    prefix: str = ""
-    addresses: Mapping[int, Address] = {}
-    backend: str = ""
-    data: Mapping[str, str] = {}
-    problems: tuple[str, ...] = ()
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -229,8 +215,8 @@ def _frame(found: _NodeObject, notes: Mapping[str, str]) -> Frame:
     reader = Reader(found.meta.name, notes)
     return Frame(
         uid=found.meta.uid,
-        subnets=tuple(reader.subnets(found.spec)),
-        internal=tuple(reader.internal(found.status)),
+        subnets=tuple(reader.subnets(*found.spec.subnets)),
+        internal=tuple(reader.internal(found.status.internal)),
         overwritten=reader.overwritten(),
         since=found.meta.created.timestamp() if found.meta.created else 0.0,
         usable=reader.usable,
@@ -267,130 +253,3 @@ def _own(found: _NodeObject, frame: Frame, reader: Reader) -> Own:
         version=found.meta.version,
         uid=found.meta.uid,
     )
-
-
-class Reader:
-    """Reads one node's annotations, or its Lease's, and keeps what there is to complain about."""
-
-    def __init__(self, name: str, notes: Mapping[str, str]) -> None:
-        self._name = name
-        self._notes = notes
-        self.usable = True
-        self.problems: list[str] = []
-        self.prefix = ""
-        if any(each in notes for each in ANNOUNCED):
-            self.prefix = OURS
-        elif notes.get(MANAGED) == "true":
-            self.prefix = FLANNELS
-
-    def complain(self, problem: str) -> None:
-        """Once, however often the same is looked at."""
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-    def subnets(self, spec: _Spec) -> Iterator[Network]:
-        """The pod CIDRs."""
-        key, texts = ("podCIDRs", spec.pod_cidrs) if spec.pod_cidrs else ("podCIDR", [spec.first] if spec.first else [])
-        for text in texts:
-            try:
-                yield network.network_of(key, text, masked=True)
-            except CniError:
-                self.usable = False
-                self.complain(
-                    f"node {self._name} is left out: spec.{key} has {_quoted(text)}, which is no network: "
-                    "see what allocates the cluster's pod CIDRs"
-                )
-
-    def internal(self, status: _Status) -> Iterator[Address]:
-        """The kubelet's InternalIPs, in its order."""
-        for each in status.addresses or ():
-            if each.type == "InternalIP":
-                address = self._address("status.addresses", each.address, None)
-                if address is not None:
-                    yield address
-
-    def said(self) -> Said:
-        """What was announced by them."""
-        addresses, backend, data = self._told(), self.backend(), self.data()
-        return Said(self.prefix, addresses, backend, data, tuple(self.problems))
-
-    def overwritten(self) -> dict[int, Address]:
-        """What an operator says instead; our key goes before flannel's."""
-        keys = [(family, f"{prefix}{name}-overwrite") for prefix in (FLANNELS, OURS) for family, name in PUBLIC.items()]
-        return dict(self._addresses(keys))
-
-    def wished(self) -> dict[int, Address]:
-        """What an operator asked this node's own flannel to tell (kube.go: GetStoredPublicIP)."""
-        return dict(self._addresses((family, f"{FLANNELS}node-{name}") for family, name in PUBLIC.items()))
-
-    def inherited(self, internal: tuple[Address, ...]) -> dict[int, Address]:
-        """What this node's flannel told before we came, as far as it is not what the kubelet says of itself."""
-        before = self._told() if self.prefix == FLANNELS else {}
-        return {family: each for family, each in before.items() if each not in internal}
-
-    def backend(self) -> str:
-        """The announced backend's name."""
-        key = {OURS: "backend", FLANNELS: "backend-type"}.get(self.prefix, "")
-        return self._notes.get(f"{self.prefix}{key}", "") if key else ""
-
-    def data(self) -> Mapping[str, str]:
-        """What the backend announced, keys in lower case. flannel says "null" where there is nothing to say."""
-        if not self.prefix:
-            return {}
-        found: dict[str, str] = {}
-        for name in ("backend-v6-data", "backend-data") if self.prefix == FLANNELS else ("backend-data",):
-            key = f"{self.prefix}{name}"
-            found.update(self._object(key, self._notes.get(key, "") or "null"))
-        mac = found.get("vtepmac")
-        if mac is not None and not network.is_unicast_mac(mac.lower()):
-            del found["vtepmac"]
-            self._ignore(f"{self.prefix}backend-data", mac, "a VTEP's MAC is a unicast one such as 0a:54:0a:f4:01:00")
-        return found
-
-    def _told(self) -> dict[int, Address]:
-        if not self.prefix:
-            return {}
-        if self.prefix == FLANNELS:
-            return dict(self._addresses((family, f"{FLANNELS}{name}") for family, name in PUBLIC.items()))
-        first = self._address(f"{OURS}address", self._notes.get(f"{OURS}address", ""), None)
-        second = self._address(f"{OURS}ipv6-address", self._notes.get(f"{OURS}ipv6-address", ""), 6)
-        return {each.version: each for each in (second, first) if each is not None}
-
-    def _addresses(self, keys: Iterator[tuple[int, str]] | list[tuple[int, str]]) -> Iterator[tuple[int, Address]]:
-        for family, key in keys:
-            address = self._address(key, self._notes.get(key, ""), family)
-            if address is not None:
-                yield family, address
-
-    def _address(self, key: str, text: str, family: int | None) -> Address | None:
-        """None when there is none, or none that a packet could be sent to."""
-        if not text:
-            return None
-        try:
-            address = network.address_of(key, text, family)
-        except CniError:
-            self._ignore(key, text, f"it must be an {f'IPv{family} ' if family else ''}address")
-            return None
-        if why := network.unusable(address):
-            self._ignore(key, text, f"it must be an address that the other nodes can send to, and it is {why}")
-            return None
-        return address
-
-    def _object(self, key: str, text: str) -> Mapping[str, str]:
-        try:
-            found = msgspec.convert(decoding.decode(text[: _LONGEST_DATA + 1]), dict[str, object] | None) or {}
-        except msgspec.MsgspecError:
-            self._ignore(key, text, f"it must be a JSON object of at most {_LONGEST_DATA} bytes")
-            return {}
-        return {
-            name.lower(): each if isinstance(each, str) else msgspec.json.encode(each).decode()
-            for name, each in found.items()
-        }
-
-    def _ignore(self, key: str, value: str, remedy: str) -> None:
-        where = "annotation " if "/" in key else ""
-        self.complain(f"node {self._name}: {where}{key} is {_quoted(value)} and is ignored: {remedy}")
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 3]}...")

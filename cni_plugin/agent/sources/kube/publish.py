@@ -20,9 +20,11 @@ from time import monotonic
 from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.sources.contract import Announcement
 from cni_plugin.agent.sources.kube import announce, lease
-from cni_plugin.agent.sources.kube.api import Api, worded
+from cni_plugin.agent.sources.kube.annotations import ANNOUNCED, MANAGED
+from cni_plugin.agent.sources.kube.api import Api
+from cni_plugin.agent.sources.kube.errors import worded
 from cni_plugin.agent.sources.kube.follow import Backoff, Pace
-from cni_plugin.agent.sources.kube.objects import ANNOUNCED, MANAGED, Own
+from cni_plugin.agent.sources.kube.objects import Own
 
 
 class Publisher:

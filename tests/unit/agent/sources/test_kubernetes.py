@@ -19,7 +19,8 @@ from cni_plugin.agent.patience import FREE
 from cni_plugin.agent.sources import kubernetes
 from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot, open_source
 from cni_plugin.agent.sources.kube import api, follow
-from cni_plugin.agent.sources.kube.api import Api, ApiError
+from cni_plugin.agent.sources.kube.api import Api
+from cni_plugin.agent.sources.kube.errors import ApiError
 from cni_plugin.agent.sources.kube.follow import Backoff, Pace
 from cni_plugin.agent.sources.kube.view import Known, snapshot
 from cni_plugin.agent.sources.kubernetes import Conf, KubernetesSource
