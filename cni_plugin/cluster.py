@@ -1,6 +1,6 @@
 """The nodes of a cluster, as the `cluster` key of a configuration gives them: an object, or the path of a file.
 
-    {"network": "10.244.0.0/16", "backend": {"type": "vxlan", "vni": 1}, "node": "node1",
+    {"network": "10.244.0.0/16", "backend": {"type": "host-gw"}, "node": "node1",
      "nodes": [{"name": "node1", "address": "192.0.2.1", "podCIDRs": ["10.244.1.0/24"]}, ...]}
 
 Keys match in any case, so flannel's net-conf.json is understood. A node that can be reached by both families has
@@ -21,9 +21,6 @@ import msgspec
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.network import Address, Network, NetworkConf, address_of, invalid, network_of, unusable
 from cni_plugin.network import parse as parse_network
-
-_DERIVED = ("vtepmac",)
-"""What backends announce for flannel's nodes' sake: ours derive it from a node's subnet, and so need not believe it."""
 
 
 class _NodeConf(Conf, frozen=True):
@@ -54,11 +51,6 @@ class Node(msgspec.Struct, frozen=True):
     pod_cidrs: tuple[Network, ...]
     data: Mapping[str, str] = {}
     since: float = 0.0
-
-    @property
-    def unsaid(self) -> Node:
-        """The same without what is derived for a node of ours, whatever it announced."""
-        return msgspec.structs.replace(self, data={key: each for key, each in self.data.items() if key not in _DERIVED})
 
     def address(self, family: int) -> Address | None:
         """Its address of family 4 or 6."""
@@ -161,16 +153,6 @@ def settled(nodes: Iterable[Node], networks: Sequence[Network]) -> tuple[tuple[N
         else:
             kept.append(node)
     return tuple(sorted(kept, key=lambda each: each.name)), (*complaints, *_shared(kept))
-
-
-def unusable_flannel(node: Node, backend: str) -> str:
-    """Why a node of flannel's cannot be reached: it has not said what nobody can derive for it; "" when it can."""
-    if backend != "vxlan" or node.data.get("vtepmac"):
-        return ""
-    return (
-        f"{node.name} is left out: it is flannel's, and its backend-data has no VtepMAC that packets could be sent to: "
-        "see that flanneld runs there, with the backend vxlan"
-    )
 
 
 def _shared(nodes: Iterable[Node]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def of_network(raw: Mapping[str, object], conf: NetworkKeys) -> list[str]:
 
 def _of_backend(raw: object, at: str) -> list[str]:
     """A key of any backend is one, so that `type`, which is no backend's own, alone switches a cluster."""
-    from cni_plugin import backend as backends
+    from cni_plugin.backends import contract as backends
 
     found = raw if isinstance(raw, dict) else {}
     given = next((each for key, each in found.items() if key.lower() == "backend"), None)

@@ -12,9 +12,9 @@ Where that differs from Tulle's own `cluster` object:
     SubnetLen, -Min, -Max   count where nodes take their subnets themselves (etcd): where Kubernetes or a file hands
                             them out, what is left of them says nothing
 
-What flannel refuses is refused. What it takes and we do otherwise: without a Backend it is `udp`, and here `vxlan`; a
-missing Network is no mistake where subnets are handed out, which are then taken as they are; Learning stays off, for
-all that could be learned is written down; an MTU is never more than the links to peers have.
+What flannel refuses is refused. What it takes and we do otherwise: without a Backend it is `udp`, and here our own
+default; a missing Network is no mistake where subnets are handed out, which are then taken as they are; Learning stays
+off, for all that could be learned is written down; an MTU is never more than the links to peers have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cni_plugin import backend as backends
+from cni_plugin.backends import contract as backends
 from cni_plugin.conf.reading import typed
 from cni_plugin.doubts import of_network
 from cni_plugin.errors import CniError

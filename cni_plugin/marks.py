@@ -2,7 +2,7 @@
 
     tulle0, cni0          bridges where a configuration names none     ifalias tulle:bridge
     tl4f0c9d2a81b         a pod's wire on the node                     ifalias tulle:NETWORK/CONTAINER/IFNAME
-    tulle.1               a tunnel's device
+    tulle.1               a tunnel's device                            ifalias tulle:KIND (of link)
     proto 84              routes of the node
     inet tulle            all that is nft's
 """
@@ -12,9 +12,7 @@ from __future__ import annotations
 ALIAS = "tulle:"
 """What the ifalias of a link of ours begins with."""
 BRIDGE_ALIAS = f"{ALIAS}bridge"
-"""That of a bridge that we made, and of its VLAN's device."""
-TUNNEL_ALIAS = f"{ALIAS}vxlan"
-"""That of a tunnel's device."""
+"""That of a bridge that we made, and of its VLAN's device; a tunnel's has the kernel's word for its kind instead."""
 LONGEST_ALIAS = 254
 """Bytes: IFALIASZ is 256 (include/uapi/linux/if.h), and the policy for the attribute counts the final zero."""
 

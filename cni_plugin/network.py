@@ -1,6 +1,6 @@
 """What a cluster's network is: its address space, how that is cut into the nodes' subnets, and what carries packets.
 
-    {"network": "10.244.0.0/16", "ipv6Network": "fd00:10:244::/48", "backend": {"type": "vxlan", "vni": 1}}
+    {"network": "10.244.0.0/16", "ipv6Network": "fd00:10:244::/48", "backend": {"type": "host-gw"}}
 
 Those are keys of Tulle's own `cluster` object, in any case. A family is in use when its network is given, unless
 `enableIPv4` or `enableIPv6` says false. flannel's net-conf.json has the same keys and means some of them otherwise:
@@ -20,6 +20,7 @@ import msgspec
 from cni_plugin.conf import reading
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import CniError
+from cni_plugin.rooms import default
 
 Network: TypeAlias = IPv4Network | IPv6Network
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -41,7 +42,7 @@ _NOWHERE: tuple[tuple[Network, str], ...] = (
 _UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 """The lowest bit of the first byte is clear."""
 _NO_MAC = "00:00:00:00:00:00"
-"""For VXLAN it means "every MAC that is not known" (drivers/net/vxlan/vxlan_core.c, vxlan_xmit)."""
+"""To a tunnel's device it means "every MAC that is not known" (`bridge fdb`)."""
 
 
 class NetworkKeys(Conf, frozen=True):
@@ -101,9 +102,9 @@ def parse(raw: object, at: str = "cluster") -> NetworkConf:
 
 def backend_of(conf: NetworkKeys) -> str:
     """The backend's name, which may be written in any case. Raises CniError 7."""
-    backend = conf.backend.get("type", "vxlan")
+    backend = conf.backend["type"] if "type" in conf.backend else default("backends")
     if not isinstance(backend, str):
-        raise invalid("backend.type", backend, "give the name of a backend, such as vxlan or host-gw")
+        raise invalid("backend.type", backend, f"give the name of a backend, such as {default('backends')} or host-gw")
     return backend.lower()
 
 

@@ -46,3 +46,9 @@ def tenants(room: str) -> list[ModuleType]:
     """All files of a room, in the order of their names."""
     found = (tenant(room, name) for name in names(room))
     return [each for each in found if each is not None]
+
+
+@lru_cache(maxsize=16)
+def default(room: str) -> str:
+    """What is meant where a configuration names none: the file that says `DEFAULT`."""
+    return next(name for name in names(room) if getattr(tenant(room, name), "DEFAULT", False))

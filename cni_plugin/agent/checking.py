@@ -14,11 +14,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from cni_plugin import backend, flannel
+from cni_plugin import flannel
 from cni_plugin.agent import conflist, settings
 from cni_plugin.agent.cluster import whereabouts
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.sources import contract
+from cni_plugin.backends import contract as backend
 from cni_plugin.conf.plugin import ENDINGS
 from cni_plugin.conf.reading import decode, invalid
 from cni_plugin.errors import CniError

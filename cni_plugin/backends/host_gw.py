@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cni_plugin.backend import Me
+from cni_plugin.backends.contract import Device, Me, Word
 from cni_plugin.cluster import Node
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model.base import State, state
 from cni_plugin.model.layer3 import Route
 from cni_plugin.network import Address
+from cni_plugin.rooms import default
 
 OVERHEAD: Mapping[int, int] = {4: 0, 6: 0}
+NEEDS: Mapping[str, str] = {}
+KEY = None
+SAYS: Mapping[str, Word] = {}
 
 
 class Config(Conf, frozen=True):
@@ -29,10 +33,10 @@ def configure(options: Mapping[str, object]) -> Config:
     return typed({}, Config) if options else Config()
 
 
-def device(conf: Config) -> str:
-    """It has no device of its own."""
+def devices(conf: Config) -> tuple[Device, ...]:
+    """It has none of its own."""
     del conf
-    return ""
+    return ()
 
 
 def announce(node: Node, conf: Config) -> Mapping[str, str]:
@@ -90,13 +94,13 @@ def _gateway(me: Me, peer: Node, family: int) -> Address:
         raise CniError(
             INVALID_CONFIG,
             f"cluster.nodes: {peer.name} has IPv6 pods but no IPv6 address to route them to: give it an ipv6Address, "
-            "or use the vxlan backend",
+            f"or use the {default('backends')} backend",
         )
     if not me.link_to(gateway):
         raise CniError(
             INVALID_CONFIG,
             f"cluster.nodes: {peer.name}'s address {gateway} is not on the link of {me.uplink} "
-            f"({', '.join(me.prefixes)}): host-gw needs all nodes on one link; use the vxlan backend, with "
-            "directRouting for the peers that are",
+            f"({', '.join(me.prefixes)}): host-gw needs all nodes on one link; use the "
+            f"{default('backends')} backend, with directRouting for the peers that are",
         )
     return gateway

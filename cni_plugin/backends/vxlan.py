@@ -21,11 +21,11 @@ from hashlib import sha256
 
 import msgspec
 
-from cni_plugin.backend import Gate, Me
+from cni_plugin.backends.contract import Device, Gate, Me, Word
 from cni_plugin.cluster import Node
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.marks import MAX_MTU, MIN_MTU, TUNNEL, TUNNEL_ALIAS
+from cni_plugin.marks import MAX_MTU, MIN_MTU, TUNNEL
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.host import Feature, Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import Addr, Neigh, Route
@@ -34,7 +34,19 @@ from cni_plugin.network import Address, Network, is_unicast_mac
 
 OVERHEAD: Mapping[int, int] = {4: 50, 6: 70}
 """Inner Ethernet 14, VXLAN 8, UDP 8, and an outer IPv4 header of 20 or IPv6 header of 40 bytes (RFC 7348)."""
-
+NEEDS: Mapping[str, str] = {Vxlan.MADE_BY: "the cluster's backend carries packets between nodes by VXLAN"}
+KEY = None
+SAYS: Mapping[str, Word] = {
+    "vni": Word("VNI", number=True),
+    "vtepmac": Word(
+        "VtepMAC",
+        derived=True,
+        fits=lambda mac: is_unicast_mac(mac.lower()),
+        meant="a VTEP's MAC is a unicast one such as 0a:54:0a:f4:01:00",
+    ),
+}
+"""flannel's vxlanLeaseAttrs (pkg/backend/vxlan)."""
+DEFAULT = True
 
 DEFAULT_PORT = 8472
 """The kernel's own (drivers/net/vxlan/vxlan_core.c), older than IANA's 4789."""
@@ -74,9 +86,9 @@ def configure(options: Mapping[str, object]) -> Config:
     return conf if conf.port else msgspec.structs.replace(conf, port=DEFAULT_PORT)
 
 
-def device(conf: Config) -> str:
+def devices(conf: Config) -> tuple[Device, ...]:
     """`tulle.1` for VNI 1."""
-    return f"{TUNNEL}{conf.vni}"
+    return (Device(_device(conf), conf.port, conf.vni),)
 
 
 def vtep_mac(node: Node) -> str:
@@ -117,7 +129,7 @@ def local(me: Me, conf: Config) -> State:
     if not me.node.pod_cidrs:
         raise CniError(INVALID_CONFIG, f"cluster.nodes: {me.node.name} has no podCIDRs, and VXLAN needs at least one")
     underlay = me.underlay
-    name = device(conf)
+    name = _device(conf)
     objects: list[Object] = [
         Vxlan(
             name,
@@ -126,7 +138,7 @@ def local(me: Me, conf: Config) -> State:
             local=str(underlay),
             mac=derived_mac(me.node.pod_cidrs[0]),
             mtu=conf.mtu or min(me.mtu, conf.wire_mtu or me.mtu) - OVERHEAD[underlay.version],
-            alias=TUNNEL_ALIAS,
+            alias=Vxlan.mark(),
             gbp=conf.gbp,
         ),
         Sysctl(f"net/ipv4/conf/{name}/rp_filter", "2", dev=name),
@@ -180,6 +192,10 @@ def peer(me: Me, peer: Node, conf: Config) -> State:
     return state(each for cidr in peer.pod_cidrs for each in _ways(me, peer, remote, cidr, conf))
 
 
+def _device(conf: Config) -> str:
+    return f"{TUNNEL}{conf.vni}"
+
+
 def _ways(me: Me, peer: Node, remote: Address, cidr: Network, conf: Config) -> Iterator[Object]:
     direct = peer.address(cidr.version)
     link = me.link_to(direct) if conf.direct_routing and direct is not None else ""
@@ -187,6 +203,6 @@ def _ways(me: Me, peer: Node, remote: Address, cidr: Network, conf: Config) -> I
         yield Route(dst=str(cidr), dev=link, via=str(direct))
         return
     mac, gateway = vtep_mac(peer), str(cidr.network_address)
-    yield Fdb(device(conf), mac, str(remote))
-    yield Neigh(device(conf), gateway, mac)
-    yield Route(dst=str(cidr), dev=device(conf), via=gateway, onlink=True)
+    yield Fdb(_device(conf), mac, str(remote))
+    yield Neigh(_device(conf), gateway, mac)
+    yield Route(dst=str(cidr), dev=_device(conf), via=gateway, onlink=True)

@@ -6,9 +6,10 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.marks import BRIDGE_ALIAS, TUNNEL_ALIAS
+from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State, state
-from cni_plugin.model.links import Bridge, Vxlan
+from cni_plugin.model.every import tunnel
+from cni_plugin.model.links import Bridge
 from cni_plugin.node.cluster import guard
 from cni_plugin.node.settle import apply
 from cni_plugin.plan.guard import places
@@ -36,10 +37,8 @@ def _own_state(kernel: Kernel) -> State:
     """Links and routes that bear our mark, and what is in our table."""
     links = kernel.own_links()
     bridges = [Bridge(each.name) for each in links if each.alias == BRIDGE_ALIAS and "." not in each.name]
-    tunnels = [Vxlan(each.name, 0, 0, "", "") for each in links if each.alias == TUNNEL_ALIAS]
-    owned: State = {}
+    tunnels = [each for each in (tunnel(link.name, link.alias) for link in links) if each is not None]
+    owned = kernel.owned(*(each.name for each in tunnels))
     for each in tunnels:
         owned.update(guard.standing(kernel, {}, places(each.name.partition(".")[2])))
-    for device in [each.name for each in tunnels] or [""]:
-        owned.update(kernel.owned(device))
     return {**owned, **state([*bridges, *tunnels]), **kernel.read(masquerade.places().values())}

@@ -55,7 +55,7 @@ def cleanup(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this only say what would go.")] = False,
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
-    """Remove all that Tulle made on this node outside of pods: bridges, VXLAN devices, routes, the nft table."""
+    """Remove all that Tulle made on this node outside of pods: bridges, tunnels, routes, the nft table."""
     from cni_plugin.ctl.cleanup import cleanup
     from cni_plugin.describe import script
 

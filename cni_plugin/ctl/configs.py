@@ -19,6 +19,7 @@ from cni_plugin.errors import CniError
 from cni_plugin.features.masquerade import Conf as MasqueradeConf
 from cni_plugin.kernel.host import files
 from cni_plugin.plugins import Plugin, parse
+from cni_plugin.rooms import default
 from cni_plugin.wirings import bridge
 
 
@@ -32,7 +33,7 @@ class ConfigFile(msgspec.Struct, frozen=True):
     families: tuple[int, ...] = ()
     vlan: bool = False
     masquerade: bool = False
-    vxlan: bool = False
+    backend: str = ""
     problem: str = ""
     network: str = ""
     ranges: tuple[str, ...] = ()
@@ -98,7 +99,7 @@ def _config(path: str, types: tuple[str, ...], found: Plugin) -> ConfigFile:
         families=tuple(sorted(set(_families(conf)))) if bridged.gateway else (),
         vlan=bool(bridged.vlan or bridged.vlan_trunk),
         masquerade=isinstance(masquerade, MasqueradeConf) and masquerade.ip_masq,
-        vxlan=_backend(conf) == "vxlan",
+        backend=_backend(conf),
         network=conf.name,
         ranges=tuple(_subnets(conf)),
     )
@@ -134,7 +135,7 @@ def _doubts(raw: Mapping[str, object], found: Plugin) -> Iterator[str]:
 
 
 def _backend(conf: NetConf) -> str:
-    """The backend of the cluster, vxlan when none is named; "" without a cluster."""
+    """The backend of the cluster, also when none is named; "" without a cluster."""
     folded = reading.fold(_cluster(conf))
     backend = folded.get("backend") or {} if isinstance(folded, dict) else None
-    return str(backend.get("type") or "vxlan") if isinstance(backend, dict) else ""
+    return str(backend.get("type") or default("backends")).lower() if isinstance(backend, dict) else ""

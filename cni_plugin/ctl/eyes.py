@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import backend as backends
+from cni_plugin.backends import contract as backends
 from cni_plugin.ctl import ask, configs
 from cni_plugin.ctl.cluster import members
 from cni_plugin.ctl.cluster.roster import Roster
@@ -23,9 +23,9 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.model.host import Sysctl
-from cni_plugin.model.links import PodLink, PortVlan, Vxlan
+from cni_plugin.model.links import PodLink, PortVlan
 from cni_plugin.plan.node import family
-from cni_plugin.store.clusters import ClusterFacts, all_facts, programmed
+from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Record, Records
 
 
@@ -221,10 +221,8 @@ def _limits(eyes: Eyes) -> Iterator[Limit]:
     """For each network the link that its packets leave by, and what they lose there."""
     mtus = {each.name: each.mtu for each in eyes.links}
     for facts in eyes.programmed:
-        objects = programmed(eyes.records, facts.network).values()
-        tunnel = next((each for each in objects if isinstance(each, Vxlan)), None)
         uplink = min(facts.uplinks, key=lambda each: mtus.get(each, 0), default="")
-        overhead = backends.find(facts.backend).OVERHEAD[family(tunnel.local) if tunnel else 4]
+        overhead = backends.find(facts.backend).OVERHEAD[family(facts.underlay)]
         yield Limit(facts.network, uplink, mtus.get(uplink, 0), overhead, facts.device)
     uplink = eyes.host.uplink()
     alone = {each.network for each in eyes.recorded} - {each.network for each in eyes.programmed}

@@ -13,6 +13,7 @@ from cni_plugin.diff import Op
 from cni_plugin.model.base import Object, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Way
+from cni_plugin.model.links import Tunnel
 
 
 class Uplink(NamedTuple):
@@ -114,8 +115,11 @@ class Kernel(Protocol):
     def out_of_reach(self, wanted: Iterable[Sysctl]) -> tuple[str, ...]:
         """Of these settings of the node, those that are otherwise and cannot be set: why, and where they can be."""
 
-    def vni_holder(self, vni: int) -> str:
-        """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""
+    def rival(self, device: Tunnel) -> str:
+        """The link of the node that has what a device of its kind alone can have, whoever made it; "" when none has."""
+
+    def lacks(self, features: Collection[str]) -> tuple[str, ...]:
+        """Of these features, in the words of `kernel.modules`, those that the kernel has not, as far as it tells."""
 
     def release(self) -> str:
         """The kernel's release, as `uname -r` tells it."""
@@ -123,8 +127,8 @@ class Kernel(Protocol):
     def port(self) -> int:
         """The netlink port from which the node is changed: events bear the port of who caused them."""
 
-    def owned(self, device: str) -> State:
-        """All routes that bear our protocol number, and all entries of this VXLAN device. The one dump there is.
+    def owned(self, *devices: str) -> State:
+        """All routes that bear our protocol number, and all entries of these tunnels' devices. The one dump there is.
 
         Those to single pods, which lead over a bridge without a gateway, are not among them.
         """

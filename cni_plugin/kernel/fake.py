@@ -23,7 +23,7 @@ from cni_plugin.marks import ALIAS
 from cni_plugin.model.base import HOST, POD, Key, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
-from cni_plugin.model.links import Fdb, Link, Veth, Vxlan
+from cni_plugin.model.links import Fdb, Link, Tunnel, Veth
 from cni_plugin.model.nft import Element
 
 _T = TypeVar("_T")
@@ -36,7 +36,8 @@ class FakeKernel:
     """`door.Kernel` over a dict. `fail_at` counts operations from 0 over all calls of `apply`; that one is refused.
 
     `held` are addresses of the node beside those in `state`; `namespaces` the paths that `enter` finds (None: any).
-    `taught_links` are links with routes by router advertisement, `read_only` sysctls that cannot be set.
+    `taught_links` are links with routes by router advertisement, `read_only` sysctls that cannot be set,
+    `lacking` features that are not there.
     `found_ways` are ways that differ from the uplink's (None: there is none); `asked` counts how often `ways`, `owned`
     and `read` were asked for how many things.
     """
@@ -62,6 +63,7 @@ class FakeKernel:
         self.running = "6.1.0"
         self.taught_links: tuple[str, ...] = ()
         self.read_only: frozenset[str] = frozenset()
+        self.lacking: frozenset[str] = frozenset()
         self._held = frozenset(held)
         self._namespaces = None if namespaces is None else frozenset(namespaces)
         self._tried = 0
@@ -182,9 +184,13 @@ class FakeKernel:
         there = [each for each in wanted if each.name in self.read_only and self.state.get(each.key) != each]
         return tuple(f"sysctl -w {each.name}={each.value}: it is read-only" for each in there)
 
-    def vni_holder(self, vni: int) -> str:
-        """The VXLAN device of this VNI."""
-        return next((each.name for each in self._all(Vxlan) if each.vni == vni), "")
+    def rival(self, device: Tunnel) -> str:
+        """The one of its kind that has the same in the field that is one's alone."""
+        return next((each.name for each in self._all(type(device)) if device.rivals(each)), "")
+
+    def lacks(self, features: Collection[str]) -> tuple[str, ...]:
+        """As `lacking` says."""
+        return tuple(each for each in features if each in self.lacking)
 
     def release(self) -> str:
         """Of a kernel that is new enough for everything."""
@@ -194,13 +200,13 @@ class FakeKernel:
         """There is no netlink here."""
         return 0
 
-    def owned(self, device: str) -> State:
-        """Routes with our protocol number on the node, and the entries of this device."""
+    def owned(self, *devices: str) -> State:
+        """Routes with our protocol number on the node, and the entries of these devices."""
         self.asked["owned"] += 1
         ours = (each for each in self._all(Route) if each.ns == HOST and not each.foreign)
-        routes = (each for each in ours if each.via or each.dev == device)
-        neighbours = (each for each in self._all(Neigh) if each.dev == device and not each.learned)
-        remotes = (each for each in self._all(Fdb) if each.dev == device and each.dst)
+        routes = (each for each in ours if each.via or each.dev in devices)
+        neighbours = (each for each in self._all(Neigh) if each.dev in devices and not each.learned)
+        remotes = (each for each in self._all(Fdb) if each.dev in devices and each.dst)
         return state([*routes, *neighbours, *remotes])
 
     def elements(self, name: str) -> frozenset[str]:

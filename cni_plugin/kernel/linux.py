@@ -29,7 +29,7 @@ from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.announce import announce, await_port
 from cni_plugin.kernel.rtnl.assigned import addresses_on, local_address, prefix_of
 from cni_plugin.kernel.rtnl.codec import Message, encode
-from cni_plugin.kernel.rtnl.lookup import Lookup
+from cni_plugin.kernel.rtnl.lookup import INFO, KIND, Lookup
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
 from cni_plugin.kernel.rtnl.numbers import SCOPE_LINK
@@ -38,6 +38,7 @@ from cni_plugin.meter import Meter
 from cni_plugin.model.base import Object, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Way
+from cni_plugin.model.links import Tunnel
 
 if TYPE_CHECKING:
     from cni_plugin.kernel.rtnl.remover import Remover
@@ -234,9 +235,19 @@ class LinuxKernel:
         others = [each for each in wanted if self._host.sysctl(each) != each.value]
         return tuple(f"{describe(Op('create', each))}: {why}" for each in others if (why := out_of_reach(each)))
 
-    def vni_holder(self, vni: int) -> str:
-        """The VXLAN device of the node that has this VNI, whoever made it; "" when none has."""
-        return inventory.vni_holder(self._host, vni)
+    def rival(self, device: Tunnel) -> str:
+        """As the door promises."""
+        return inventory.rival(self._host, device)
+
+    def lacks(self, features: Collection[str]) -> tuple[str, ...]:
+        """As the door promises; what cannot be found out is taken to be there."""
+        if not features:
+            return ()
+        from cni_plugin.kernel.see import probe  # for who is in a cluster that is new here
+
+        with suppress(OSError):
+            return tuple(name for name, there in probe.features(features).items() if not there)
+        return ()
 
     def release(self) -> str:
         """The kernel's release."""
@@ -246,10 +257,10 @@ class LinuxKernel:
         """The netlink port from which the node is changed."""
         return self._host.netlink.port
 
-    def owned(self, device: str) -> State:
-        """All routes with our protocol number but those to pods, and all permanent entries of this VXLAN device."""
+    def owned(self, *devices: str) -> State:
+        """All routes with our protocol number but those to pods, and all permanent entries of these devices."""
         self._forget()
-        return inventory.owned(self._host, device)
+        return inventory.owned(self._host, *devices)
 
     def elements(self, name: str) -> frozenset[str]:
         """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""
@@ -270,7 +281,7 @@ class LinuxKernel:
 
     def _pod_veth(self, name: str) -> Message | None:
         link = self._pod.link(name) if self._pod else None
-        return link if link and link.text("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth" else None
+        return link if link and link.text(INFO, KIND) == "veth" else None
 
     def _is_ours(self, each: Object) -> bool:
         return kind_of(type(each)).read(each, Lookup(self._host)) is not None

@@ -10,24 +10,26 @@ import errno
 
 from cni_plugin.model.base import Object
 
-MODULES = {
-    "bridge": ("bridge",),
-    "veth": ("veth",),
-    "vxlan": ("vxlan",),
+VLAN_FILTERING = "VLAN filtering"
+_OTHERWISE = {
     "vlan": ("8021q",),
-    "nf_tables": ("nf_tables",),
     "masquerade": ("nf_tables", "nft_chain_nat", "nft_masq"),
+    VLAN_FILTERING: (),
 }
-"""By what they make possible; what is not here is made possible by the module that is called so."""
+"""What is not made possible by the one module that is called so; () for what a module was built with or without."""
 _LINK_MISSING = (errno.EOPNOTSUPP,)
 _NFT_MISSING = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
+def modules(what: str) -> tuple[str, ...]:
+    """Those that make this possible: a kind of link, as `ip link` calls it, or what `see.probe` has a trial for."""
+    return _OTHERWISE.get(what, (what,))
+
+
 def remedy(what: str) -> str:
     """How to get what makes this possible."""
-    names = " ".join(MODULES.get(what, (what,)))
     return (
-        f"modprobe -a {names}, and for the next boot in /etc/modules-load.d; where there is no such "
+        f"modprobe -a {' '.join(modules(what))}, and for the next boot in /etc/modules-load.d; where there is no such "
         "module, install the package of the kernel's further ones (Ubuntu: linux-modules-extra-$(uname -r), Fedora and "
         "RHEL: kernel-modules-extra)"
     )

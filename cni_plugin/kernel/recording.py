@@ -11,7 +11,7 @@ the kernel below, the same operations come out, as long as that one refuses none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel, OwnLink, Uplink
@@ -19,7 +19,7 @@ from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.base import HOST, POD, Key, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Way
-from cni_plugin.model.links import Veth
+from cni_plugin.model.links import Tunnel, Veth
 from cni_plugin.model.nft import Element
 
 
@@ -88,18 +88,22 @@ class Recorder(FakeKernel):
         """As below."""
         return self._below.out_of_reach(wanted)
 
-    def vni_holder(self, vni: int) -> str:
+    def rival(self, device: Tunnel) -> str:
         """As below."""
-        return self._below.vni_holder(vni)
+        return self._below.rival(device)
+
+    def lacks(self, features: Collection[str]) -> tuple[str, ...]:
+        """As below."""
+        return self._below.lacks(features)
 
     def release(self) -> str:
         """As below."""
         return self._below.release()
 
-    def owned(self, device: str) -> State:
+    def owned(self, *devices: str) -> State:
         """What stands below, with what was done here."""
-        self._learn(self._below.owned(device))
-        return super().owned(device)
+        self._learn(self._below.owned(*devices))
+        return super().owned(*devices)
 
     def elements(self, name: str) -> frozenset[str]:
         """What stands below, with what was done here."""

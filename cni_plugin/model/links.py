@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from cni_plugin.marks import ALIAS
 from cni_plugin.model.base import HOST, POD, Key, Object, Verb, link_key
 from cni_plugin.model.words import ip, on, pairs
 
@@ -86,7 +87,28 @@ class Veth(Link, frozen=True, tag="veth"):
         return f"ip link add {self.name} up{common} type veth peer {self.peer} netns POD{peer}{alias}"
 
 
-class Vxlan(Link, frozen=True, tag="vxlan"):
+class Tunnel(Link, frozen=True, kw_only=True):
+    """A link that leads to other nodes, with something around their packets; one of ours bears the mark of its kind.
+
+    Each field but the name has a default: `kind(name)` is one of which no more is known. `UNIQUE`: the field that no
+    two on a node can have alike, "" where there is none.
+    """
+
+    UNIQUE: ClassVar[str] = ""
+    mtu: int = 0
+    alias: str = ""
+
+    @classmethod
+    def mark(cls) -> str:
+        """The ifalias."""
+        return f"{ALIAS}{cls.MADE_BY}"
+
+    def rivals(self, other: Tunnel) -> bool:
+        """Whether another one of its kind has what only one can have."""
+        return bool(self.UNIQUE) and getattr(self, self.UNIQUE) == getattr(other, self.UNIQUE)
+
+
+class Vxlan(Tunnel, frozen=True, tag="vxlan"):
     """A VXLAN device without learning: every neighbour and FDB entry is ours.
 
     Without an `underlay` its packets go by the routing table, each peer's by the interface that leads there; with one
@@ -97,13 +119,12 @@ class Vxlan(Link, frozen=True, tag="vxlan"):
     RANK: ClassVar[int] = 110
     MADE_BY: ClassVar[str] = "vxlan"
     FIXED: ClassVar[tuple[str, ...]] = ("vni", "port", "local", "underlay", "gbp")
-    vni: int
-    port: int
-    local: str
+    UNIQUE: ClassVar[str] = "vni"
+    vni: int = 0
+    port: int = 0
+    local: str = ""
     underlay: str = ""
     mac: str = ""
-    mtu: int = 0
-    alias: str = ""
     gbp: bool = False
 
     @property
@@ -247,7 +268,7 @@ class PortVlan(Object, frozen=True, tag="portvlan"):
 
 
 class Fdb(Object, frozen=True, tag="fdb"):
-    """A forwarding entry: `dst` is the VTEP behind a VXLAN device; without one it binds a MAC to a bridge port."""
+    """A forwarding entry: `dst` is the VTEP behind a tunnel's device; without one it binds a MAC to a bridge port."""
 
     RANK: ClassVar[int] = 320
     OF_PORT: ClassVar[bool] = True

@@ -16,7 +16,7 @@ from cni_plugin.kernel.errors import KernelError
 from cni_plugin.model.base import State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Neigh, Route
-from cni_plugin.model.links import Fdb, Vxlan
+from cni_plugin.model.links import Fdb, Tunnel
 from cni_plugin.plan.node import FORWARDING, still_taught
 from cni_plugin.store.records import Records
 
@@ -129,13 +129,14 @@ def settle_most(kernel: Kernel, want: State, have: State) -> tuple[list[Op], tup
 
 @contextmanager
 def naming_rivals(kernel: Kernel) -> Iterator[None]:
-    """Of a device whose VNI another one has, the kernel's refusal is told with that one's name."""
+    """Of a device that another one is in the way of, the kernel's refusal is told with that one's name."""
     try:
         yield
     except KernelError as error:
         device = error.op.object
-        rival = kernel.vni_holder(device.vni) if error.errno == EEXIST and isinstance(device, Vxlan) else ""
-        if not rival or not isinstance(device, Vxlan):
+        rival = kernel.rival(device) if error.errno == EEXIST and isinstance(device, Tunnel) else ""
+        if not rival or not isinstance(device, Tunnel):
             raise
-        remedy = f"that is {rival}: remove it (ip link delete {rival}), or give the cluster another backend.vni"
+        other = f"or give the cluster another backend.{device.UNIQUE}"
+        remedy = f"that is {rival}: remove it (ip link delete {rival}), {other}"
         raise KernelError(error.op, error.errno, error.done, f"{error.reason}; {remedy}") from error

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from cni_plugin.backend import Backend, Me
+from cni_plugin.backends.contract import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.model.base import Key, State, state
@@ -97,7 +97,8 @@ def plan(terms: Terms, peers: Iterable[Node], before: Plan | None = None) -> Pla
     gate = backend.gate(conf)
     local = {**forwarding({cidr.version for cidr in me.node.pod_cidrs}), **backend.local(me, conf)}
     local.update(watched(me, gate) if gate else {})
-    local.update(_own(local, backend.device(conf)))
+    for device in backend.devices(conf):
+        local.update(_own(local, device.name))
     parts = {each.name: _part(terms, lengths, each, known.get(each.name)) for each in peers}
     want = _joined(parts)
     losers = contested(parts.values(), want, backend.derived)

@@ -1,6 +1,6 @@
 """Who may speak through a tunnel: peers, by the addresses that they are reached at; pods, and anybody else, never.
 
-What a tunnel's port takes it believes: a VXLAN device has no word with which to tell a peer's packet from a pod's
+What a tunnel's port takes it believes: its device has no word with which to tell a peer's packet from a pod's
 (RFC 7348, section 7). So two chains look at what bears the port, and the mark of our own tunnel, such as its VNI: other
 people's tunnels at the same port are let be, and so is everything else that a node is sent. The peers are a set that
 changes by its elements. What a pod sends to a peer's port is held up where it leaves, before masquerading makes it look
@@ -19,7 +19,7 @@ Pods are behind bridges and their VLANs, whoever made those; a bridge or VLAN th
 
 from __future__ import annotations
 
-from cni_plugin.backend import Gate, Me
+from cni_plugin.backends.contract import Gate, Me
 from cni_plugin.cluster import Node
 from cni_plugin.marks import DEVICE
 from cni_plugin.model.base import Object, State, state

@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Protocol, TypeAlias
 
-from cni_plugin.backend import Me
+from cni_plugin.backends.contract import Me
 from cni_plugin.cluster import Node
 from cni_plugin.marks import LEAST_MTU
 from cni_plugin.model.base import Key, State

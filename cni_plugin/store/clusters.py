@@ -28,7 +28,7 @@ class ClusterFacts(msgspec.Struct, frozen=True):
 
     `digest` is that of the list, `stamp` what its file looked like, () where that does not tell it from another;
     `unguarded`: why not only peers may speak through the tunnel; `offload`: checksums are left to the NIC; `addresses`:
-    the node's own.
+    the node's own, the first where its tunnels end.
     """
 
     network: str
@@ -48,6 +48,11 @@ class ClusterFacts(msgspec.Struct, frozen=True):
     unguarded: str = ""
     offload: bool = False
     addresses: tuple[str, ...] = ()
+
+    @property
+    def underlay(self) -> str:
+        """Where its tunnels end."""
+        return next(iter(self.addresses), "")
 
 
 def cluster_file(records: Records) -> str:

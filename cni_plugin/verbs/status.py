@@ -20,7 +20,7 @@ def status(context: Context) -> bytes:
     context.tell_doubts()
     refuse_unwritable("the run folder", context.records.run_dir)
     try:
-        facts = ensure(context.conf, context.kernel, context.records)
+        facts = ensure(context.conf, context.kernel, context.records, wary=True)
     except CniError as error:
         if error.code != INVALID_CONFIG:
             raise

@@ -7,8 +7,8 @@ from ipaddress import ip_interface
 
 import msgspec
 
-from cni_plugin import backend
 from cni_plugin.attachment import Attachment
+from cni_plugin.backends import contract as backend
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CniError

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni_plugin import backend
+from cni_plugin.backends import contract as backend
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
 from tests.golden.cases import BACKENDS, MASQUERADES, PODS, direct_routing, gone, made, masquerade, node, pod

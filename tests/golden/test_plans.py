@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_plugin import backend
+from cni_plugin.backends import contract as backend
 from tests.golden.cases import BACKENDS, MASQUERADES, PODS, direct_routing, gone, made, masquerade, pod, said
 from tests.golden.conftest import FOLDER, Golden
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
+from cni_plugin.kernel.modules import VLAN_FILTERING
+from cni_plugin.kernel.see.probe import features
 from scripts.lib.lab.topology import REPO
 from tests.conformance.nodes import SYSTEM_PATH, UPLINK, WORLD4, Call, Json, Node
 from tests.netns.conftest import MakeLab, unique

@@ -12,7 +12,8 @@ import pytest
 from cni_plugin.ctl.look.plan import plan_add
 from cni_plugin.diff import Op
 from cni_plugin.kernel.linux import LinuxKernel
-from cni_plugin.kernel.see.probe import VLAN_FILTERING, features
+from cni_plugin.kernel.modules import VLAN_FILTERING
+from cni_plugin.kernel.see.probe import features
 from cni_plugin.verbs.run import run as serve
 from tests.golden.cases import requests
 from tests.netns.kernel_world import MakeNetns, kernel_of, path, run

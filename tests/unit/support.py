@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cni_plugin.attachment import Attachment
-from cni_plugin.backend import Backend, Me
+from cni_plugin.backends.contract import Backend, Me
 from cni_plugin.cluster import Node as ClusterNode
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Uplink

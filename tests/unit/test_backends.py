@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from cni_plugin import backend
-from cni_plugin.backend import Backend, Me
+from cni_plugin.backends import contract as backend
+from cni_plugin.backends.contract import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
 from cni_plugin.model.base import State
@@ -113,11 +113,11 @@ def test_a_peer_that_leaves_takes_exactly_its_own_keys_along(name: str, shape: S
 
 @names
 @families
-def test_its_device_is_the_one_it_says(name: str, shape: Shape) -> None:
+def test_its_devices_are_those_that_it_says(name: str, shape: Shape) -> None:
     found = backend.find(name)
     conf = found.configure({})
     links = {key[2] for key in found.local(us(shape), conf) if key[0] == "link"}
-    assert links == ({found.device(conf)} - {""})
+    assert links == {each.name for each in found.devices(conf)}
 
 
 @names

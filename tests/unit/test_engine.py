@@ -94,7 +94,7 @@ from cni_plugin.verbs import add, context
 print(*sys.modules)
 """
 OF_CLUSTERS = {
-    "cni_plugin.backend", "cni_plugin.cluster", "cni_plugin.network", "cni_plugin.plan.cluster",
+    "cni_plugin.backends.contract", "cni_plugin.cluster", "cni_plugin.network", "cni_plugin.plan.cluster",
     "cni_plugin.plan.guard", "cni_plugin.plan.identity", "cni_plugin.node.cluster.peers", "cni_plugin.kernel.rtnl.ways",
 }
 OF_AGENTS = {"cni_plugin.kernel.watch.monitor", "cni_plugin.kernel.rtnl.remover"}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin import backend, flannel
+from cni_plugin import flannel
+from cni_plugin.backends import contract as backend
 from cni_plugin.backends import vxlan
 from cni_plugin.errors import CniError
 from cni_plugin.network import Carving, NetworkConf

@@ -41,19 +41,18 @@ ROOMS: dict[str, set[str]] = {
     "wish": {"errors", "conf", "spec"},
     "diff": {"model"},
     "describe": {"diff"},
-    # Where packets go between nodes. `backend` finds the files of `backends`, which keep the contract that it states.
-    "network": {"errors", "conf"},
+    # Where packets go between nodes.
+    "network": {"errors", "conf", "rooms"},
     "cluster": {"conf", "network"},
-    "backend": {"errors", "network", "cluster", "model", "backends"},
-    "backends": {"errors", "network", "cluster", "model", "conf", "backend", "marks"},
+    "backends": {"errors", "network", "cluster", "model", "conf", "marks", "rooms"},
     # What flannel says of a network, and its backend says of itself.
-    "flannel": {"errors", "doubts", "conf", "network", "backend"},
+    "flannel": {"errors", "doubts", "conf", "network", "backends"},
     # What was probably meant by keys that none of these has.
-    "doubts": {"keys", "conf", "network", "cluster", "backend"},
+    "doubts": {"keys", "conf", "network", "cluster", "backends"},
     # What nodes ask each other through the overlay, in datagrams: the agent answers, `tullectl` asks. Pure.
     "mesh": {"network", "cluster"},
     # Desired states. Pure. A peer that a backend refuses is left out of a plan, with the error.
-    "plan": {"errors", "spec", "conf", "network", "model", "cluster", "backend", "attachment", "marks"},
+    "plan": {"errors", "spec", "conf", "network", "model", "cluster", "backends", "attachment", "marks"},
     # The door. `describe` words its errors.
     "kernel": {"model", "diff", "describe", "meter", "marks"},
     # What is on disk: attachments, and what `plan` has masqueraded, through the door's files.
@@ -72,7 +71,7 @@ ROOMS: dict[str, set[str]] = {
     "delegate": {"decoding", "errors", "kernel"},
     # The parts of a node that are kept true, and how: by a verb once, by the agent for ever.
     "node": {
-        "rooms", "decoding", "errors", "conf", "model", "diff", "cluster", "backend", "plan", "kernel", "store",
+        "rooms", "decoding", "errors", "conf", "model", "diff", "cluster", "backends", "plan", "kernel", "store",
         "doubts", "attachment", "marks", "plugins", "features", "wirings",
     },
     # The requests themselves. `ipam` is known here and above, nowhere below.
@@ -84,12 +83,12 @@ ROOMS: dict[str, set[str]] = {
     # knows by `delegate` who asks on behalf of a plugin that was called here.
     "agent": {
         "client", "errors", "decoding", "harmless", "keys", "spec", "conf", "network", "cluster", "flannel",
-        "backend", "model", "diff", "kernel", "store", "node", "delegate", "verbs", "wire", "meter", "histogram",
+        "backends", "model", "diff", "kernel", "store", "node", "delegate", "verbs", "wire", "meter", "histogram",
         "ipam", "mesh", "doubts", "marks", "rooms", "ipams", "plugins", "wirings",
     },
     "ctl": {
         "client", "meter", "decoding", "harmless", "wire", "errors", "spec", "conf", "model", "diff", "describe",
-        "doubts", "plan", "kernel", "store", "node", "verbs", "ipam", "backend", "cluster", "histogram", "mesh",
+        "doubts", "plan", "kernel", "store", "node", "verbs", "ipam", "backends", "cluster", "histogram", "mesh",
         "attachment", "marks", "rooms", "ipams", "plugins", "features", "wirings",
     },
     # Stands alone: it could be anybody's.
@@ -109,7 +108,7 @@ KERNEL: dict[str, set[str]] = {
     # What the kernel tells by itself.
     "watch": {"errors", "host", "rtnl"},
     # What only looks.
-    "see": {"door", "errors", "host", "modules", "nft", "rtnl"},
+    "see": {"kinds", "door", "errors", "host", "modules", "nft", "rtnl"},
     # Above them what serves every kind of object, and the kernels that stand behind the door.
     "modules": set(),
     "errors": {"modules"},
@@ -343,10 +342,10 @@ def test_imports_are_absolute() -> None:
     assert [str(path) for path in CODE if any(name.startswith(".") for name in imported(path))] == []
 
 
-def test_no_two_rooms_look_into_each_other_but_a_contract_and_those_who_keep_it() -> None:
+def test_no_two_rooms_look_into_each_other() -> None:
     houses = (ROOMS, KERNEL, AGENT, CTL)
     both_ways = {frozenset((a, b)) for each in houses for a in each for b in each[a] if a in each[b]}
-    assert both_ways == {frozenset(("backend", "backends"))}
+    assert both_ways == set()
 
 
 def test_an_arrow_that_nobody_needs_any_more_is_taken_off_the_list() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni_plugin import backend
-from cni_plugin.backend import Me
+from cni_plugin.backends import contract as backend
+from cni_plugin.backends.contract import Me
 from cni_plugin.cluster import Node
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.layer3 import Route, Way

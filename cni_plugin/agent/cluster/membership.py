@@ -20,13 +20,13 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from cni_plugin import backend as backends
 from cni_plugin import cluster as clusters
 from cni_plugin.agent import conflist
 from cni_plugin.agent.cluster.whereabouts import MOST_ASKED, Machine, Whereabouts, held_by, whereabouts
 from cni_plugin.agent.guard import worded
 from cni_plugin.agent.settings import Settings
 from cni_plugin.agent.sources.contract import Announcement, Mailbox, Snapshot, Source, open_source
+from cni_plugin.backends import contract as backends
 from cni_plugin.cluster import Cluster, Node, same_name
 from cni_plugin.diff import Op
 from cni_plugin.errors import BUG, INVALID_CONFIG, CniError

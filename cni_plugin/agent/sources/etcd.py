@@ -3,7 +3,7 @@
     {"type": "etcd", "endpoints": ["https://192.0.2.9:2379", ...], "prefix": "/coreos.com/network", "ttl": 86400,
      "caFile": "/etc/tulle/ca.pem", "certFile": ..., "keyFile": ..., "username": ..., "password": ...}
 
-    /coreos.com/network/config                  {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}
+    /coreos.com/network/config                  {"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}
     /coreos.com/network/subnets/10.244.5.0-24   this node's, by a lease of `ttl` seconds (`lease/`)
 
 Three threads: one listens to the store, one keeps this node's lease there, one tells the agent; a call that hangs holds

@@ -15,6 +15,7 @@ import msgspec
 
 from cni_plugin import cluster as clusters
 from cni_plugin import decoding, mesh
+from cni_plugin.backends.contract import Device
 from cni_plugin.cluster import Cluster, Node
 from cni_plugin.ctl import configs
 from cni_plugin.ctl.cluster.roster import DIRECT, Member, Roster, natural
@@ -25,7 +26,6 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Route
-from cni_plugin.model.links import Vxlan
 from cni_plugin.node.cluster import guard
 from cni_plugin.node.cluster.planner import planned
 from cni_plugin.plan.cluster import Part, Plan
@@ -96,22 +96,23 @@ def _slow(cluster: Cluster, facts: ClusterFacts, kernel: Kernel, records: Record
 
 def _filled(found: Roster, made: Plan, cluster: Cluster, kernel: Kernel) -> Roster:
     me, backend, conf = made.terms
-    device = backend.device(conf)
-    have = {**kernel.owned(device), **guard.standing(kernel, made.want, {})}
+    devices = backend.devices(conf)
+    device = next(iter(devices), Device(""))
+    have = {**kernel.owned(*(each.name for each in devices)), **guard.standing(kernel, made.want, {})}
     if found.unguarded:
         made = made._replace(parts={name: _unguarded(part) for name, part in made.parts.items()})
     members = []
     for node in cluster.nodes:
-        plain = _plain(node, tunnel=bool(device))
+        plain = _plain(node, tunnel=bool(devices))
         part = made.parts.get(node.name)
-        members.append(_reached(plain, part, have, (cluster.backend, device)) if part else _replace(plain, me=True))
-    tunnel = next((each for each in made.local.values() if isinstance(each, Vxlan)), None)
+        way = (cluster.backend, device.name)
+        members.append(_reached(plain, part, have, way) if part else _replace(plain, me=True))
     return _replace(
         found,
         node=me.node.name,
-        device=device,
-        vni=tunnel.vni if tunnel else 0,
-        port=tunnel.port if tunnel else 0,
+        device=device.name,
+        vni=device.number,
+        port=device.port,
         members=tuple(sorted(members, key=lambda each: natural(each.name))),
     )
 

@@ -37,8 +37,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 class Roster(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster. `trouble`: why its list cannot be used; `programmed`: whether the kernel was told of it in this boot.
 
-    `mtu`: of its pods, in bytes, 0 when not known; `device`: the backend's own, "" when it has none, and if that is one
-    of VXLAN its `vni` and UDP `port`; `unguarded`: why not only peers may speak through it; `slow`:
+    `mtu`: of its pods, in bytes, 0 when not known; `device`: the backend's own, "" when it has none, and if it has such
+    its `vni` and UDP `port`; `unguarded`: why not only peers may speak through it; `slow`:
     why checksums are not left to the NIC, where nobody said that they are not to be.
     """
 

@@ -2,8 +2,7 @@
 
     eth0 in the pod: 0.0.0.0/0 by way of 10.244.1.1
     the wire: out of tl4f0c9d2a81b, port of tulle0 (forwarding)
-    tulle0 -> tulle.1 by way of 10.244.2.0
-    VXLAN: to node 192.0.2.2 (neighbour 0a:54:0a:f4:02:00)
+    tulle0 -> eth0 by way of 192.0.2.2
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from typing import NamedTuple
 from cni_plugin.ctl.host import Looker
 from cni_plugin.kernel.nft.ruleset import Hook
 from cni_plugin.kernel.see.look import Way
+from cni_plugin.model.every import kinds
+from cni_plugin.model.links import Tunnel
 from cni_plugin.store.records import Record
 
 
@@ -95,20 +96,20 @@ def _onwards(ground: Ground, to: str) -> Iterator[str]:
 
 def _tunnel(ground: Ground, hop: Way, to: str) -> Iterator[str]:
     link = next((each for each in ground.host.links() if each.name == hop.dev), None)
-    if link is None or link.kind != "vxlan":
+    if link is None or link.kind not in (each.MADE_BY for each in kinds(Tunnel)):
         return
     neighbour = next(
         (each for each in ground.host.neighbours() if each.dev == hop.dev and each.address == (hop.via or to)), None
     )
     if neighbour is None:
-        yield f"VXLAN: {hop.dev} knows no MAC for {hop.via or to}: the packet ends here"
+        yield f"{link.kind.upper()}: {hop.dev} knows no MAC for {hop.via or to}: the packet ends here"
         return
     entry = next(
         (each for each in ground.host.entries() if each.dev == hop.dev and each.mac == neighbour.mac and each.address),
         None,
     )
     where = f"to node {entry.address}" if entry else "and no node for it: the packet ends here"
-    yield f"VXLAN: {where} (neighbour {neighbour.mac})"
+    yield f"{link.kind.upper()}: {where} (neighbour {neighbour.mac})"
 
 
 def _is_masqueraded(ground: Ground, to: str) -> bool:

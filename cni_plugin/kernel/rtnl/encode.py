@@ -1,8 +1,8 @@
 """What the requests that make, change and delete objects have in common; those of each kind are in `objects`.
 
 Promise: a request of ours never changes what another program made: created is with NLM_F_EXCL, except where the device
-is ours alone (the neighbours and the forwarding entries of a VXLAN device, static entries of our bridge ports) or where
-several may stand side by side.
+is ours alone (the neighbours and the forwarding entries of a tunnel's device, static entries of our bridge ports) or
+where several may stand side by side.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.model.base import HOST, POD
 from cni_plugin.model.links import Link
 
-INFO, DATA = "IFLA_LINKINFO", "IFLA_INFO_DATA"
+INFO, DATA, KIND = "IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_INFO_KIND"
 
 _T = TypeVar("_T")
 
@@ -41,7 +41,7 @@ class Lookup:
     def link_of_kind(self, want: Link, kind: str) -> Message | None:
         """The link that is wanted. Raises KernelError (EEXIST) where one of another kind bears its name."""
         link = self.link(want.where, want.name)
-        have = link.text(INFO, "IFLA_INFO_KIND") if link else kind
+        have = link.text(INFO, KIND) if link else kind
         if have != kind:
             reason = f"a link of that name exists already and is no {kind} ({have or 'hardware or loopback'})"
             raise KernelError(Op("create", want), errno.EEXIST, (), reason)

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 
 from cni_plugin.kernel.door import OwnLink, Uplink
 from cni_plugin.kernel.errors import PASSING
+from cni_plugin.kernel.kinds import kind_of
 from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import family_of, network_of, packed
 from cni_plugin.kernel.rtnl.assigned import addresses_at, local_address, prefix_of
 from cni_plugin.kernel.rtnl.codec import Attr, Message, encode
+from cni_plugin.kernel.rtnl.lookup import INFO, KIND, Lookup
 from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
 from cni_plugin.kernel.rtnl.numbers import AF_BRIDGE, IFF_UP, NTF_SELF, NUD_PERMANENT, RTN_UNICAST, SCOPE_LINK
@@ -20,7 +22,7 @@ from cni_plugin.kernel.rtnl.routes import Routes
 from cni_plugin.marks import ALIAS
 from cni_plugin.model.base import HOST, Object, State, state
 from cni_plugin.model.layer3 import Neigh
-from cni_plugin.model.links import Fdb
+from cni_plugin.model.links import Fdb, Tunnel
 
 _ANYWHERE = ("192.0.0.8", "100::1")
 """The dummy address of RFC 7600 and one to be discarded (RFC 6666), which no network has: the way to them is the way
@@ -88,20 +90,21 @@ def ports(space: Namespace, bridge: int) -> int:
     return len(space.netlink.dump(encode(codec.RTM_GETLINK, 0, {"family": 0}, attrs)))
 
 
-def vni_holder(space: Namespace, vni: int) -> str:
-    """The VXLAN device that has this VNI, whoever made it; "" when none has."""
-    path = ("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VXLAN_ID")
-    kind = ("IFLA_LINKINFO", "IFLA_INFO_KIND")
-    found = (each for each in space.links() if each.text(*kind) == "vxlan" and each.number(*path) == vni)
-    return next((each.text("IFLA_IFNAME") for each in found), "")
+def rival(space: Namespace, device: Tunnel) -> str:
+    """The link that has what a device of its kind alone can have, whoever made it; "" when none has."""
+    kind, look = type(device), Lookup(space)
+    names = [each.text("IFLA_IFNAME") for each in space.links() if each.text(INFO, KIND) == kind.MADE_BY]
+    found = (kind_of(kind).read(kind(each), look) for each in names)
+    return next((each.name for each in found if isinstance(each, kind) and device.rivals(each)), "")
 
 
-def owned(space: Namespace, device: str) -> State:
-    """All routes with our protocol number but those to pods, and all permanent entries of this VXLAN device."""
-    objects: list[Object] = [each for each in Routes(space, HOST).ours() if each.via or each.dev == device]
-    if index := space.index(device):
-        objects += (_neigh(device, each) for each in _entries(space, 0, index) if _is_permanent(each))
-        objects += (_fdb(device, each) for each in _entries(space, AF_BRIDGE, index) if _is_remote(each))
+def owned(space: Namespace, *devices: str) -> State:
+    """All routes with our protocol number but those to pods, and all permanent entries of these tunnels' devices."""
+    objects: list[Object] = [each for each in Routes(space, HOST).ours() if each.via or each.dev in devices]
+    for device in devices:
+        if index := space.index(device):
+            objects += (_neigh(device, each) for each in _entries(space, 0, index) if _is_permanent(each))
+            objects += (_fdb(device, each) for each in _entries(space, AF_BRIDGE, index) if _is_remote(each))
     return state(objects)
 
 

@@ -42,7 +42,7 @@ _BRIDGE_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 class Link(msgspec.Struct, frozen=True):
     """A link. `port` is its state on its bridge, `assigned` how it came by its MAC (3: set; -1: not known).
 
-    `vni` and `udp_port` are those of a VXLAN device.
+    `vni` and `udp_port` are those of a tunnel's device that has such.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Sight:
         )
 
     def entries(self) -> tuple[Entry, ...]:
-        """The forwarding entries of all bridges and VXLAN devices."""
+        """The forwarding entries of all bridges and tunnels."""
         return tuple(
             Entry(self._name(each), each.text("NDA_LLADDR"), each.text("NDA_DST"), _state(each.field("state")),
                   each.number("NDA_VLAN"))
@@ -160,12 +160,14 @@ class Sight:
 def _link(each: Message, names: dict[int, str]) -> Link:
     info, data, slave = "IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_INFO_SLAVE_DATA"
     name = each.text("IFLA_IFNAME")
+    kind = each.text(info, "IFLA_INFO_KIND")
+    udp_port = each.number(info, data, f"IFLA_{kind.upper()}_PORT")
     filtering = each.number(info, data, "IFLA_BR_VLAN_FILTERING", default=-1)
     port = each.number(info, slave, "IFLA_BRPORT_STATE", default=-1)
     return Link(
         name,
         index=each.link,
-        kind=each.text(info, "IFLA_INFO_KIND"),
+        kind=kind,
         mtu=each.number("IFLA_MTU"),
         mac=each.text("IFLA_ADDRESS"),
         alias=each.text("IFLA_IFALIAS"),
@@ -176,8 +178,8 @@ def _link(each: Message, names: dict[int, str]) -> Link:
         peer=each.number("IFLA_LINK"),
         assigned=_assigned(name, each.link),
         vlan_filtering=None if filtering < 0 else bool(filtering),
-        vni=each.number(info, data, "IFLA_VXLAN_ID"),
-        udp_port=each.number(info, data, "IFLA_VXLAN_PORT"),
+        vni=each.number(info, data, f"IFLA_{kind.upper()}_ID") if udp_port else 0,
+        udp_port=udp_port,
         counters={key: each.number("IFLA_STATS64", key) for key in _COUNTERS},
     )
 

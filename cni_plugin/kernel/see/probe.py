@@ -7,33 +7,32 @@ loaded by that, for there is nothing to load, and nothing of the node is touched
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection, Mapping
 
 from cni_plugin.kernel.host.files import follow
 from cni_plugin.kernel.host.netns import in_a_fresh_one
-from cni_plugin.kernel.modules import MODULES
+from cni_plugin.kernel.modules import VLAN_FILTERING, modules
 from cni_plugin.kernel.nft.nft import Nft
 from cni_plugin.kernel.rtnl.codec import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, Attr, encode, nest
 from cni_plugin.kernel.rtnl.namespace import Namespace
 
-VLAN_FILTERING = "VLAN filtering"
-
 
 def features(wanted: Collection[str]) -> dict[str, bool]:
-    """Which of these the kernel has: bridge, veth, vxlan, nf_tables, masquerade, VLAN filtering.
+    """Which of these the kernel has: kinds of links, as `ip link` calls them, nf_tables, masquerade, VLAN filtering.
 
     Raises OSError when it cannot be found out (EPERM without CAP_SYS_ADMIN).
     """
     listed = _listed(os.uname().release)
-    asked = {name: listed.issuperset(modules) for name, modules in MODULES.items() if name in wanted}
-    left = [name for name in wanted if not asked.get(name)]
+    asked = {name: bool(needed) and listed.issuperset(needed) for name in wanted for needed in [modules(name)]}
+    left = [name for name, there in asked.items() if not there]
     if not left:
         return asked
     with in_a_fresh_one():
         space = Namespace()
         try:
-            return asked | {name: _TRIALS[name](space) for name in left}
+            return asked | {name: _try(space, name) for name in left}
         finally:
             space.close()
 
@@ -51,13 +50,18 @@ def _listed(release: str) -> set[str]:
     return found
 
 
+def _try(space: Namespace, what: str) -> bool:
+    return _TRIALS[what](space) if what in _TRIALS else _can_make(space, what)
+
+
 def _can_make(space: Namespace, kind: str, *data: Attr, name: str = "") -> bool:
+    """Whether there is such a kind: of one that wants more than a name the kernel says so (rtnl_newlink)."""
     info: list[Attr] = [("IFLA_INFO_KIND", kind)]
     if data:
         info.append(("IFLA_INFO_DATA", nest(*data)))
     attrs: list[Attr] = [("IFLA_IFNAME", name or f"try-{kind}"), ("IFLA_LINKINFO", nest(*info))]
     (outcome,) = space.netlink.send([encode(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, {"family": 0}, attrs)])
-    return outcome.errno == 0
+    return outcome.errno in (0, errno.EINVAL)
 
 
 def _filters(space: Namespace) -> bool:
@@ -79,9 +83,6 @@ def _accepts(rule: str) -> bool:
 
 
 _TRIALS: Mapping[str, Callable[[Namespace], bool]] = {
-    "bridge": lambda space: _can_make(space, "bridge"),
-    "veth": lambda space: _can_make(space, "veth"),
-    "vxlan": lambda space: _can_make(space, "vxlan", ("IFLA_VXLAN_ID", 1), ("IFLA_VXLAN_PORT", 8472)),
     "nf_tables": lambda _: _accepts("accept"),
     "masquerade": lambda _: _accepts("masquerade"),
     VLAN_FILTERING: _filters,

@@ -197,7 +197,7 @@ class Monitor:
         return NEIGHBOURS if gone or state & _NUD_PERMANENT else 0
 
     def _entry_differs(self, event: _Event, entry: Callable[[str], str], *, gone: bool) -> bool:
-        """vxlan_fdb_info in drivers/net/vxlan/vxlan_core.c tells no port, nor does neigh_cleanup_and_release."""
+        """What drivers tell of a tunnel's entry bears nobody's port, nor does what neigh_cleanup_and_release tells."""
         found = dict(attributes(event.data, event.body + _ND.size, event.end))
         mac, address = found.get(_NDA_LLADDR, b"").hex(":"), _address(found.get(_NDA_DST, b""))
         what, leads_to = (mac, address) if event.data[event.body] == _AF_BRIDGE else (address, mac)

@@ -10,18 +10,22 @@ import sys
 import msgspec
 
 from cni_plugin import doubts
+from cni_plugin.backends import contract as backends
 from cni_plugin.conf.plugin import NetConf
+from cni_plugin.errors import NOT_AVAILABLE, CniError
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.node.cluster.lists import data_of, decoded, digest_of, stamp_of
+from cni_plugin.kernel.modules import remedy
+from cni_plugin.node.cluster.lists import data_of, decoded, digest_of, read, stamp_of
 from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.store.clusters import ClusterFacts, load, note
 from cni_plugin.store.records import Records
 
 
-def ensure(conf: NetConf, kernel: Kernel, records: Records) -> ClusterFacts | None:
+def ensure(conf: NetConf, kernel: Kernel, records: Records, *, wary: bool = False) -> ClusterFacts | None:
     """Make this node's part of the cluster true if it may not be; None for a network without a cluster.
 
-    Raises CniError 7 for a bad list, 11 for one that the agent has yet to learn, and KernelError.
+    `wary`: what the backend needs of the kernel is looked for before. Raises CniError 7 for a bad list, 11 for one that
+    the agent has yet to learn, 50 for a kernel that was found to lack something, and KernelError.
     """
     if conf.cluster is None:
         return None
@@ -33,6 +37,8 @@ def ensure(conf: NetConf, kernel: Kernel, records: Records) -> ClusterFacts | No
         if known is not None:
             note(records, known)  # what the file looks like now spares the next one the reading
             return known
+        if wary:
+            _refuse_lacking(read(conf.cluster, records).cluster.backend, kernel)
         member = Participant(conf.name, kernel, records)
         ops = member.program(conf.cluster)
         print(f"tulle: {conf.name}: the node list is new here: {len(ops)} changes", file=sys.stderr)
@@ -40,6 +46,12 @@ def ensure(conf: NetConf, kernel: Kernel, records: Records) -> ClusterFacts | No
         if member.facts and member.facts.unguarded:
             print(f"tulle: {conf.name}: {member.facts.unguarded}", file=sys.stderr)
         return member.facts
+
+
+def _refuse_lacking(backend: str, kernel: Kernel) -> None:
+    needs = backends.find(backend).NEEDS
+    for each in kernel.lacks(needs):
+        raise CniError(NOT_AVAILABLE, f"the kernel has no {each}, and {needs[each]}", remedy(each))
 
 
 def tell_doubts(network: str, raw: object) -> None:

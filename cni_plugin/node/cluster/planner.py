@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin import backend as backends
-from cni_plugin.backend import Me
+from cni_plugin.backends import contract as backends
+from cni_plugin.backends.contract import Me
 from cni_plugin.cluster import Cluster, Node, pod_networks
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
@@ -22,7 +22,7 @@ from cni_plugin.marks import LEAST_MTU, MAX_MTU
 from cni_plugin.model.base import State
 from cni_plugin.model.host import Feature
 from cni_plugin.model.layer3 import Way
-from cni_plugin.model.links import Vxlan
+from cni_plugin.model.links import Tunnel
 from cni_plugin.node.cluster.lists import NodeList
 from cni_plugin.plan.cluster import Plan, Terms, ends, plan
 from cni_plugin.plan.identity import aside, too_narrow
@@ -140,7 +140,7 @@ def facts_of(network: str, listed: NodeList, made: Plan) -> ClusterFacts:
     """What is to be noted of a plan, but for what programming tells."""
     me, backend, conf = made.terms
     cluster = listed.cluster
-    device = backend.device(conf)
+    device = next((each.name for each in backend.devices(conf)), "")
     return ClusterFacts(
         network=network,
         digest=listed.digest,
@@ -162,4 +162,4 @@ def facts_of(network: str, listed: NodeList, made: Plan) -> ClusterFacts:
 
 
 def _device_mtu(want: State, device: str) -> int:
-    return next((each.mtu for each in want.values() if isinstance(each, Vxlan) and each.name == device), 0)
+    return next((each.mtu for each in want.values() if isinstance(each, Tunnel) and each.name == device), 0)

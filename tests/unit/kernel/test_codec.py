@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_plugin import backend
+from cni_plugin.backends import contract as backend
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.kinds import requests
@@ -136,7 +136,9 @@ spaces = st.sampled_from((HOST, POD))
 OBJECTS: dict[type[Object], st.SearchStrategy[Object]] = {
     Bridge: st.builds(Bridge, names, sizes, maybe_mac, aliases, flags, promisc=flags),
     Veth: st.builds(Veth, names, st.just("") | names, sizes, maybe_mac, aliases, names, maybe_mac),
-    Vxlan: st.builds(Vxlan, names, st.integers(1, 2**24 - 1), sizes, addresses, names, maybe_mac, sizes, aliases),
+    Vxlan: st.builds(
+        Vxlan, names, st.integers(1, 2**24 - 1), sizes, addresses, names, maybe_mac, mtu=sizes, alias=aliases
+    ),
     Vlan: st.builds(Vlan, names, names, vids, aliases),
     PodLink: st.builds(PodLink, names, maybe_mac, sizes),
     Up: st.builds(Up, names, spaces),

@@ -31,7 +31,7 @@ from cni_plugin.model.links import Bridge, Veth
 from cni_plugin.model.nft import Set
 from tests import toy_kind
 
-KINDS = list(every.kinds())
+KINDS = list(every.kinds(Object))
 SPOKEN = [each for each in KINDS if each.SPOKEN != "nft"]
 OF_TYPE: dict[object, st.SearchStrategy[object]] = {
     bool: st.booleans(),

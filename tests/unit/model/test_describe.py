@@ -15,7 +15,7 @@ from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
 from cni_plugin.model.nft import Chain, Element, Set
 
-VXLAN = Vxlan("tulle.1", 1, 8472, "192.0.2.1", "eth0", "0a:54:0a:f4:01:00", 1450)
+VXLAN = Vxlan("tulle.1", 1, 8472, "192.0.2.1", "eth0", "0a:54:0a:f4:01:00", mtu=1450)
 FDB = Fdb("tulle.1", "0a:54:0a:f4:02:00", "192.0.2.2")
 BOUND = Fdb("tl0", "0a:58:0a:16:00:05", vid=5)
 ROUTE = Route("10.244.2.0/24", "tulle.1", "10.244.2.0", onlink=True)

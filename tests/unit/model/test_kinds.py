@@ -13,7 +13,7 @@ from cni_plugin.model import every
 from cni_plugin.model.base import Object
 from cni_plugin.model.every import AnyObject, kinds
 
-KINDS = list(kinds())
+KINDS = list(kinds(Object))
 
 
 def test_each_kind_has_a_place_of_its_own_in_the_order_of_creation() -> None:

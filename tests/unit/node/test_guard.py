@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni_plugin import backend
+from cni_plugin.backends import contract as backend
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin import backend, cluster
+from cni_plugin import cluster
+from cni_plugin.backends import contract as backend
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.diff import Op
 from cni_plugin.errors import CniError

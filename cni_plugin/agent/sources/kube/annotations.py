@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from cni_plugin import decoding, network
+from cni_plugin.backends.contract import misfits
 from cni_plugin.errors import CniError
 from cni_plugin.network import Address, Network
 
@@ -112,10 +113,8 @@ class Reader:
         for name in ("backend-v6-data", "backend-data") if self.prefix == FLANNELS else ("backend-data",):
             key = f"{self.prefix}{name}"
             found.update(self._object(key, self._notes.get(key, "") or "null"))
-        mac = found.get("vtepmac")
-        if mac is not None and not network.is_unicast_mac(mac.lower()):
-            del found["vtepmac"]
-            self._ignore(f"{self.prefix}backend-data", mac, "a VTEP's MAC is a unicast one such as 0a:54:0a:f4:01:00")
+        for key, meant in misfits(found, self.backend()).items():
+            self._ignore(f"{self.prefix}backend-data", found.pop(key), meant)
         return found
 
     def _told(self) -> dict[int, Address]:

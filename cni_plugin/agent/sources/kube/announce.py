@@ -1,7 +1,7 @@
 """What the API must show of this node: the notes of its Lease, flannel's annotations and a condition of its Node. Pure.
 
     tulle.network/address: 192.0.2.1                  flannel.alpha.coreos.com/public-ip: 192.0.2.1
-    tulle.network/backend: vxlan                      flannel.alpha.coreos.com/backend-type: vxlan
+    tulle.network/backend: TYPE                       flannel.alpha.coreos.com/backend-type: TYPE
     tulle.network/backend-data: {"vni":"1", ...}      flannel.alpha.coreos.com/backend-data: {"VNI":1,"VtepMAC":"..."}
 
 The right column is written to the Node, and only in a cluster that flannel has not left yet, so that its nodes and ours
@@ -23,10 +23,8 @@ import msgspec
 from cni_plugin.agent.sources.contract import Announcement
 from cni_plugin.agent.sources.kube.annotations import ANNOUNCED, FLANNELS, KEPT, MANAGED, PUBLIC
 from cni_plugin.agent.sources.kube.objects import Own
+from cni_plugin.backends.contract import in_flannels_words
 from cni_plugin.network import Address
-
-_NAMES = {"vni": "VNI", "vtepmac": "VtepMAC", "publickey": "PublicKey"}
-"""As flannel writes them (pkg/backend/vxlan, wireguard)."""
 
 
 def notes(own: Own, said: Announcement) -> dict[str, str]:
@@ -43,7 +41,8 @@ def flannels(own: Own, said: Announcement) -> dict[str, str]:
     told = _told(own, said)
     families = {each.version for each in own.node.pod_cidrs}
     keys = {4: "backend-data", 6: "backend-v6-data"}
-    body = _flannels_data(said.data(own.node.pod_cidrs))
+    data = in_flannels_words(said.data(own.node.pod_cidrs), said.backend)
+    body = _json(data) if data else "null"
     return {
         MANAGED: "true",
         f"{FLANNELS}backend-type": said.backend,
@@ -76,12 +75,6 @@ def patch(wanted: Mapping[str, str], *, up: bool) -> dict[str, object]:
 
 def _told(own: Own, said: Announcement) -> dict[int, Address]:
     return {each.version: each for each in (*reversed(said.addresses), *own.overwritten)}
-
-
-def _flannels_data(data: Mapping[str, str]) -> str:
-    """flannel's spelling; a number is a number there, and nothing at all is null."""
-    found = {_NAMES.get(key.lower(), key): int(each) if key.lower() == "vni" else each for key, each in data.items()}
-    return _json(found) if found else "null"
 
 
 def _json(value: object) -> str:

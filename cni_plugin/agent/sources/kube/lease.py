@@ -7,7 +7,7 @@
       namespace: kube-tulle
       annotations:
         tulle.network/address: 192.0.2.1
-        tulle.network/backend: vxlan
+        tulle.network/backend: TYPE
         tulle.network/backend-data: '{"vni":"1"}'
       ownerReferences: [{apiVersion: v1, kind: Node, name: n1, uid: ...}]
     spec: {holderIdentity: n1}

@@ -16,7 +16,8 @@ import msgspec
 from cni_plugin.agent.sources.contract import Snapshot
 from cni_plugin.agent.sources.kube.lease import leased, leftovers
 from cni_plugin.agent.sources.kube.objects import Configured, Lease, Own, Seen
-from cni_plugin.cluster import Node, settled, unusable_flannel, used
+from cni_plugin.backends.contract import of_ours, unusable_flannel
+from cni_plugin.cluster import Node, settled, used
 from cni_plugin.network import NetworkConf
 
 T = TypeVar("T")
@@ -183,7 +184,7 @@ def _said(each: Seen, backend: str) -> Node | None:
     """The node with what counts of its announcement."""
     if each.node is None or (each.flannels and not _is_foreign(each, backend)):
         return each.node
-    return msgspec.structs.replace(each.node, data={}) if _is_foreign(each, backend) else each.node.unsaid
+    return msgspec.structs.replace(each.node, data={}) if _is_foreign(each, backend) else of_ours(each.node)
 
 
 def _absent(this_node: str) -> str:

@@ -21,16 +21,15 @@ import msgspec
 
 from cni_plugin import decoding
 from cni_plugin.agent.sources.contract import Announcement
+from cni_plugin.backends.contract import in_flannels_words, misfits
 from cni_plugin.cluster import Node
 from cni_plugin.conf.reading import Conf, typed
 from cni_plugin.errors import CniError
-from cni_plugin.network import Address, Network, is_unicast_mac
+from cni_plugin.network import Address, Network
 
 CONFIG, SUBNETS = "config", "subnets/"
 NOWHERE = IPv4Address(0)
 """flannel's PublicIP of a node that has no IPv4 address: its type has no other word for that."""
-_SPELLED = {"vni": "VNI", "vtepmac": "VtepMAC", "publickey": "PublicKey"}
-"""How flannel writes what its backends announce (vxlanLeaseAttrs, wireguardLeaseAttrs)."""
 
 
 class _Value(Conf, frozen=True):
@@ -93,7 +92,7 @@ def entry(stored: Stored) -> Entry:
     try:
         value = typed(decoding.decode(stored.value), _Value)
         addresses = tuple(ip_address(each) for each in (value.public_ip, value.public_ipv6) if each)
-        data = _data(value.backend_data or value.backend_v6_data)
+        data = _data(value.backend_data or value.backend_v6_data, value.backend_type)
     except (ValueError, CniError) as error:
         why = error.msg if isinstance(error, CniError) else str(error)
         return Entry(stored, cidrs, problem=f"{stored.key} is taken, but its value is not understood: {why}")
@@ -107,8 +106,7 @@ def value_of(said: Announcement, cidrs: tuple[Network, ...], node: str, since: f
     flannel's nodes look for BackendV6Data where the key has an IPv6 subnet, and leave a node without it out as a whole.
     """
     four, six = (next((each for each in said.addresses if each.version == family), None) for family in (4, 6))
-    data = {_SPELLED.get(key.lower(), key): each for key, each in said.data(cidrs).items()}
-    written = {key: int(each) if key == "VNI" else each for key, each in data.items()}
+    written = in_flannels_words(said.data(cidrs), said.backend)
     has_six = any(each.version == 6 for each in cidrs)
     return msgspec.json.encode({
         "PublicIP": str(four or NOWHERE),
@@ -121,9 +119,9 @@ def value_of(said: Announcement, cidrs: tuple[Network, ...], node: str, since: f
     })
 
 
-def _data(raw: Mapping[str, object]) -> Mapping[str, str]:
-    """What a backend announced, as strings. Raises ValueError for what would not be taken by the kernel."""
+def _data(raw: Mapping[str, object], backend: str) -> Mapping[str, str]:
+    """What a backend announced, as strings. Raises ValueError for what cannot be meant."""
     data = {key.lower(): str(each) for key, each in raw.items() if isinstance(each, str | int)}
-    if "vtepmac" in data and not is_unicast_mac(data["vtepmac"].lower()):
-        raise ValueError(f"{data['vtepmac']!r} is no MAC address of an interface")
+    for key, meant in misfits(data, backend).items():
+        raise ValueError(f"{data[key]!r}: {meant}")
     return data

@@ -12,10 +12,12 @@ from threading import Lock
 from cni_plugin import flannel
 from cni_plugin.agent.sources.lease.gateway import Change
 from cni_plugin.agent.sources.lease.schema import CONFIG, SUBNETS, Entry, Stored, entry
-from cni_plugin.cluster import Node, unusable_flannel
+from cni_plugin.backends.contract import of_ours, unusable_flannel
+from cni_plugin.cluster import Node
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
 from cni_plugin.network import NetworkConf
+from cni_plugin.rooms import default
 
 MOST_COMPLAINTS = 20
 
@@ -98,7 +100,7 @@ class View:
         self._config = value
         still = "; what it said last stays true" if self.conf else ""
         if value is None:
-            example = '\'{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}\''
+            example = f'\'{{"Network": "10.244.0.0/16", "Backend": {{"Type": "{default("backends")}"}}}}\''
             self._complaint = f"{key} is missing: write the network's configuration: etcdctl put {key} {example}{still}"
             return
         try:
@@ -127,7 +129,7 @@ def peers(entries: Iterable[Entry], backend: str) -> tuple[list[Node], tuple[str
         if why:
             complaints.append(why)
         else:
-            nodes.append(node.unsaid if each.name else node)
+            nodes.append(of_ours(node) if each.name else node)
     return nodes, few(complaints)
 
 

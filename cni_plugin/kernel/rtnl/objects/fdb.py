@@ -1,4 +1,4 @@
-"""A forwarding entry: of a VXLAN device its own (`self`), of a bridge port its bridge's (`master`)."""
+"""A forwarding entry: of a tunnel's device its own (`self`), of a bridge port its bridge's (`master`)."""
 
 from __future__ import annotations
 

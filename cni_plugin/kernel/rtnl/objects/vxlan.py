@@ -26,13 +26,13 @@ def write(op: Op, each: Vxlan, place: Place) -> Iterator[bytearray]:
         return
     if not each.mac:
         attrs.append(encode.mac_for(""))
-    yield encode.new_link(each.name, [*attrs, encode.kind_of_link("vxlan", *_told(each, place))])
+    yield encode.new_link(each.name, [*attrs, encode.kind_of_link(Vxlan.MADE_BY, *_told(each, place))])
     yield from encode.aliased(each.name, each.alias)
 
 
 def read(want: Vxlan, look: Lookup) -> Vxlan | None:
     """It as it stands."""
-    link = look.link_of_kind(want, "vxlan")
+    link = look.link_of_kind(want, Vxlan.MADE_BY)
     if link is None:
         return None
     return Vxlan(
