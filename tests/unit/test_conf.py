@@ -315,12 +315,12 @@ def listed(key: str) -> Json:
     return {key: [{"containerID": "c1", "ifname": "eth0"}]}
 
 
-@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
 def test_an_ipam_that_is_called_itself_gives_back_by_whatever_is_left_of_a_configuration() -> None:
     assert plugins.parse_name({"name": "pods", "ipam": "x"}, "host-local").conf.ipam == host_local_ipam.Conf()
     assert plugins.parse_name({"name": "pods", "ipam": {"type": "bridge"}}, "host-local").conf.ipam.type == "bridge"
 
 
+@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
 def test_the_list_of_valid_attachments_is_read_under_both_names_that_libcni_sends(key: str) -> None:
     assert conf(**listed(key)).valid == (plugin.Listed(container_id="c1", ifname="eth0"),)
 
