@@ -89,6 +89,10 @@ class NodeFeature(Feature):
         """All of it; {} when nobody claims any."""
         raise NotImplementedError
 
+    def joined(self, known: Any, claim: Any) -> msgspec.Struct:
+        """What a network claims that has something noted, so that pods from before a change keep what they have."""
+        raise NotImplementedError
+
     def places(self) -> State:
         """Where it may stand: what is looked at, and is to go when nobody claims any."""
         raise NotImplementedError

@@ -42,6 +42,10 @@ class MasqueradeFeature(NodeFeature):
         networks = {name: each for name, each in world.networks.items() if isinstance(each, Masquerade)}
         return state([masquerade_chain(networks)]) if networks else {}
 
+    def joined(self, known: Masquerade, claim: Masquerade) -> Masquerade:
+        """Both."""
+        return known.joined(claim)
+
     def places(self) -> State:
         """The chain."""
         return state([masquerade_chain({})])

@@ -36,4 +36,4 @@ class Part(Quiet):
 
 def _put_right(site: Site, feature: NodeFeature) -> Sequence[Op]:
     with nullcontext() if site.dry_run else site.records.lock():  # looking leaves nothing behind, not even a lock
-        return restore(site.kernel, feature, site.records.masquerades(), dry_run=site.dry_run)
+        return restore(site.kernel, feature, site.records.noted(feature.NAME, feature.CLAIM), dry_run=site.dry_run)

@@ -2,6 +2,7 @@
 
     <run>/attachments/<network>/<container>:<ifname>    one attachment: where it is, what it was given
     <run>/networks/<network>                            what the network has masqueraded, while it has attachments
+    <run>/noted/<feature>/<network>                     the same of any other feature of the node
     <run>/lock                                          held while either of them changes together with nftables
 
 A record is written before anything it names is made, and removed after all of it is gone; it is an intent, so a
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -29,6 +30,9 @@ from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.spec import IPConfig
 
 DEFAULT_RUN_DIR = "/run/tulle"
+_FIRST = "masquerade"
+"""The feature whose notes stand where the release before looks for them."""
+Claim = TypeVar("Claim", bound=msgspec.Struct)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -167,26 +171,37 @@ class Records:
         """The record in a file of a network's folder."""
         return self._load(f"{self.folder(network)}/{entry}")
 
-    def masquerades(self) -> dict[str, Masquerade]:
-        """What each network has masqueraded, by their stems."""
-        found = {name: self.masquerade(name) for name in self.disk.names(self._networks)}
+    def noted(self, feature: str, kind: type[Claim]) -> dict[str, Claim]:
+        """What each network has noted of a feature, by their stems."""
+        found = {name: self.note(feature, name, kind) for name in self.disk.names(self._notes(feature))}
         return {name: each for name, each in found.items() if each is not None}
 
-    def masquerade(self, network: str) -> Masquerade | None:
+    def note(self, feature: str, network: str, kind: type[Claim]) -> Claim | None:
         """What this one has; None where nothing is noted, or nothing that can be understood."""
         try:
-            return decoding.decode_as(Masquerade, self.disk.note(f"{self._networks}/{stem(network)}") or b"")
+            return decoding.decode_as(kind, self.disk.note(f"{self._notes(feature)}/{stem(network)}") or b"")
         except msgspec.MsgspecError:
             return None
 
-    def set_masquerade(self, network: str, wanted: Masquerade) -> None:
-        """Note what a network has masqueraded."""
-        self.disk.make_own(self.run_dir, "networks")
-        self.disk.write(f"{self._networks}/{stem(network)}", msgspec.json.encode(wanted))
+    def set_note(self, feature: str, network: str, claim: msgspec.Struct) -> None:
+        """Note what a network has of a feature."""
+        folder = self._notes(feature)
+        self.disk.make_own(self.run_dir, *folder.removeprefix(f"{self.run_dir}/").split("/"))
+        self.disk.write(f"{folder}/{stem(network)}", msgspec.json.encode(claim))
 
-    def drop_masquerade(self, network: str) -> bool:
+    def drop_note(self, feature: str, network: str) -> bool:
         """Forget it; whether there was anything."""
-        return self.disk.remove_with_leftover(f"{self._networks}/{stem(network)}")
+        return self.disk.remove_with_leftover(f"{self._notes(feature)}/{stem(network)}")
+
+    def features(self, network: str) -> list[str]:
+        """The features of which a network has something noted, but for those that are chained in it still."""
+        name = stem(network)
+        found = [_FIRST, *self.disk.names(f"{self.run_dir}/noted")]
+        noting = [each for each in found if name in self.disk.names(self._notes(each))]
+        return [each for each in noting if not self.disk.names(f"{self.run_dir}/chained/{each}/{name}")]
+
+    def _notes(self, feature: str) -> str:
+        return self._networks if feature == _FIRST else f"{self.run_dir}/noted/{feature}"
 
     def _load(self, path: str) -> Record | None:
         """What is no record, whatever it is, stands in nobody's way: it is set aside, and `tullectl doctor` tells."""

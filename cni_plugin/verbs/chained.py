@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.conf.reading import Conf
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
@@ -23,9 +24,11 @@ from cni_plugin.features.contract import Asked, Feature
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host.files import boot_id
 from cni_plugin.model.base import HOST, State, state
+from cni_plugin.node.claims import forget, note
 from cni_plugin.node.settle import apply
 from cni_plugin.spec import Result, parse_result, readable, render
 from cni_plugin.store.records import Record, Records
+from cni_plugin.verbs.check import check_node
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.gc import is_dead, unfinished
 
@@ -45,11 +48,13 @@ def add(context: Context) -> bytes:
     want = feature.pod(claim, context.attachment)
     before = kernel.read(want.values())
     reply = render(feature.result(claim, previous), context.version)
-    records.put(_record(context, previous, claim, (want, before)))
     try:
+        with records.lock():
+            records.put(_record(context, previous, claim, (want, before)))
+            note(kernel, records, context.attachment.network, {feature.NAME: claim})
         apply(kernel, diff(want, before))
     except KernelError:
-        records.remove(context.attachment)
+        _drop(context, context.attachment)
         raise
     return reply
 
@@ -58,7 +63,8 @@ def check(context: Context) -> bytes:
     """Raises CniError 101 for what is not as ADD made it, 7 without a prevResult."""
     feature, previous = _feature(context), _previous(context)
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
-    record = _records(context).find(context.attachment)
+    records = _records(context)
+    record = records.find(context.attachment)
     if record is not None:
         want = state(record.objects)
     else:
@@ -71,6 +77,7 @@ def check(context: Context) -> bytes:
             f"{context.name} of {context.request.container} is not as ADD made it; the details would put it right",
             script(ops),
         )
+    check_node(context, records, record)
     return b""
 
 
@@ -176,7 +183,15 @@ def _take_away(context: Context, record: Record, *, inside: bool) -> None:
         state(each for each in objects if inside or each.where == HOST) for objects in (record.objects, record.before)
     )
     context.kernel.apply(diff(before, context.kernel.read(made.values())))
-    _records(context).remove(record.attachment)
+    _drop(context, record.attachment)
+
+
+def _drop(context: Context, attachment: Attachment) -> None:
+    """With the last of a network goes what the node does for all of them."""
+    records = _records(context)
+    with records.lock():
+        if records.remove(attachment):
+            forget(context.kernel, records, attachment.network, [_feature(context).NAME])
 
 
 def _is_valid(context: Context, record: Record, valid: set[tuple[str, str]] | None) -> bool:

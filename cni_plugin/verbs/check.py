@@ -16,17 +16,15 @@ from cni_plugin import decoding
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
-from cni_plugin.features.contract import World
-from cni_plugin.features.masquerade import feature as masquerade
+from cni_plugin.features.contract import NodeFeature, World, find
 from cni_plugin.kernel.host import files
 from cni_plugin.model.base import POD, Object, state
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import PodLink, Up
 from cni_plugin.plan.address import interface
-from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.plan.pod import lasting
 from cni_plugin.spec import IPConfig, Result, parse_result, readable
-from cni_plugin.store.records import Record, stem
+from cni_plugin.store.records import Record, Records, stem
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.leases import leases
 
@@ -49,7 +47,7 @@ def check(context: Context) -> bytes:
             script(ops),
         )
     _check_interfaces(context, claimed)
-    _check_masquerade(context, record)
+    check_node(context, context.records, record)
     ips = [each.address for each in _own_ips(context, claimed) if record is None or each.address in record.ips]
     if record is None or record.ipam == context.conf.ipam.type:
         leases(context).check(ips)
@@ -91,31 +89,38 @@ def _is_same(sandbox: str, netns: str) -> bool:
     return sandbox == readable(netns) or files.same(sandbox, netns)
 
 
-def _check_masquerade(context: Context, record: Record | None) -> None:
-    """The rules of the pod's own network. What lacks is looked for again under the lock: what a network has
-    masqueraded is on record before it is in the kernel."""
-    if record is None or masquerade.NAME not in record.claims or _is_masqueraded(context, record):
-        return
-    with context.records.lock():
-        if _is_masqueraded(context, record):
-            return
-        own = {stem(record.network): _own_masquerade(context, record)}
-        want = masquerade.state(World({**context.records.masquerades(), **own}))
-        ops = diff(want, context.kernel.read(want.values()))
-    raise CniError(CHECK_FAILED, f"the masquerade of {record.network} is not as ADD made it", script(ops))
+def check_node(context: Context, records: Records, record: Record | None) -> None:
+    """What the node does for the pod's own network. What lacks is looked for again under the lock: what a network
+    claims is noted before it is in the kernel. Raises CniError 101."""
+    for name, raw in record.claims.items() if record is not None else ():
+        feature = find(name)
+        if record is None or not isinstance(feature, NodeFeature):
+            continue
+        own = decoding.decode_as(feature.CLAIM, raw)
+        if _is_ready(context, records, feature, own):
+            continue
+        with records.lock():
+            if _is_ready(context, records, feature, own):
+                continue
+            claims = {**records.noted(name, feature.CLAIM), **_claimed_by_network(context, records, feature, own)}
+            want = feature.state(World(claims))
+            ops = diff(want, context.kernel.read(want.values()))
+        raise CniError(CHECK_FAILED, f"the {name} of {record.network} is not as ADD made it", script(ops))
 
 
-def _is_masqueraded(context: Context, record: Record) -> bool:
-    name, claim = stem(record.network), _own_masquerade(context, record)
-    have = context.kernel.read(masquerade.state(World({name: claim})).values())
-    return masquerade.ready(claim, name, have)
+def _is_ready(context: Context, records: Records, feature: NodeFeature, own: msgspec.Struct) -> bool:
+    claims = _claimed_by_network(context, records, feature, own)
+    have = context.kernel.read(feature.state(World(claims)).values())
+    return all(feature.ready(claim, name, have) for name, claim in claims.items())
 
 
-def _own_masquerade(context: Context, record: Record) -> Masquerade:
-    """What the network has masqueraded; in any case the subnets of this pod."""
-    own = decoding.decode_as(Masquerade, record.claims[masquerade.NAME])
-    noted = context.records.masquerade(record.network)
-    return own if noted is None else noted.joined(own)
+def _claimed_by_network(
+    context: Context, records: Records, feature: NodeFeature, own: msgspec.Struct
+) -> dict[str, msgspec.Struct]:
+    """What its network is noted to claim; in any case what this pod does."""
+    network = context.attachment.network
+    noted = records.note(feature.NAME, network, feature.CLAIM)
+    return {stem(network): own if noted is None else feature.joined(noted, own)}
 
 
 def _recorded(context: Context, record: Record, claimed: Result) -> Iterator[Object]:

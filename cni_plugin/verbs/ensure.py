@@ -1,4 +1,4 @@
-"""What the verbs make beside the pod itself, and share: its bridge, its record, and its network's masquerade."""
+"""What the verbs make beside the pod itself, and share: its bridge, its record, what its network has of the node."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import Op
-from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.model.base import HOST, link_key, state
 from cni_plugin.model.layer3 import Addr
 from cni_plugin.model.links import Bridge
-from cni_plugin.node.claims import restore
+from cni_plugin.node.claims import forget, note
 from cni_plugin.node.settle import apply, steps, undo
-from cni_plugin.plan.masquerade import Masquerade
-from cni_plugin.store.records import Record, Records, stem
+from cni_plugin.store.records import Record, Records
 from cni_plugin.wirings.contract import Base, Wiring
 
 
@@ -54,20 +52,18 @@ def undo_base(kernel: Kernel, records: Records, link: str, ops: Sequence[Op]) ->
 
 
 def put_record(kernel: Kernel, records: Records, record: Record, claims: Mapping[str, msgspec.Struct]) -> None:
-    """Write an attachment's record, and have its network masqueraded if it claims that."""
-    wanted = claims.get(masquerade.NAME)
+    """Write an attachment's record, and have the node do for its network what it claims."""
     with records.lock():
         records.put(record)
         try:
-            if isinstance(wanted, Masquerade):
-                _masquerade(kernel, records, record.network, wanted)
+            note(kernel, records, record.network, claims)
         except BaseException:
             _drop(kernel, records, record.attachment)
             raise
 
 
 def drop_record(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
-    """Remove an attachment's record, if it has one; with the last of a network goes its masquerade. Whether it was."""
+    """Remove an attachment's record, if it has one; with a network's last goes what it claimed. Whether it was that."""
     with records.lock():
         return _drop(kernel, records, attachment)
 
@@ -100,21 +96,8 @@ def _gateways_of_others(records: Records, network: str, dev: str) -> Iterator[st
             yield from each.gateways
 
 
-def _masquerade(kernel: Kernel, records: Records, network: str, wanted: Masquerade) -> None:
-    networks = records.masquerades()
-    name = stem(network)
-    known = networks.get(name)
-    joined = wanted if known is None else known.joined(wanted)
-    if joined != known:
-        records.set_masquerade(network, joined)
-    restore(kernel, masquerade, {**networks, name: joined})
-
-
 def _drop(kernel: Kernel, records: Records, attachment: Attachment) -> bool:
-    """The note of a masquerade goes last: it tells the next DEL, should this one fail, what is left to do."""
     last = records.remove(attachment)
-    networks = records.masquerades() if last else {}
-    if networks.pop(stem(attachment.network), None) is not None:
-        restore(kernel, masquerade, networks)
-        records.drop_masquerade(attachment.network)
+    if last:
+        forget(kernel, records, attachment.network, records.features(attachment.network))
     return last

@@ -14,6 +14,8 @@ import pytest
 from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
+from cni_plugin.model.nft import Chain
+from cni_plugin.node.repair import repair
 from cni_plugin.verbs import run
 from tests import toys
 from tests.unit.support import Json, Node
@@ -165,14 +167,65 @@ FEATURE = '''
     feature = ToyFeature()
 '''
 
-TOYS = {"wirings": ("toy_wire", WIRING), "ipams": ("toy_ipam", IPAM), "features": ("toy_tune", FEATURE)}
+NODE_FEATURE = '''
+    """A chain of the node's own for each colour that networks have."""
+
+    import msgspec
+
+    from cni_plugin.conf.reading import Conf as Keys
+    from cni_plugin.features.contract import NodeFeature
+    from cni_plugin.model.base import state
+    from cni_plugin.model.nft import Chain
+
+    HOOK = "type filter hook forward priority 0;"
+
+
+    class Conf(Keys, frozen=True):
+        colours: tuple[str, ...] = ()
+
+
+    class Claim(msgspec.Struct, frozen=True):
+        colours: tuple[str, ...]
+
+
+    class ToyNodeFeature(NodeFeature):
+        NAME = "toy_paint"
+        NAMES = ("toy-paint",)
+        KEYS = Conf
+        CLAIM = Claim
+        READS = (Claim,)
+
+        def claim(self, conf, asked):
+            return Claim(conf.colours) if conf.colours else None
+
+        def joined(self, known, claim):
+            return Claim(tuple(sorted({*known.colours, *claim.colours})))
+
+        def state(self, world):
+            rules = sorted(colour for each in world.networks.values() for colour in each.colours)
+            return state([Chain("toy_paint", HOOK, tuple(rules))]) if rules else {}
+
+        def places(self):
+            return state([Chain("toy_paint", HOOK)])
+
+        def ready(self, claim, name, have):
+            return any(set(claim.colours) <= set(each.rules) for each in have.values())
+
+
+    feature = ToyNodeFeature()
+'''
+
+TOYS = [
+    ("wirings", "toy_wire", WIRING), ("ipams", "toy_ipam", IPAM), ("features", "toy_tune", FEATURE),
+    ("features", "toy_paint", NODE_FEATURE),
+]
 
 
 @pytest.fixture
 def node(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("toys")
     with ExitStack() as stack:
-        for room, (stem, text) in TOYS.items():
+        for room, stem, text in TOYS:
             stack.enter_context(toys.added(folder, room, stem, text))
         run._parsed.cache_clear()
         (tmp_path / "data").mkdir()
@@ -199,6 +252,18 @@ def chained(node: Node, previous: object, **keys: object) -> Node:
     after = node.configured(type="toy-tune", ipam=None, mtu=None, prevResult=previous, **keys)
     after.called = "toy-tune"
     return after
+
+
+def painted(node: Node, previous: object, *colours: str) -> Node:
+    """The toy feature of the node, behind a plugin with this result."""
+    after = node.configured(type="toy-paint", ipam=None, mtu=None, prevResult=previous, colours=colours)
+    after.called = "toy-paint"
+    return after
+
+
+def paint(node: Node) -> tuple[str, ...]:
+    found = node.kernel.state.get(Chain("toy_paint", "").key)
+    return found.rules if isinstance(found, Chain) else ()
 
 
 def colour(node: Node) -> str | None:
@@ -332,3 +397,33 @@ def test_a_feature_refuses_what_it_cannot_do_and_says_when_it_is_not_ready(node:
     assert chained(node, None, colour="gold").call("STATUS").code == 50
     assert chained(node, None, colour="red").call("STATUS").exit == 0
     assert [each for each in node.left() if "chained" in each] == []
+
+
+def test_a_feature_of_the_node_stands_once_for_all_pods_of_a_network_and_goes_with_the_last(
+    node: Node, previous: Json
+) -> None:
+    assert painted(node, previous, "red").call("ADD").exit == 0
+    assert painted(node, previous, "blue").call("ADD", "b eth1").exit == 0
+    assert paint(node) == ("blue", "red")
+    assert painted(node, None).call("DEL", "b eth1").exit == 0
+    assert paint(node) == ("blue", "red"), "a pod of the network lives, and rules are for whole networks"
+    assert painted(node, None).call("DEL").exit == 0
+    assert (paint(node), [each for each in node.left() if "toy_paint" in each]) == ((), [])
+
+
+def test_what_the_node_lost_of_it_is_told_by_check_and_made_anew_by_repair(node: Node, previous: Json) -> None:
+    red = painted(node, previous, "red")
+    added = red.call("ADD")
+    assert painted(node, added.body, "red").call("CHECK").exit == 0
+    del node.kernel.state[Chain("toy_paint", "").key]
+    reply = painted(node, added.body, "red").call("CHECK")
+    assert reply.code == 101
+    assert "add rule inet tulle toy_paint red" in reply.said
+    assert [each.problem for each in repair(node.kernel, node.records) if each.problem] == []
+    assert paint(node) == ("red",)
+
+
+def test_the_end_of_a_main_plugins_network_takes_nothing_of_a_chained_feature(node: Node, previous: Json) -> None:
+    assert painted(node, previous, "red").call("ADD").exit == 0
+    assert node.call("DEL").exit == 0
+    assert paint(node) == ("red",)

@@ -66,10 +66,10 @@ def test_check_misses_a_route(node: Node) -> None:
 def test_check_does_not_mind_what_other_networks_have_masqueraded(node: Node) -> None:
     """Neither rules of theirs that stand, nor what an ADD that was killed has only noted."""
     checked = node.after(node.call("ADD"))
-    node.records.set_masquerade("others", Masquerade(("10.77.0.0/24",)))
+    node.records.set_note("masquerade", "others", Masquerade(("10.77.0.0/24",)))
     assert checked.call("CHECK").exit == 0
-    node.kernel.state[CHAIN_KEY] = masquerade_chain(node.records.masquerades())
-    node.records.drop_masquerade("others")
+    node.kernel.state[CHAIN_KEY] = masquerade_chain(node.records.noted("masquerade", Masquerade))
+    node.records.drop_note("masquerade", "others")
     assert checked.call("CHECK").exit == 0
 
 
@@ -78,7 +78,7 @@ def test_check_misses_the_rule_of_its_own_network_among_those_of_others(node: No
     checked = node.after(node.call("ADD"))
     node.kernel.state[CHAIN_KEY] = masquerade_chain({"others": Masquerade(("10.77.0.0/24",))})
     if not noted:
-        node.records.drop_masquerade("pods")
+        node.records.drop_note("masquerade", "pods")
     reply = checked.call("CHECK")
     assert reply.code == 101
     assert "ip saddr { 10.22.0.0/24 }" in str(reply.body["details"])
@@ -96,7 +96,7 @@ def test_check_waits_for_a_change_of_its_own_network_that_is_under_way(node: Nod
             node.kernel.state[CHAIN_KEY] = masquerade_chain({"pods": both})
             yield
 
-    node.records.set_masquerade("pods", both)
+    node.records.set_note("masquerade", "pods", both)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Records, "lock", lambda _: finishing())
         assert checked.call("CHECK").exit == 0

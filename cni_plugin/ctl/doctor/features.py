@@ -9,6 +9,7 @@ import msgspec
 from cni_plugin.backends import contract as backends
 from cni_plugin.ctl.doctor.contract import ERROR, NODE, Finding
 from cni_plugin.ctl.eyes import Eyes
+from cni_plugin.features.masquerade import feature as masquerade
 from cni_plugin.kernel.modules import VLAN_FILTERING, modules, remedy
 
 LAYER = NODE
@@ -58,7 +59,7 @@ def _needs(eyes: Eyes) -> list[str]:
     """What the kernel must be able to do for the configurations and attachments that are here."""
     ours = [each for each in eyes.configs if each.ours]
     between = _between_nodes([*(each.backend for each in eyes.programmed), *(each.backend for each in ours)])
-    masquerades = bool(eyes.records.masquerades()) or any(each.masquerade for each in ours)
+    masquerades = bool(eyes.records.noted(masquerade.NAME, masquerade.CLAIM)) or any(each.masquerade for each in ours)
     vlans = any(each.vlan for each in ours) or any(each.vlan for each in eyes.attachments)
     wanted = {"nf_tables": masquerades, "masquerade": masquerades, VLAN_FILTERING: vlans}
     return ["bridge", "veth", *between, *(name for name, needed in wanted.items() if needed)]

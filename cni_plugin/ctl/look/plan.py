@@ -22,6 +22,7 @@ from cni_plugin.kernel.recording import Recorder
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import POD
 from cni_plugin.model.links import Veth
+from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.store.clusters import load
 from cni_plugin.store.preview import PreviewedRecords
 from cni_plugin.verbs.add import add
@@ -105,6 +106,6 @@ def _titles(context: Context) -> dict[str, str]:
     facts = load(context.records, context.conf.name) if context.conf.cluster is not None else None
     if facts is not None:
         titles[_CLUSTER] = f"{_CLUSTER}: {facts.peers} peers by {facts.backend}"
-    if context.records.masquerade(context.conf.name) is not None:
+    if context.records.note("masquerade", context.conf.name, Masquerade) is not None:
         titles[_MASQUERADE] = _MASQUERADE
     return titles

@@ -14,6 +14,7 @@ from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.marks import MOST_PORTS
 from cni_plugin.node.former import outside
+from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.usage import usage
@@ -87,7 +88,7 @@ def bridges(links: Iterable[Link], records: Records) -> list[Row]:
 
 def inside(records: Records, record: Record) -> tuple[str, ...]:
     """Where an attachment's network is not masqueraded to: the rest of its cluster."""
-    masquerade = records.masquerades().get(record.network)
+    masquerade = records.noted("masquerade", Masquerade).get(record.network)
     return (*masquerade.subnets, *masquerade.inside) if masquerade else ()
 
 
@@ -103,7 +104,7 @@ def alive(kernel: Kernel, record: Record) -> str:
 
 
 def _networks(kernel: Kernel, records: Records, attachments: Sequence[Record]) -> Iterator[Row]:
-    masquerades = records.masquerades()
+    masquerades = records.noted("masquerade", Masquerade)
     for name in sorted({each.network for each in attachments}):
         mine = [each for each in attachments if each.network == name]
         masquerade = masquerades.get(name)

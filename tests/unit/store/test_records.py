@@ -122,17 +122,17 @@ def test_what_was_set_aside_does_not_keep_a_network_alive(records: Records) -> N
 
 def test_a_masquerade_is_noted_and_dropped(records: Records) -> None:
     wanted = Masquerade(("10.22.0.0/24",), ("10.0.0.0/8",))
-    records.set_masquerade("pods", wanted)
-    assert records.masquerades() == {"pods": wanted}
-    assert records.drop_masquerade("pods")
-    assert not records.drop_masquerade("pods")
-    assert records.masquerades() == {}
+    records.set_note("masquerade", "pods", wanted)
+    assert records.noted("masquerade", Masquerade) == {"pods": wanted}
+    assert records.drop_note("masquerade", "pods")
+    assert not records.drop_note("masquerade", "pods")
+    assert records.noted("masquerade", Masquerade) == {}
 
 
 def test_a_note_that_cannot_be_read_is_none(records: Records) -> None:
-    records.set_masquerade("pods", Masquerade(()))
+    records.set_note("masquerade", "pods", Masquerade(()))
     (Path(records.run_dir) / "networks" / "pods").write_bytes(b"junk")
-    assert records.masquerades() == {}
+    assert records.noted("masquerade", Masquerade) == {}
 
 
 def test_files_are_for_root_alone(records: Records) -> None:
@@ -167,9 +167,9 @@ def test_what_is_no_folder_of_a_network_is_passed_over(records: Records, kind: s
     put_odd(Path(records.run_dir) / "lock", kind)
     records.put(record())
     with records.lock():
-        records.set_masquerade("pods", Masquerade((), ()))
+        records.set_note("masquerade", "pods", Masquerade((), ()))
     assert [each.container for each in records.all()] == ["c1"]
-    assert list(records.masquerades()) == ["pods"]
+    assert list(records.noted("masquerade", Masquerade)) == ["pods"]
     records.put(record(network="other"))
     assert {each.network for each in records.all()} == {"pods", "other"}
 
@@ -184,12 +184,12 @@ def test_a_stray_in_the_place_of_a_folder_keeps_no_pod_from_its_end_and_none_fro
     assert list(records.all()) == []
     assert records.find(record().attachment) is None
     assert records.remove(record().attachment)
-    assert not records.drop_masquerade("pods")
+    assert not records.drop_note("masquerade", "pods")
     assert os.path.lexists(stray)
     records.put(record())
-    records.set_masquerade("pods", Masquerade((), ()))
+    records.set_note("masquerade", "pods", Masquerade((), ()))
     assert records.find(record().attachment) is not None
-    assert list(records.masquerades()) == ["pods"]
+    assert list(records.noted("masquerade", Masquerade)) == ["pods"]
 
 
 @pytest.mark.parametrize("others", [1, 100])
