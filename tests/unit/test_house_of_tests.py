@@ -1,8 +1,9 @@
-"""The house of the tests: no test asserts how quick its machine is.
+"""The house of the tests: they lie as the code does, and no test asserts how quick its machine is.
 
-Read from the tests' own text: what a clock says, and all that is worked out from it in a function, may be printed and
-may be shown to be at least so much, for nothing ends before its time; that it is less than so much is a figure of
-`scripts/bench`. What is waited for has minutes (`tests.pace`), what is cheap is counted or compared (`cheaper`).
+How they wait is read from the tests' own text: what a clock says, and all that is worked out from it in a function, may
+be printed and may be shown to be at least so much, for nothing ends before its time; that it is less than so much is a
+figure of `scripts/bench`. What is waited for has minutes (`tests.pace`), what is cheap is counted or compared
+(`cheaper`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+UNIT = TESTS / "unit"
 FILES = sorted(TESTS.rglob("*.py"))
 CLOCKS = {
     "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time", "process_time_ns", "thread_time",
@@ -25,6 +27,19 @@ WAITS = {"communicate", "create_connection", "join", "run", "settimeout", "until
 SHORTEST = 60.0
 """Seconds: who waits for less asserts that it comes so soon."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+OF_THE_WHOLE = {"house", "house_of_tests", "manifest", "manual", "pace", "policy"}
+"""Tests of what is no module: the houses, the manual, what `conf/` ships, and how tests wait."""
+
+
+def test_what_holds_a_room_lies_in_a_folder_of_its_name() -> None:
+    folders = {path.parent.relative_to(UNIT) for path in UNIT.rglob("test_*.py")}
+    homes = (TESTS.parent / "cni_plugin", TESTS.parent)
+    assert [str(each) for each in sorted(folders) if not any((home / each).is_dir() for home in homes)] == []
+
+
+def test_what_lies_in_no_folder_holds_a_module_without_a_room_or_the_whole() -> None:
+    found = {path.stem.removeprefix("test_") for path in UNIT.glob("test_*.py")}
+    assert found - {path.stem for path in (TESTS.parent / "cni_plugin").glob("*.py")} - OF_THE_WHOLE == set()
 
 
 def test_no_test_asserts_that_something_takes_less_than_so_many_seconds() -> None:

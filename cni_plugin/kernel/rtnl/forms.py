@@ -1,8 +1,8 @@
 """Values as netlink attributes carry them: each form is a way to bytes and the way back.
 
 A form knows nothing of messages. Which attribute has which one `schema` takes from pyroute2, and what a form does is
-what pyroute2's class of that name does, to the byte (tests/unit/kernel/test_codec.py). Promise: pure; bytes that do not
-make a value raise ValueError, a value that only pyroute2 can make bytes of Inexpressible.
+what pyroute2's class of that name does, to the byte (tests/unit/kernel/rtnl/test_codec.py). Promise: pure; bytes that
+do not make a value raise ValueError, a value that only pyroute2 can make bytes of Inexpressible.
 """
 
 from __future__ import annotations

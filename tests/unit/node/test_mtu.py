@@ -20,7 +20,7 @@ from cni_plugin.node.cluster.ensure import ensure
 from cni_plugin.node.mtu import follow
 from cni_plugin.node.repair import repair
 from cni_plugin.store.records import Records
-from tests.unit.node.test_peers import in_cluster, kernel_with, listed
+from tests.unit.node.cluster.test_peers import in_cluster, kernel_with, listed
 from tests.unit.support import UPLINK, Json, Node, net_conf
 
 POD = Attachment("pods", "a", "eth0")

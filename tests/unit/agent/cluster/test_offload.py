@@ -13,7 +13,7 @@ from cni_plugin.model.host import Feature
 from cni_plugin.plan.offload import trusted
 from cni_plugin.store import offload
 from cni_plugin.store.records import Records
-from tests.unit.node.test_convergence import World, near, of
+from tests.unit.node.cluster.test_convergence import World, near, of
 
 
 @pytest.mark.parametrize(("release", "right"), [

@@ -16,8 +16,8 @@ from cni_plugin.model.layer3 import Route, Way
 from cni_plugin.model.links import Fdb
 from cni_plugin.network import unusable
 from cni_plugin.plan.cluster import Plan, Terms, delta, plan
-from tests.unit.node.test_convergence import World, near, of
-from tests.unit.node.test_peers import kernel_with, listed
+from tests.unit.node.cluster.test_convergence import World, near, of
+from tests.unit.node.cluster.test_peers import kernel_with, listed
 from tests.unit.support import cluster_node, me
 
 VXLAN = backend.find("vxlan")

@@ -11,7 +11,7 @@ import pytest
 from cni_plugin.client import VERSION
 from tests.pace import PATIENCE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 ENGINE = """
 import os, subprocess, sys

@@ -17,8 +17,8 @@ from cni_plugin.kernel.watch.changed import EVERYTHING, RULES
 from cni_plugin.model.base import State
 from cni_plugin.model.nft import Chain, Element, NftObject, Set
 from cni_plugin.node.cluster.guard import split
-from tests.unit.node.test_convergence import World, near, of
-from tests.unit.node.test_peers import listed
+from tests.unit.node.cluster.test_convergence import World, near, of
+from tests.unit.node.cluster.test_peers import listed
 from tests.unit.support import UPLINK, cluster_node, me, node_state
 
 VXLAN = backend.find("vxlan")

@@ -30,8 +30,8 @@ from cni_plugin.node.cluster.planner import planned
 from cni_plugin.store import clusters as notes
 from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Records
-from tests.unit.node.test_peers import FOREIGN, ME, backends, kernel_with, listed, my_cidrs, own
-from tests.unit.node.test_peers import peers as some_peers
+from tests.unit.node.cluster.test_peers import FOREIGN, ME, backends, kernel_with, listed, my_cidrs, own
+from tests.unit.node.cluster.test_peers import peers as some_peers
 from tests.unit.support import UPLINK, Json, Node, net_conf, node_state
 
 NETWORK = "pods"
