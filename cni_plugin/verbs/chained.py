@@ -17,9 +17,8 @@ import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.reading import Conf
-from cni_plugin.describe import script
 from cni_plugin.diff import diff
-from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CniError
+from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.features.contract import Asked, Feature
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host.files import boot_id
@@ -30,6 +29,7 @@ from cni_plugin.spec import Result, parse_result, readable, render
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.check import check_node
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.difference import refuse
 from cni_plugin.verbs.gc import is_dead, unfinished
 
 
@@ -71,12 +71,7 @@ def check(context: Context) -> bytes:
         claim = feature.claim(_keys(context), Asked(context.attachment, previous, context.request.args))
         want = {} if claim is None else feature.pod(claim, context.attachment)
     ops = diff(want, context.kernel.read(want.values()))
-    if ops:
-        raise CniError(
-            CHECK_FAILED,
-            f"{context.name} of {context.request.container} is not as ADD made it; the details would put it right",
-            script(ops),
-        )
+    refuse(f"{context.name} of {context.request.container}", ops)
     check_node(context, records, record)
     return b""
 

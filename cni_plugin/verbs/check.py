@@ -26,6 +26,7 @@ from cni_plugin.plan.pod import lasting
 from cni_plugin.spec import IPConfig, Result, parse_result, readable
 from cni_plugin.store.records import Record, Records, stem
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.difference import refuse
 from cni_plugin.verbs.leases import leases
 
 
@@ -40,12 +41,7 @@ def check(context: Context) -> bytes:
     want = state(_claimed(context, claimed) if record is None else _recorded(context, record, claimed))
     have = context.kernel.read(want.values())
     ops = diff(context.wiring.adopt(want, have), have)
-    if ops:
-        raise CniError(
-            CHECK_FAILED,
-            f"the network of {context.request.container} is not as ADD made it; the details would put it right",
-            script(ops),
-        )
+    refuse(f"the network of {context.request.container}", ops)
     _check_interfaces(context, claimed)
     check_node(context, context.records, record)
     ips = [each.address for each in _own_ips(context, claimed) if record is None or each.address in record.ips]

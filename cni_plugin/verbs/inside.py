@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cni_plugin.describe import script
 from cni_plugin.diff import Op, diff
-from cni_plugin.errors import CHECK_FAILED, CniError
 from cni_plugin.kernel.errors import NetnsError
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Addr
@@ -36,12 +34,9 @@ def check(context: Context) -> bytes:
     """Raises CniError 101 for what is not as ADD made it, NetnsError."""
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
     ops = _lacking(context)
-    if ops:
-        raise CniError(
-            CHECK_FAILED,
-            f"{context.name} of {context.request.container} is not as ADD made it; the details would put it right",
-            script(ops),
-        )
+    from cni_plugin.verbs.difference import refuse  # words, which only CHECK has use for
+
+    refuse(f"{context.name} of {context.request.container}", ops)
     return b""
 
 
