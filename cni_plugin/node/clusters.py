@@ -33,8 +33,8 @@ class Part(Quiet):
 
     def watch(self, site: Site) -> Watch:
         """Every device and uplink, and the files of lists; an agent's own changes with what its source says."""
-        known, unkept = site.facts(), site.unkept()
-        sources = (decoding.decode(each.source) for each in unkept)
+        known, kept = site.facts(), site.kept()
+        sources = (decoding.decode(each.source) for each in known if each.network not in kept)
         return Watch(
             tunnels=frozenset(each.device for each in known if each.device),
             uplinks=frozenset(name for each in known for name in each.uplinks),

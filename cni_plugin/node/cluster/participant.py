@@ -97,6 +97,8 @@ class Participant:
     def follow(self, source: Source, changed: Changed = OURS) -> list[Op]:
         """Make true what the list there asks for now, if it is another one, and else `look`. Raises as `program`."""
         before = self._listed
+        if changed & OURS:
+            self._settler.sure = False
         known = before.digest if before is not None and before.source == source and self._is_sure() else ""
         if known and known == digest_of(data_of(source, self._records)):
             return self.look(changed)

@@ -19,7 +19,7 @@ from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.host import files
-from cni_plugin.kernel.watch.changed import EVERYTHING, LINKS, ROUTES, UPLINKS, WAYS
+from cni_plugin.kernel.watch.changed import EVERYTHING, LINKS, ROUTES, RULES, UPLINKS, WAYS
 from cni_plugin.model.base import State
 from cni_plugin.model.layer3 import Neigh, Route, Way
 from cni_plugin.model.links import Vxlan
@@ -120,6 +120,29 @@ def test_after_any_walk_over_lists_the_kernel_is_as_freshly_planned(steps: list[
             assert world.kernel.applied == before
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(lists(), happenings, st.integers(0, 30)), min_size=2, max_size=7))
+def test_after_any_walk_over_lists_that_people_keep_it_is_so_too(steps: list[tuple[Cluster, str, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        world = World(folder)
+        path = Path(folder) / "mine.json"
+        for cluster, happening, number in steps:
+            happens(world, happening, number)
+            path.write_bytes(clusters.render(cluster))
+            changed = EVERYTHING if happening in ("damage", "way", "narrow", "another hand") else 0
+            before = dict(world.kernel.state)
+            with suppress(KernelError, CniError):
+                world.member.follow(str(path), changed)
+            world.kernel.fail_at = None
+            if not any(each.refused for each in planned(cluster, world.kernel, world.records).parts.values()):
+                world.member.follow(str(path), 0)
+                assert world.as_planned(cluster)
+                assert world.member.follow(str(path), EVERYTHING) == []
+                assert world.member.differences(str(path)) == []
+            else:
+                assert world.kernel.state == before, "a list with a peer that cannot be reached changes nothing"
+
+
 def happens(world: World, what: str, number: int) -> None:
     kernel = world.kernel
     kernel.fail_at = None
@@ -185,6 +208,22 @@ def test_others_routes_to_peers_are_looked_at_without_a_dump(world: World) -> No
     assert (op.object, world.kernel.asked["owned"]) == (Route("10.244.2.0/24", "eth1", "192.0.2.2"), before["owned"])
     assert world.member.facts is not None
     assert world.member.facts.mtu == 1400
+
+
+def test_a_list_that_people_keep_is_followed_without_a_dump_too(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(clusters.render(of(*near(2, 3))))
+    world.member.follow(str(path))
+    asked = dict(world.kernel.asked)
+    assert world.member.follow(str(path), RULES) == []
+    assert {each: world.kernel.asked[each] - asked[each] for each in asked} == {"ways": 0, "owned": 0, "read": 1}
+    path.write_bytes(clusters.render(of(*near(2, 3, 4))))
+    assert len(world.member.follow(str(path), 0)) == 4
+    assert world.kernel.asked["owned"] == asked["owned"]
+    path.write_text("{")
+    with pytest.raises(CniError, match="not valid JSON"):
+        world.member.follow(str(path), 0)
+    assert world.as_planned(of(*near(2, 3, 4)))
 
 
 def test_what_others_broke_is_looked_for_in_the_whole(world: World) -> None:
