@@ -1,7 +1,4 @@
-"""A feature that is called under its own name, after a main plugin: ours or anybody's.
-
-    <run>/chained/<feature>/<network>/<container>:<ifname>    what it claims for an attachment, what it made for it, and
-                                                              what stood in the place of that, which DEL puts back
+"""A feature that is called under its own name, after a main plugin: ours or anybody's (`node.chained`).
 
 The record is written before the kernel is touched, as ADD of a main plugin does it, so that DEL and GC need neither a
 result nor the configuration. What a feature made in the pod's namespace is taken away by who gives that namespace: a
@@ -15,15 +12,15 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cni_plugin.attachment import Attachment
 from cni_plugin.conf.reading import Conf
 from cni_plugin.diff import diff
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.features.contract import Asked, Feature
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host.files import boot_id
-from cni_plugin.model.base import HOST, State, state
-from cni_plugin.node.claims import forget, note
+from cni_plugin.model.base import State, state
+from cni_plugin.node.chained import drop, shelf, take_away
+from cni_plugin.node.claims import note
 from cni_plugin.node.settle import apply
 from cni_plugin.spec import Result, parse_result, readable, render
 from cni_plugin.store.records import Record, Records
@@ -41,7 +38,7 @@ def add(context: Context) -> bytes:
     previous = _previous(context)
     killed = records.find(context.attachment)
     if killed is not None:
-        _take_away(context, killed, inside=True)
+        take_away(kernel, records, feature.NAME, killed, inside=True)
     claim = feature.claim(_keys(context), Asked(context.attachment, previous, context.request.args))
     if claim is None:
         return render(previous, context.version)
@@ -54,7 +51,7 @@ def add(context: Context) -> bytes:
             note(kernel, records, context.attachment.network, {feature.NAME: claim})
         apply(kernel, diff(want, before))
     except KernelError:
-        _drop(context, context.attachment)
+        drop(kernel, records, feature.NAME, context.attachment)
         raise
     return reply
 
@@ -78,7 +75,8 @@ def check(context: Context) -> bytes:
 
 def delete(context: Context) -> bytes:
     """Raises KernelError, OSError."""
-    record = _records(context).find(context.attachment)
+    records = _records(context)
+    record = records.find(context.attachment)
     if record is None:
         return b""
     try:
@@ -86,7 +84,7 @@ def delete(context: Context) -> bytes:
         inside = True
     except NetnsError:
         inside = False  # gone, and what stood in it
-    _take_away(context, record, inside=inside)
+    take_away(context.kernel, records, _feature(context).NAME, record, inside=inside)
     return b""
 
 
@@ -95,11 +93,12 @@ def collect(context: Context) -> bytes:
     listed = context.conf.valid
     valid = None if listed is None else {(each.container_id, each.ifname) for each in listed}
     failures = dict(context.conf.incomplete)
-    for record in list(_records(context).all(context.conf.name)):
+    records = _records(context)
+    for record in list(records.all(context.conf.name)):
         if _is_valid(context, record, valid):
             continue
         try:
-            _take_away(context, record, inside=False)
+            take_away(context.kernel, records, _feature(context).NAME, record, inside=False)
         except (KernelError, OSError) as error:
             failures[f"{record.container} {record.ifname}"] = str(error)
     if failures:
@@ -135,7 +134,7 @@ def _keys(context: Context) -> Conf:
 
 
 def _records(context: Context) -> Records:
-    return Records(context.records.run_dir, f"chained/{_feature(context).NAME}")
+    return shelf(context.records.run_dir, _feature(context).NAME)
 
 
 def _previous(context: Context) -> Result:
@@ -170,23 +169,6 @@ def _record(context: Context, previous: Result, claim: msgspec.Struct, states: t
         claims={feature.NAME: feature.kept(claim)},
         before=tuple(before.values()),
     )
-
-
-def _take_away(context: Context, record: Record, *, inside: bool) -> None:
-    """Put back what stood before, then forget it; `inside`: also what is in the pod's namespace, which is entered."""
-    made, before = (
-        state(each for each in objects if inside or each.where == HOST) for objects in (record.objects, record.before)
-    )
-    context.kernel.apply(diff(before, context.kernel.read(made.values())))
-    _drop(context, record.attachment)
-
-
-def _drop(context: Context, attachment: Attachment) -> None:
-    """With the last of a network goes what the node does for all of them."""
-    records = _records(context)
-    with records.lock():
-        if records.remove(attachment):
-            forget(context.kernel, records, attachment.network, [_feature(context).NAME])
 
 
 def _is_valid(context: Context, record: Record, valid: set[tuple[str, str]] | None) -> bool:

@@ -17,7 +17,8 @@ from cni_plugin.conf import reading
 from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.ipams.contract import Ask, Words, find
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.kernel.errors import NetnsError
+from cni_plugin.kernel.errors import KernelError, NetnsError
+from cni_plugin.node.chained import bury
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import forget, release, unplugging
@@ -92,6 +93,11 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
     silent: dict[str, NoAnswer] = {}
     takedowns = [_take_dead(kernel, records, each, silent) for each in dead]
     problems = ["" if each is None else str(each) for each in together(lambda: kernel, takedowns)]
+    for at, each in enumerate(dead):
+        try:
+            bury(kernel, records.run_dir, each.attachment)
+        except (KernelError, OSError) as error:
+            problems[at] = problems[at] or str(error)
     for network in {each.network for each in dead}:
         sweep_records(records, network)
     return problems

@@ -17,6 +17,7 @@ from cni_plugin.model.links import Veth
 from cni_plugin.model.nft import Chain
 from cni_plugin.node.repair import repair
 from cni_plugin.verbs import run
+from cni_plugin.verbs.gc import collect_dead
 from tests import toys
 from tests.unit.support import Json, Node
 
@@ -427,3 +428,11 @@ def test_the_end_of_a_main_plugins_network_takes_nothing_of_a_chained_feature(no
     assert painted(node, previous, "red").call("ADD").exit == 0
     assert node.call("DEL").exit == 0
     assert paint(node) == ("red",)
+
+
+def test_with_an_attachment_that_died_goes_what_was_chained_to_it(node: Node, previous: Json) -> None:
+    for each in (painted(node, previous, "red"), chained(node, previous, colour="red")):
+        assert each.call("ADD").exit == 0
+    (dead,) = node.records.all()
+    assert collect_dead(node.kernel, node.records, [dead]) == [""]
+    assert (paint(node), wires(node), leased(node), node.left()) == ((), 0, [], [])
