@@ -47,7 +47,10 @@ class Device(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """Where a node takes its peers' packets in: a UDP port, and in nft's words what tells them from other people's."""
+    """Where a node takes its peers' packets in: a UDP port, and in nft's words what tells them from other people's.
+
+    `name` is what follows the dot in its device's name.
+    """
 
     name: str
     port: int
@@ -166,14 +169,15 @@ def misfits(data: Mapping[str, str], backend: str) -> dict[str, str]:
 
 def of_ours(node: Node) -> Node:
     """A node of ours without what any backend derives for it, whatever it announced."""
-    words = _words("")
+    words = _everybodys_words()
     data = {key: each for key, each in node.data.items() if key not in words or not words[key].derived}
     return msgspec.structs.replace(node, data=data)
 
 
 def unusable_flannel(node: Node, backend: str) -> str:
     """Why a node of flannel's cannot be reached: it has not said what nobody can derive for it; "" when it can."""
-    words = _words(backend).items() if _known(backend) else ()
+    found = _known(backend)
+    words = found.SAYS.items() if found else ()
     lacking = (word.spelled for key, word in words if word.derived and not node.data.get(key))
     return next((_left_out(node, backend, each) for each in lacking), "")
 
@@ -189,9 +193,12 @@ def _known(name: str) -> Backend | None:
     return None if "_" in name else cast("Backend | None", rooms.tenant("backends", name))
 
 
-@lru_cache(maxsize=64)
 def _words(backend: str) -> Mapping[str, Word]:
-    """Those of a backend, and of all where there is none of this name."""
+    """What is announced for a backend, or for any where it is none that we have."""
     found = _known(backend)
-    files = [found] if found else [find(each) for each in names()]
-    return {key: word for each in files for key, word in each.SAYS.items()}
+    return found.SAYS if found else _everybodys_words()
+
+
+@lru_cache(maxsize=1)
+def _everybodys_words() -> Mapping[str, Word]:
+    return {key: word for name in names() for key, word in find(name).SAYS.items()}

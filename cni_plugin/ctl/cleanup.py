@@ -40,5 +40,5 @@ def _own_state(kernel: Kernel) -> State:
     tunnels = [each for each in (tunnel(link.name, link.alias) for link in links) if each is not None]
     owned = kernel.owned(*(each.name for each in tunnels))
     for each in tunnels:
-        owned.update(guard.standing(kernel, {}, places(each.name.partition(".")[2])))
+        owned.update(guard.standing(kernel, {}, places(each.name)))
     return {**owned, **state([*bridges, *tunnels]), **kernel.read(masquerade.places().values())}

@@ -24,7 +24,7 @@ from cni_plugin.cluster import Node
 from cni_plugin.marks import DEVICE
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.nft import Chain, Element, Set
-from cni_plugin.plan.masquerade import comment
+from cni_plugin.plan.masquerade import comment, own_name
 
 _HOOKS = ("input", "forward")
 _WORDS = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
@@ -48,12 +48,13 @@ def admitted(me: Me, peer: Node, gate: Gate) -> State:
     return state([Element(_set(me, gate), str(address))] if address is not None else [])
 
 
-def places(name: str) -> State:
-    """Where something of nft's may stand for the tunnel of this name: what to look at when all of it is to go."""
+def places(device: str) -> State:
+    """Where something of nft's may stand for a tunnel's device: what to look at when all of it is to go."""
+    name = device.partition(".")[2]
     found: list[Object] = []
     for family, (_, kind) in _WORDS.items():
         found += Set(f"peers{family}_{name}", kind), *(Chain(f"{hook}{family}_{name}", "") for hook in _HOOKS)
-    return state([*found, Chain(f"own_tulle_{name}", "")])
+    return state([*found, Chain(own_name(device), "")])
 
 
 def _set(me: Me, gate: Gate) -> str:

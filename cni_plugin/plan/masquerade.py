@@ -42,6 +42,11 @@ def masquerade_chain(networks: Mapping[str, Masquerade]) -> Chain:
     return Chain(CHAIN, HOOK, tuple(rule for name in sorted(networks) for rule in _rules(name, networks[name])))
 
 
+def own_name(device: str) -> str:
+    """What the chain for the node's own packets through a tunnel is called."""
+    return f"own_{device.replace('.', '_')}"
+
+
 def own_chain(device: str, addresses: Mapping[int, str]) -> Chain:
     """What the node itself sends through its tunnel comes back through it: from the tunnel's own address, by family.
 
@@ -49,7 +54,7 @@ def own_chain(device: str, addresses: Mapping[int, str]) -> Chain:
     which the other node's answer would take another way, or none (flannel#318; strict rp_filter).
     """
     return Chain(
-        f"own_{device.replace('.', '_')}",
+        own_name(device),
         HOOK,
         tuple(
             comment(

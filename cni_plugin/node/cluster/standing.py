@@ -9,12 +9,16 @@ from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Fdb, Tunnel, Up
 from cni_plugin.model.nft import NftObject
 from cni_plugin.node.cluster import guard
+from cni_plugin.plan.guard import places
 from cni_plugin.store.clusters import others, programmed
 from cni_plugin.store.records import Records
 
 
 def standing(kernel: Kernel, records: Records, network: str, want: State, device: str) -> State:
-    """What bears our mark and is not another cluster's, with what stands where we want something, and its guard."""
+    """What bears our mark and is not another cluster's, with what stands where we want something, and its guard.
+
+    A device of ours that no cluster wants any more is known by its mark, also when nothing is on record of it.
+    """
     foreign = others(records, network)
     devices = dict.fromkeys([device, *(each.name for each in want.values() if isinstance(each, Tunnel))])
     devices.pop("", None)
@@ -31,4 +35,7 @@ def standing(kernel: Kernel, records: Records, network: str, want: State, device
     ]
     found = kernel.read([*alone, *idle, *(Up(each.name) for each in idle)])
     there = {key: each for key, each in found.items() if key in wanted or isinstance(each, Tunnel)}
-    return {**ours, **there, **guard.standing(kernel, want, programmed(records, network))}
+    before = programmed(records, network)
+    for each in idle:
+        before.update(places(each.name))
+    return {**ours, **there, **guard.standing(kernel, want, before)}

@@ -6,14 +6,19 @@ A new backend is held to the contract without a line here: it is found by its fi
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
+from cni_plugin import cluster
 from cni_plugin.backends import contract as backend
 from cni_plugin.backends.contract import Backend, Me
 from cni_plugin.cluster import Node
 from cni_plugin.errors import CniError
+from cni_plugin.kernel.modules import modules
 from cni_plugin.model.base import State
+from cni_plugin.model.every import tunnel
 from cni_plugin.model.layer3 import Neigh, Route
-from cni_plugin.model.links import Fdb, Vxlan
+from cni_plugin.model.links import Fdb, Link, Tunnel, Vxlan
+from cni_plugin.rooms import default
 from tests.unit.support import cluster_node, me, node_state
 
 FOUR = ("192.0.2.{}", "10.244.{}.0/24")
@@ -118,6 +123,69 @@ def test_its_devices_are_those_that_it_says(name: str, shape: Shape) -> None:
     conf = found.configure({})
     links = {key[2] for key in found.local(us(shape), conf) if key[0] == "link"}
     assert links == {each.name for each in found.devices(conf)}
+
+
+@names
+@families
+def test_a_link_of_its_own_bears_the_mark_by_which_a_former_one_is_known(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    conf = found.configure({})
+    for each in found.local(us(shape), conf).values():
+        if isinstance(each, Link):
+            assert isinstance(each, Tunnel) and each.alias == each.mark()
+            assert tunnel(each.name, each.alias) == type(each)(each.name)
+
+
+@names
+@families
+def test_it_needs_of_the_kernel_what_its_objects_are_made_by(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    conf = found.configure({})
+    all_of_it = {**found.local(us(shape), conf), **found.peer(us(shape), peer(2, shape), conf)}
+    assert {each.MADE_BY for each in all_of_it.values()} - {""} <= found.NEEDS.keys()
+    assert all(modules(each) and why for each, why in found.NEEDS.items())
+
+
+@names
+def test_where_peers_come_in_is_called_after_its_device(name: str) -> None:
+    found = backend.find(name)
+    conf = found.configure({})
+    gate, devices = found.gate(conf), found.devices(conf)
+    assert gate is None or (gate.name, gate.port) in [(each.name.partition(".")[2], each.port) for each in devices]
+
+
+@names
+@families
+def test_what_it_announces_is_read_back_from_flannels_words(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    data = found.announce(us(shape).node, found.configure({}))
+    heard = {key.lower(): str(each) for key, each in backend.in_flannels_words(data, name).items()}
+    assert heard == {key.lower(): each for key, each in data.items()}
+    assert heard.keys() <= found.SAYS.keys()
+    assert backend.misfits(heard, name) == {}
+    assert all(word.spelled.lower() == key for key, word in found.SAYS.items())
+
+
+@names
+@families
+def test_nodes_of_ours_need_not_say_what_is_derived(name: str, shape: Shape) -> None:
+    found = backend.find(name)
+    conf = found.configure({})
+    silent = peer(2, shape)
+    said = structs.replace(silent, data={key.lower(): each for key, each in found.announce(silent, conf).items()})
+    assert found.peer(us(shape), backend.of_ours(said), conf) == found.peer(us(shape), silent, conf)
+    assert backend.unusable_flannel(said, name) == ""
+
+
+def test_one_is_meant_where_none_is_named() -> None:
+    assert [name for name in backend.names() if getattr(backend.find(name), "DEFAULT", False)] == [default("backends")]
+    assert cluster.parse({"nodes": [{"name": "a", "address": "192.0.2.1", "podCIDRs": []}]}).backend == "vxlan"
+
+
+@names
+def test_none_has_a_key_that_nobody_keeps(name: str) -> None:
+    """The first that has one brings the place where `store` keeps it."""
+    assert backend.find(name).KEY is None
 
 
 @names
