@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.modules import VLAN_FILTERING
 from cni_plugin.kernel.see.probe import features
 from scripts.lib.lab.topology import REPO
@@ -283,6 +284,8 @@ def test_asking_the_kernel_what_it_can_do_leaves_us_where_we_are_and_nothing_beh
     before = inside()
     found = features(("bridge", "veth", "vxlan", "nf_tables", "masquerade", VLAN_FILTERING))
     assert all(found[each] for each in ("bridge", "veth", "vxlan", "nf_tables", "masquerade"))
+    with LinuxKernel() as kernel:
+        assert kernel.lacks(("bridge", "carrier-pigeon", "vxlan")) == ("carrier-pigeon",)
     assert inside() == before
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.model.every import kinds
+from cni_plugin.model.links import Tunnel
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cni_plugin", "ipam")
 LONGEST_FUNCTION = 60
@@ -330,6 +333,27 @@ def test_no_source_knows_another_nor_what_another_has_behind_it() -> None:
     assert len(users.pop("contract")) > 3
     assert {name: by for name, by in users.items() if len(by) > (room / name).is_dir()} == {}
 
+
+
+@pytest.mark.parametrize("kind", sorted(each.MADE_BY for each in kinds(Tunnel)))
+def test_a_kind_of_tunnel_is_named_by_its_backend_and_its_object_alone(kind: str) -> None:
+    """Who else must know something of it asks the backend, or the class, by words that fit any other."""
+    own = {f"cni_plugin/backends/{kind}.py", f"cni_plugin/kernel/rtnl/objects/{kind}.py", "cni_plugin/model/links.py"}
+    assert {str(path) for path in CODE if kind in said_in_code(path)} <= own
+
+
+def said_in_code(path: Path) -> str:
+    """All that a module says in names and texts, its documentation left out; in lower case."""
+    whole = ast.parse((ROOT / path).read_text())
+    for node in ast.walk(whole):
+        for name, value in ast.iter_fields(node):
+            if name == "body" and isinstance(value, list):
+                value[:] = [each for each in value if not is_documentation(each)]
+    return ast.unparse(whole).lower()
+
+
+def is_documentation(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
