@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.node.test_peers import ME, kernel_with, listed
 
 from cni_plugin import cluster as clusters
 from cni_plugin.diff import Op
@@ -16,6 +15,7 @@ from cni_plugin.model.nft import NftObject
 from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.store.clusters import cluster_file
 from cni_plugin.store.records import Records
+from tests.unit.node.cluster.test_peers import ME, kernel_with, listed
 from tests.unit.support import Json
 
 HOST_GW: Json = {"type": "host-gw"}
