@@ -46,6 +46,8 @@ class Hints:
         self._store = store
         self._used = -1
         self._moved = False
+        self.noted = False
+        """Whether the directory is unclean by our own doing: then nobody need look."""
         self._blocks: dict[str, bytearray] = {}
         self._index = Index(store)
         try:
@@ -65,8 +67,9 @@ class Hints:
     @property
     def clean(self) -> bool:
         """Whether nobody but us changed the leases since the hints were last right."""
-        whole = self._index.present and self._used >= 0
-        return whole and all(os.fstat(fd).st_mtime_ns == CLEAN for fd in self._directories)
+        if not self._index.present or self._used < 0:
+            return False
+        return {os.fstat(fd).st_mtime_ns for fd in self._directories} == {CLEAN}
 
     def mark_clean(self) -> None:
         """The last act of an operation that left leases and hints in step.
@@ -104,6 +107,7 @@ class Hints:
 
     def note(self, owner: Owner, ips: Iterable[IP]) -> None:
         """Replaces what the index says of an owner; the directory is unclean from then on."""
+        self.noted = True
         try:
             os.utime(self._store.fd)  # a kill in the middle of the next may tear what it says of others
         except OSError:
@@ -113,7 +117,11 @@ class Hints:
     def mark(self, ip: IP, *, used: bool) -> None:
         """Sets or clears the bit of an address: one byte is written."""
         name, bit = _place(ip.version, int(ip))
-        block, at, mask = self._block(name), bit >> 3, 1 << (bit & 7)
+        at, mask = bit >> 3, 1 << (bit & 7)
+        if not used and name not in self._blocks:
+            self._unset(name, at, mask)
+            return
+        block = self._block(name)
         byte = block[at] | mask if used else block[at] & ~mask
         if byte == block[at]:
             return
@@ -164,6 +172,19 @@ class Hints:
         for name, block in blocks.items():
             self._store.write_temporary(bytes(block))
             replace(TEMPORARY, name, self._store.private_fd, self._used)
+
+    def _unset(self, name: str, at: int, mask: int) -> None:
+        """Clears bits of a block that was not looked at: of all of it this byte is read, and only if it is there."""
+        try:
+            fd = open_own(name, os.O_RDWR, self._used)
+        except FileNotFoundError:
+            return
+        try:
+            byte = os.pread(fd, 1, at)
+            if byte and byte[0] & mask:
+                os.pwrite(fd, bytes([byte[0] & ~mask]), at)
+        finally:
+            os.close(fd)
 
     def _open_or_make(self) -> None:
         self._store.ensure_private()

@@ -37,13 +37,15 @@ class Index:
         self._fd = -1
         self._buckets = 0
         self._refusal = 0
+        self._known: dict[str, bytes] = {}
+        """The buckets of names that were asked for: nobody else writes to them while the lock is held."""
         self._open()
 
     def close(self) -> None:
         """Closes the file; the store stays open."""
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._buckets = -1, 0
+        self._fd, self._buckets, self._known = -1, 0, {}
 
     @property
     def present(self) -> bool:
@@ -59,7 +61,7 @@ class Index:
         """What is noted under a name without white space; "" if nothing is."""
         if not self.present:
             return ""
-        bucket = b"\n" + self._read(self._place(name))
+        bucket = b"\n" + self._bucket(name)
         _, found, rest = bucket.partition(f"\n{name} ".encode())
         return rest.partition(b"\n")[0].decode(errors="replace") if found else ""
 
@@ -69,9 +71,10 @@ class Index:
             raise OSError(self._refusal, os.strerror(self._refusal))
         at = self._place(name)
         key = f"{name} ".encode()
-        lines = [each for each in self._read(at).splitlines(keepends=True) if not each.startswith(key)]
+        lines = [each for each in self._bucket(name).splitlines(keepends=True) if not each.startswith(key)]
         bucket = b"".join([*lines, _line(name, text)])
         if len(bucket) <= BUCKET:
+            self._known.clear()
             if os.pwrite(self._fd, bucket.ljust(BUCKET, b"\0"), at) != BUCKET:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         else:
@@ -104,6 +107,11 @@ class Index:
 
     def _place(self, name: str) -> int:
         return (zlib.crc32(name.encode()) & (self._buckets - 1)) * BUCKET
+
+    def _bucket(self, name: str) -> bytes:
+        if name not in self._known:
+            self._known[name] = self._read(self._place(name))
+        return self._known[name]
 
     def _read(self, at: int) -> bytes:
         return os.pread(self._fd, BUCKET, at).rstrip(b"\0")

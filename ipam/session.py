@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from errno import ENOENT
 from types import TracebackType
 
@@ -70,12 +69,16 @@ class Session:
 
     def _look(self, store: Store) -> None:
         """Open the hints, and see whether they are right; nothing is left open where that fails."""
-        with ExitStack() as undo:
-            undo.callback(store.close)
+        try:
             self.hints = Hints(store)
-            undo.callback(self.hints.close)
-            self.trusted = self.hints.clean and self.hints.boot == self._boot.id
-            undo.pop_all()
+            try:
+                self.trusted = self.hints.clean and self.hints.boot == self._boot.id
+            except BaseException:
+                self.hints.close()
+                raise
+        except BaseException:
+            store.close()
+            raise
 
     def settle(self) -> None:
         """Makes the hints trusted: voids what an earlier boot left, and reads all leases if it must."""
@@ -128,7 +131,9 @@ class Session:
         """
         old = Owner(owner.container, "")
         if self.trusted:
-            return self._confirmed(owner) or self._confirmed(old)
+            return self._confirmed(owner, self.hints.addresses(owner)) or (
+                self._confirmed(old, self.hints.addresses(old))
+            )
         leases = list(self.valid())
         mine = tuple(lease.ip for lease in leases if lease.owner == owner)
         mine = mine or tuple(lease.ip for lease in leases if lease.owner == old)
@@ -168,7 +173,8 @@ class Session:
             for ip in ips:
                 self.hints.mark(ip, used=False)
             for name in {owner, Owner(owner.container, "")} if owner else ():
-                known, left = self.hints.addresses(name), self._confirmed(name)
+                known = self.hints.addresses(name)
+                left = self._confirmed(name, known)
                 if known != left:
                     self.hints.note(name, left)
         except OSError:
@@ -177,11 +183,12 @@ class Session:
 
     def done(self) -> None:
         """The last act of a change: leases and hints are in step."""
-        if self.trusted and not self.hints.clean:
+        if self.trusted and (self.hints.noted or not self.hints.clean):
             self.hints.mark_clean()
 
-    def _confirmed(self, owner: Owner) -> tuple[IP, ...]:
-        found = ((ip, self.store.read(ip)) for ip in self.hints.addresses(owner))
+    def _confirmed(self, owner: Owner, known: tuple[IP, ...]) -> tuple[IP, ...]:
+        """Those of the addresses that are known of an owner which the leases say it has."""
+        found = ((ip, self.store.read(ip)) for ip in known)
         return tuple(ip for ip, lease in found if lease and lease.known().owner == owner)
 
     def _judged(self) -> Iterator[tuple[Lease, bool]]:
