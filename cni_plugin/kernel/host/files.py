@@ -108,9 +108,13 @@ def _contents(path: str, most: int, flags: int) -> bytes:
             code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
             raise OSError(code, "it is a folder" if code == errno.EISDIR else "it is not a file", path)
         size, chunks = found.st_size, list[bytes]()
-        while size <= most and (chunk := os.read(fd, _CHUNK)):
+        asked = size + 1 if size else _CHUNK
+        while size <= most and (chunk := os.read(fd, asked)):
             chunks.append(chunk)
-            size = max(size, sum(map(len, chunks)))  # what grows while it is read, and /proc, whose files have none
+            had = sum(map(len, chunks))
+            if had == found.st_size and len(chunk) < asked:
+                break  # there was no more, so it need not be asked for again
+            size = max(size, had)  # what grows while it is read, and /proc, whose files have none
     finally:
         os.close(fd)
     if size > most:
@@ -287,13 +291,19 @@ def remove_folder(path: str) -> bool:
             return not names(path)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        if names(path):
+        if _is_used(path):
             return False
         for name in os.listdir(path):
             _discard(os.path.join(path, name))
         with suppress(OSError):  # somebody's folder, set aside, keeps this one from going, and nothing else
             os.rmdir(path)
     return True
+
+
+def _is_used(path: str) -> bool:
+    """Whether a folder holds more than leftovers; not all of a thousand entries is looked at to see one."""
+    with os.scandir(path) as entries:
+        return any(not each.name.startswith(_TEMPORARY) for each in entries)
 
 
 def sweep(path: str) -> None:
