@@ -72,6 +72,9 @@ class Kernel(Protocol):
     def link_mac(self, name: str) -> str:
         """The MAC of a link of the node, "" when there is none."""
 
+    def link_mtu(self, name: str) -> tuple[str, int] | None:
+        """The ifalias and the MTU of a link of the node, whatever its kind; None when there is none."""
+
     def pod_link_exists(self, name: str) -> bool:
         """Whether the pod's namespace has a link of this name."""
 

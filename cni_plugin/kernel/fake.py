@@ -122,6 +122,11 @@ class FakeKernel:
         link = self.state.get(("link", HOST, name))
         return (getattr(link, "mac", "") or _MAC) if link else ""
 
+    def link_mtu(self, name: str) -> tuple[str, int] | None:
+        """The ifalias and the MTU of a link of the node, whatever its kind; None when there is none."""
+        link = self.state.get(("link", HOST, name))
+        return (getattr(link, "alias", ""), getattr(link, "mtu", 0)) if link else None
+
     def pod_link_exists(self, name: str) -> bool:
         """Whether the pod has a link of this name."""
         return ("link", POD, name) in self.state

@@ -133,6 +133,11 @@ class LinuxKernel:
         link = self._host.link(name)
         return link.text("IFLA_ADDRESS") if link else ""
 
+    def link_mtu(self, name: str) -> tuple[str, int] | None:
+        """The ifalias and the MTU of a link of the node, whatever its kind; None when there is none."""
+        link = self._host.link(name)
+        return None if link is None else (link.text("IFLA_IFALIAS"), link.number("IFLA_MTU"))
+
     def pod_link_exists(self, name: str) -> bool:
         """Whether the pod's namespace has a link of this name; without a pod it has not."""
         return self._pod is not None and self._pod.link(name) is not None

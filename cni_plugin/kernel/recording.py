@@ -64,6 +64,10 @@ class Recorder(FakeKernel):
         """That of the kernel below, or some MAC for a link that was made here."""
         return super().link_mac(name) if _link(name) in self._changed else self._below.link_mac(name)
 
+    def link_mtu(self, name: str) -> tuple[str, int] | None:
+        """That of the kernel below, or of a link that was made here."""
+        return super().link_mtu(name) if _link(name) in self._changed else self._below.link_mtu(name)
+
     def uplink(self, address: str) -> Uplink | None:
         """As below."""
         return self._below.uplink(address)

@@ -130,12 +130,11 @@ class BridgeWiring(Wiring):
         net/bridge/br_if.c): so at one that is not ours the port has what the bridge has, which then stays as it is, and
         only the pod's own end may have less. Costs a question about the bridge.
         """
-        want = Bridge(link, alias=BRIDGE_ALIAS)
-        there = kernel.read([want]).get(want.key)
-        if not isinstance(there, Bridge) or there.alias == BRIDGE_ALIAS:
+        alias, most = kernel.link_mtu(link) or (BRIDGE_ALIAS, 0)
+        if alias == BRIDGE_ALIAS:
             return Width(mtu)
-        least = min(mtu or there.mtu, there.mtu)
-        return Width(least, there.mtu if there.mtu != least else 0)
+        least = min(mtu or most, most)
+        return Width(least, most if most != least else 0)
 
     def full(self, link: str) -> str:
         """A bridge has room for so many ports."""
