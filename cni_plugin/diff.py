@@ -39,9 +39,10 @@ def differences(want: Object, have: Object) -> tuple[str, ...]:
 def diff(want: State, have: State) -> list[Op]:
     """The operations, in order, that turn `have` into `want`."""
     gone = {key for key in have if key not in want}
-    again = {key for key in have if key in want and _must_be_remade(want[key], have[key])}
+    changed = {key: differences(want[key], each) for key, each in have.items() if key in want}
+    again = {key for key, fields in changed.items() if _must_be_remade(want[key], fields)}
     lost = gone | again
-    moved = {key for key in have if key in want and "master" in differences(want[key], have[key])}
+    moved = {key for key, fields in changed.items() if "master" in fields}
     survivors = {
         key: each
         for key, each in have.items()
@@ -52,7 +53,11 @@ def diff(want: State, have: State) -> list[Op]:
         for key, each in have.items()
         if key in lost and not _falls(each, lost) and not each.COMES_ALONG
     ]
-    creations = [op for key, each in want.items() if (op := _make(each, survivors.get(key))) is not None]
+    creations = [
+        Op("change", each, survivors[key]) if key in survivors else Op("create", each)
+        for key, each in want.items()
+        if key not in survivors or changed[key]
+    ]
     removals.sort(key=lambda op: -op.object.RANK)
     creations.sort(key=lambda op: op.object.RANK)
     return removals + creations
@@ -63,14 +68,8 @@ def invert(ops: Sequence[Op]) -> list[Op]:
     return [back for op in reversed(ops) if (back := _inverse(op)) is not None]
 
 
-def _make(want: Object, have: Object | None) -> Op | None:
-    if have is None:
-        return Op("create", want)
-    return Op("change", want, have) if differences(want, have) else None
-
-
-def _must_be_remade(want: Object, have: Object) -> bool:
-    return any(field == "object" or field in want.FIXED for field in differences(want, have))
+def _must_be_remade(want: Object, fields: Sequence[str]) -> bool:
+    return any(field == "object" or field in want.FIXED for field in fields)
 
 
 def _falls(each: Object, lost: set[Key]) -> bool:

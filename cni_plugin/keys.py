@@ -27,6 +27,7 @@ class Stranger(NamedTuple):
     meant: str
 
 
+@cache
 def spelled(field: str) -> str:
     """A field's key as people write it: `pod_cidrs` is `podCIDRs`."""
     first, *rest = field.split("_")

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -73,8 +74,9 @@ def parse_name(raw: Mapping[str, object], name: str = "", folder: str = "/") -> 
     return replace(found, conf=conf)
 
 
+@lru_cache(maxsize=64)
 def bare_ipam(kind: str, data_dir: str) -> IpamConf:
-    """What it takes to give back to an IPAM, by what is on record."""
+    """What it takes to give back to an IPAM, by what is on record. Remembered: a network's pods have the same there."""
     return plugin.bare(kind, data_dir, lambda kind: ipams.find(kind).Conf)
 
 

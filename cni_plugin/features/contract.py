@@ -10,6 +10,7 @@ what it claims for one attachment, which is kept on record, and what of the kern
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 import msgspec
@@ -102,6 +103,7 @@ class NodeFeature(Feature):
         raise NotImplementedError
 
 
+@lru_cache(maxsize=64)
 def find(name: str) -> Feature | None:
     """The feature whose claims are called so."""
     found = cast("Feature | None", getattr(tenant("features", name), "feature", None))

@@ -9,6 +9,7 @@ An IPAM is told what it needs in an `Ask`, never by a verb or its context, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
@@ -117,6 +118,7 @@ def served(name: str) -> Ipam | None:
     return found if found is not None and name in found.NAMES else None
 
 
+@lru_cache(maxsize=64)
 def find(kind: str) -> Ipam:
     """The IPAM behind an `ipam.type`, whoever serves it."""
     return served(kind) or cast(Ipam, tenant("ipams", "delegated" if kind else "none"))

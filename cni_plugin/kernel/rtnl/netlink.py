@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
 from cni_plugin.kernel.errors import PASSING
@@ -26,6 +26,7 @@ _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 10, 11, 12
 _ERROR, _DONE = 2, 3
 _CAPPED, _ACK_TLVS, _DUMP_INTR = 0x100, 0x200, 0x10
 _ERROR_MESSAGE = 1
+_FLAGS, _NUMBER, _CODE = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=i")
 _RECEIVE = 1 << 16
 _BYTES_AT_ONCE = 1 << 15
 _REQUESTS_AT_ONCE = 100
@@ -34,6 +35,7 @@ _DUMP_TRIES = 10
 _TRIES = 3
 """Where something passing is in the way."""
 
+Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
@@ -92,12 +94,15 @@ class Netlink:
 
     def _opened(self) -> socket.socket:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        with self._inside(), ExitStack() as undo:
-            channel = undo.enter_context(socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE))
+        with self._inside():
+            channel = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        try:
             for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
                 channel.setsockopt(_SOL_NETLINK, option, 1)
             channel.bind((0, self._groups))
-            undo.pop_all()
+        except BaseException:
+            channel.close()
+            raise
         return channel
 
     @property
@@ -116,7 +121,7 @@ class Netlink:
 
     def ask(self, request: bytearray) -> Message | None:
         """The answer to one question about one object, None when there is no such thing. Raises Refused, OSError."""
-        return self._insist(lambda: self._ask(request))
+        return self._insist(self._ask, request)
 
     def _ask(self, request: bytearray) -> Message | None:
         self._number(request)
@@ -138,12 +143,12 @@ class Netlink:
         answers: list[bytes] = []
         while len(answers) < len(requests):
             chunk = _chunk(requests, len(answers))
-            answers += self._insist(lambda: self._questions(chunk))  # noqa: B023
+            answers += self._insist(self._questions, chunk)
         return answers
 
     def dump(self, request: bytearray) -> list[Message]:
         """Everything that matches. A list that changed while it was read is read again. Raises Refused, OSError."""
-        return self._insist(lambda: self._dump(request))
+        return self._insist(self._dump, request)
 
     def _dump(self, request: bytearray) -> list[Message]:
         for _ in range(_DUMP_TRIES):
@@ -184,25 +189,24 @@ class Netlink:
             return []
         return [Message(frame.kind, frame.data, frame.offset) for frame in _frames(data)]
 
-    def _insist(self, question: Callable[[], Answer]) -> Answer:
+    def _insist(self, question: Callable[[Asked], Answer], asked: Asked) -> Answer:
         """Ask again what changes nothing, on another socket: this one may hold half of an answer."""
         for _ in range(_TRIES - 1):
             try:
-                return question()
+                return question(asked)
             except OSError as error:
                 if error.errno not in PASSING:
                     raise
                 self.close()
-        return question()
+        return question(asked)
 
     def _exchange(self, chunk: Sequence[bytearray]) -> list[Outcome]:
         first = self._sequence + 1
         for request in chunk:
             self._number(request)
         last = self._sequence
-        self._number_ack(chunk[-1])
-        data = b"".join(chunk)
-        self._insist(lambda: self._socket.send(data))
+        _flag(chunk[-1], NLM_F_ACK)
+        self._insist(self._send, b"".join(chunk))
         outcomes = [Outcome(0)] * len(chunk)
         try:
             for frame in self._receive(first):
@@ -215,6 +219,9 @@ class Netlink:
             lost = Outcome(error.errno or errno.EIO, f"the kernel's answer is lost ({error.strerror})", unsure=True)
             return [each if each.errno else lost for each in outcomes]
         return outcomes
+
+    def _send(self, data: bytes) -> int:
+        return self._socket.send(data)
 
     def _questions(self, chunk: Sequence[bytearray]) -> list[bytes]:
         """Each is answered once, by a message or by an error."""
@@ -248,19 +255,21 @@ class Netlink:
         return messages, torn
 
     def _receive(self, oldest: int) -> Iterator[_Frame]:
+        channel = self._socket  # what is left of an answer comes by no other
         while True:
-            for frame in _frames(self._socket.recv(_RECEIVE)):
+            for frame in _frames(channel.recv(_RECEIVE)):
                 if frame.sequence >= oldest:  # older: the rest of something that was given up
                     yield frame
 
     def _number(self, request: bytearray, flags: int = 0) -> None:
         self._sequence += 1
-        struct.pack_into("=I", request, 8, self._sequence)
+        _NUMBER.pack_into(request, 8, self._sequence)
         if flags:
-            struct.pack_into("=H", request, 6, struct.unpack_from("=H", request, 6)[0] | flags)
+            _flag(request, flags)
 
-    def _number_ack(self, request: bytearray) -> None:
-        struct.pack_into("=H", request, 6, struct.unpack_from("=H", request, 6)[0] | NLM_F_ACK)
+
+def _flag(request: bytearray, flags: int) -> None:
+    _FLAGS.pack_into(request, 6, _FLAGS.unpack_from(request, 6)[0] | flags)
 
 
 def _chunk(requests: Sequence[bytearray], start: int) -> Sequence[bytearray]:
@@ -271,17 +280,18 @@ def _chunk(requests: Sequence[bytearray], start: int) -> Sequence[bytearray]:
     return requests[start:end]
 
 
-def _frames(data: bytes) -> Iterator[_Frame]:
-    offset = 0
-    while offset + HEADER.size <= len(data):
+def _frames(data: bytes) -> list[_Frame]:
+    found, offset, last = list[_Frame](), 0, len(data) - HEADER.size
+    while offset <= last:
         length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-        yield _Frame(kind, flags, sequence, data, offset, length)
+        found.append(_Frame(kind, flags, sequence, data, offset, length))
         offset += (length + 3) & ~3
+    return found
 
 
 def _outcome(frame: _Frame) -> Outcome:
     """struct nlmsgerr: the errno, negative; the request's header (and the request, if not capped); then attributes."""
-    (code,) = struct.unpack_from("=i", frame.data, frame.offset + HEADER.size)
+    (code,) = _CODE.unpack_from(frame.data, frame.offset + HEADER.size)
     if not code:
         return Outcome(0)
     words = _kernel_words(frame) if frame.flags & _ACK_TLVS else ""

@@ -30,7 +30,10 @@ def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]
 
 def nested(value: bytes, kind: int) -> bytes:
     """The first of the attributes within an attribute that is of this type, b"" when none is."""
-    return next((each for key, each in attributes(value, 0, len(value)) if key == kind), b"")
+    for key, each in attributes(value, 0, len(value)):
+        if key == kind:
+            return each
+    return b""
 
 
 def number(value: bytes) -> int:

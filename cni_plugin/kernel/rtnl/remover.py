@@ -14,7 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from threading import Thread
 
 from cni_plugin.kernel.errors import PASSING
@@ -94,13 +94,16 @@ class _Request(Thread):
         super().__init__(daemon=True)
         self._request = request
         self.outcome = Outcome(0)
-        with ExitStack() as undo:
-            self._netlink = Netlink()
-            undo.callback(self._netlink.close)
+        self._netlink = Netlink()
+        self.bell = -1
+        try:
             self.bell = os.eventfd(0, os.EFD_CLOEXEC)
-            undo.callback(os.close, self.bell)
             self._heard = os.dup(self.bell)
-            undo.pop_all()
+        except BaseException:
+            self._netlink.close()
+            if self.bell >= 0:
+                os.close(self.bell)
+            raise
 
     def run(self) -> None:
         """Make it."""
