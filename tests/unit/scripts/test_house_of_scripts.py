@@ -79,10 +79,11 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 
 def test_what_runs_before_there_is_a_virtual_environment_needs_none() -> None:
+    """What is frozen into a bundle (`frozen_`) runs there alone."""
     found = {
         (str(path), name)
         for path in (*CODE, *(Path("scripts", each) for each in ("bench", "image", "lab")))
-        if not path.stem.endswith("_worker")
+        if not path.stem.endswith("_worker") and not path.stem.startswith("frozen_")
         for node in ast.walk(tree(path))
         for name in modules_of(node)
         if name not in WITHOUT_VENV and name.split(".")[0] not in WITHOUT_VENV
