@@ -89,8 +89,7 @@ def main(conf: str, run_dir: str) -> None:
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     with LinuxKernel(prompt=False) as kernel:
         membership = Membership(kernel, Records(run_dir), journal, settings)
-        loop = Reconciler(kernel, Records(run_dir), journal, settings, clusters=membership)
-        membership.wake = loop.wake
+        loop = Reconciler(kernel, Records(run_dir), journal, settings, keeper=membership)
         poll = select.poll()
         for fd in (0, *loop.filenos(), *membership.filenos()):
             poll.register(fd, select.POLLIN | select.POLLHUP)
@@ -102,13 +101,10 @@ def main(conf: str, run_dir: str) -> None:
 def _turn(poll: select.poll, loop: Reconciler, membership: Membership) -> bool:
     """Wait for a pass to be due; whether to go on."""
     while True:
-        again = membership.due()
-        if again is not None and again <= time.monotonic():
-            membership.run()
-        due = min(each for each in (loop.due(), membership.due()) if each is not None)
-        if (loop.due() or 0) <= time.monotonic():
+        left = (loop.due() or 0) - time.monotonic()
+        if left <= 0:
             return True
-        for fd, _ in poll.poll(max(0.0, due - time.monotonic()) * 1000):
+        for fd, _ in poll.poll(left * 1000):
             if fd == 0:
                 return False
             (membership if fd in membership.filenos() else loop).readable(fd)
