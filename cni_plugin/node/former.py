@@ -33,10 +33,10 @@ REMEDY = "delete them (kubectl delete pod, crictl stopp), so that they come back
 
 
 class Part:
-    """Their gateways, in the way of clusters, and words about their pods, remembered from look to look."""
+    """Their gateways, which stand in the way of clusters, and words about their pods, remembered from look to look."""
 
     NAME = "former subnets"
-    ORDER = 5
+    ORDER = 38
     ON: Changed = TURN | THOROUGH
     CAUSES: Changed = ROUTES
 

@@ -651,6 +651,25 @@ def test_a_list_that_changes_in_its_file_is_followed_at_once(node: Node, clock: 
     world.loop.close()
 
 
+def test_the_gateway_of_a_subnet_that_a_list_takes_away_goes_with_it(node: Node, clock: Clock) -> None:
+    """Not at the next look at everything: it hides the pods of who has that subnet now."""
+    path = node.home / "cluster.json"
+    path.write_text(json.dumps(CLUSTER))
+    there = node.configured(cluster=str(path))
+    assert there.call("ADD").exit == there.call("DEL").exit == 0
+    world = World(there, clock, Settings())
+    assert world.stands(GATEWAY)
+    nodes = [{"name": "me", "address": "192.0.2.1", "podCIDRs": ["10.22.9.0/24"]}]
+    path.write_text(json.dumps({**CLUSTER, "nodes": nodes}))
+    (inotify,) = set(world.loop.filenos()) - {7}
+    world.loop.readable(inotify)
+    before = world.loop.passes
+    world.goes_on(QUIET)
+    assert world.loop.passes == before + 1
+    assert not world.stands(GATEWAY)
+    world.loop.close()
+
+
 def test_pods_follow_the_mtu_that_their_cluster_leaves(world: World) -> None:
     def mtus() -> set[int]:
         links = (Bridge, Veth, PodLink, Vxlan)
