@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cni_plugin import node as room
 from cni_plugin.agent.loop import QUIET
 from cni_plugin.agent.settings import Settings
 from cni_plugin.diff import Op
@@ -19,7 +17,7 @@ from cni_plugin.node.parts import parts
 from cni_plugin.node.repair import repair
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import Watch
-from cni_plugin.rooms import tenant
+from tests import toys
 from tests.unit.agent.test_loop import CLUSTER, Clock, World
 from tests.unit.agent.test_loop import clock as clock
 from tests.unit.ctl.tool import Tool
@@ -109,16 +107,9 @@ def test_a_part_that_may_only_look_changes_nothing(part: Part, there: Node) -> N
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One file in a folder that is one more of the room's."""
-    folder = tmp_path / "more"
-    folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
-    monkeypatch.setattr(room, "__path__", [*room.__path__, str(folder)])
-    tenant.cache_clear()
-    yield
-    tenant.cache_clear()
-    sys.modules.pop("cni_plugin.node.toy", None)
+def toy(tmp_path: Path) -> Iterator[None]:
+    with toys.added(tmp_path / "toys", "node", "toy", TOY):
+        yield
 
 
 @pytest.mark.usefixtures("toy")

@@ -6,11 +6,8 @@ A new topic is held to the contract without a line here: it is found by its file
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,7 +19,7 @@ from cni_plugin.ctl.doctor import contract
 from cni_plugin.ctl.doctor.contract import Topic, topics
 from cni_plugin.ctl.eyes import Eyes, Places
 from cni_plugin.kernel.see.look import Link
-from cni_plugin.rooms import tenant
+from tests import toys
 from tests.unit.ctl.tool import Around, Tool
 from tests.unit.support import Node
 
@@ -144,34 +141,21 @@ FINDINGS = {caught: ("kite-caught",)}
 '''
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose files are topics too."""
-    folder = tmp_path / "topics"
-    folder.mkdir()
-    monkeypatch.setattr(doctor, "__path__", [*doctor.__path__, str(folder)])
-    yield folder
-    for each in folder.glob("*.py"):
-        sys.modules.pop(f"{doctor.__name__}.{each.stem}", None)
-    tenant.cache_clear()
-
-
-def test_one_file_is_a_topic(elsewhere: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_is_a_topic(tmp_path: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = Tool(node, monkeypatch)
     tool.around(Around([Link("red", kind="kite")]))
     assert "kite" not in tool("doctor").out
-    (elsewhere / "kites.py").write_text(TOY)
-    importlib.invalidate_caches()
-    found = {each["name"]: each for each in tool("doctor", "--json").json}
-    assert found["kite-caught"]["key"] == "red"
-    assert "warning red: in the cables" in tool("doctor").out
-    assert "kite-caught" in finding_names()
+    with toys.added(tmp_path / "toys", "ctl.doctor", "kites", TOY):
+        found = {each["name"]: each for each in tool("doctor", "--json").json}
+        assert found["kite-caught"]["key"] == "red"
+        assert "warning red: in the cables" in tool("doctor").out
+        assert "kite-caught" in finding_names()
 
 
 def test_a_topic_that_fails_is_not_known_and_all_others_go_on(
-    elsewhere: Path, node: Node, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (elsewhere / "storms.py").write_text(TOY.replace("eyes.links", "eyes.weather"))
-    found = {each["name"]: each for each in Tool(node, monkeypatch)("doctor", "--json").json}
+    with toys.added(tmp_path / "toys", "ctl.doctor", "storms", TOY.replace("eyes.links", "eyes.weather")):
+        found = {each["name"]: each for each in Tool(node, monkeypatch)("doctor", "--json").json}
     assert found["not-known"]["key"] == "storms"
     assert "no-configuration" in found
