@@ -26,6 +26,8 @@ class Op(msgspec.Struct, frozen=True):
 
 def differences(want: Object, have: Object) -> tuple[str, ...]:
     """The fields in which `have` is not as wanted; `""`, 0 and -1 in `want` ask for nothing."""
+    if want == have:  # as nearly all do, and a comparison in one is a twentieth of one by fields
+        return ()
     if type(want) is not type(have):
         return ("object",)
     return tuple(
@@ -41,12 +43,12 @@ def diff(want: State, have: State) -> list[Op]:
     gone = {key for key in have if key not in want}
     changed = {key: differences(want[key], each) for key, each in have.items() if key in want}
     again = {key for key, fields in changed.items() if _must_be_remade(want[key], fields)}
-    lost = gone | again
+    lost = _with_what_falls(gone | again, have)
     moved = {key for key, fields in changed.items() if "master" in fields}
     survivors = {
         key: each
         for key, each in have.items()
-        if key not in lost and not _falls(each, lost) and not (each.OF_PORT and _falls(each, moved))
+        if key not in lost and not (each.OF_PORT and _falls(each, moved))
     }
     removals = [
         Op("delete", each)
@@ -56,7 +58,7 @@ def diff(want: State, have: State) -> list[Op]:
     creations = [
         Op("change", each, survivors[key]) if key in survivors else Op("create", each)
         for key, each in want.items()
-        if key not in survivors or changed[key]
+        if key not in survivors or changed[key] or (again and not again.isdisjoint(each.refers))
     ]
     removals.sort(key=lambda op: -op.object.RANK)
     creations.sort(key=lambda op: op.object.RANK)
@@ -70,6 +72,15 @@ def invert(ops: Sequence[Op]) -> list[Op]:
 
 def _must_be_remade(want: Object, fields: Sequence[str]) -> bool:
     return any(field == "object" or field in want.FIXED for field in fields)
+
+
+def _with_what_falls(lost: set[Key], have: State) -> set[Key]:
+    """These, what goes with them, and what goes with that."""
+    fallen = lost
+    while fallen and len(lost) < len(have):
+        fallen = {key for key, each in have.items() if key not in lost and each.holder in lost}
+        lost = lost | fallen
+    return lost
 
 
 def _falls(each: Object, lost: set[Key]) -> bool:

@@ -71,6 +71,11 @@ class Object(msgspec.Struct, frozen=True, tag_field="object"):
         return ()
 
     @property
+    def refers(self) -> tuple[Key, ...]:
+        """The keys of objects that it names: it is told anew when one of them is made anew."""
+        return ()
+
+    @property
     def along(self) -> tuple[Object, ...]:
         """What the kernel makes and removes with it."""
         return ()
