@@ -60,7 +60,7 @@ class Applier:
     def run(self, ops: Sequence[Op]) -> None:
         """Carry them out. Raises KernelError."""
         try:
-            for (kind, where), group in groupby(ops, _lane):
+            for (kind, where), group in groupby(_with_nft_together(ops), _lane):
                 self._run_group(kind, where, list(group))
         except Failure as failure:
             outcome = failure.outcome
@@ -208,6 +208,15 @@ class _Run:
         # made in the meantime by another hand of ours
         (again,) = self._space.netlink.send(replacement(each, self._place))
         return again if again.errno else None
+
+
+def _with_nft_together(ops: Sequence[Op]) -> Sequence[Op]:
+    """All that is nft's one after the other, where its last is: it is one transaction, in an order of its own."""
+    places = [place for place, op in enumerate(ops) if op.object.SPOKEN == "nft"]
+    if not places or places[-1] - places[0] < len(places):
+        return ops
+    theirs = [ops[place] for place in places]
+    return [*(op for op in ops[: places[-1]] if op.object.SPOKEN != "nft"), *theirs, *ops[places[-1] + 1 :]]
 
 
 def _goes_with_others(op: Op) -> bool:
