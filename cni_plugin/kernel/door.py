@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from cni_plugin.diff import Op
+from cni_plugin.marks import TABLE
 from cni_plugin.model.base import Object, State
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Way
@@ -136,8 +137,11 @@ class Kernel(Protocol):
         Those to single pods, which lead over a bridge without a gateway, are not among them.
         """
 
-    def elements(self, name: str) -> frozenset[str]:
-        """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""
+    def elements(self, name: str, table: str = TABLE) -> State:
+        """What is in a set or map of a table of ours, nothing without it. Raises KernelError.
+
+        Values are spelt as nft prints them.
+        """
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""

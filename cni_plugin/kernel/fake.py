@@ -19,7 +19,7 @@ from msgspec import structs
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import KernelError, NetnsError
-from cni_plugin.marks import ALIAS
+from cni_plugin.marks import ALIAS, TABLE
 from cni_plugin.model.base import HOST, POD, Key, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
@@ -214,9 +214,9 @@ class FakeKernel:
         remotes = (each for each in self._all(Fdb) if each.dev in devices and each.dst)
         return state([*routes, *neighbours, *remotes])
 
-    def elements(self, name: str) -> frozenset[str]:
-        """The values of a set."""
-        return frozenset(each.value for each in self._all(Element) if each.set == name)
+    def elements(self, name: str, table: str = TABLE) -> State:
+        """What is in a set or map."""
+        return state(each for each in self._all(Element) if (each.set, each.table) == (name, table))
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """Links with our mark."""
@@ -261,7 +261,12 @@ class FakeKernel:
         return 0
 
     def _exists(self, key: Key) -> bool:
-        """Every namespace has a loopback, and links may stand that nobody here made: the node's uplink."""
+        """Every namespace has a loopback, and links may stand that nobody here made: the node's uplink.
+
+        A table is made with the first thing in it.
+        """
+        if key[0] == "table":
+            return True
         given = {self.uplink_there.name} if self.uplink_there else set()
         ways = {each.dev for each in self.found_ways.values() if each is not None}
         return key in self.state or key[2] == "lo" or key[2] in given | ways

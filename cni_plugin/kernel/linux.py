@@ -34,6 +34,7 @@ from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
 from cni_plugin.kernel.rtnl.numbers import SCOPE_LINK
 from cni_plugin.kernel.see import inventory
+from cni_plugin.marks import TABLE
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import Object, State
 from cni_plugin.model.host import Sysctl
@@ -267,9 +268,9 @@ class LinuxKernel:
         self._forget()
         return inventory.owned(self._host, *devices)
 
-    def elements(self, name: str) -> frozenset[str]:
-        """What is in a set of table `inet tulle`, nothing without that set. Raises KernelError."""
-        return elements_of(self._nft, name)
+    def elements(self, name: str, table: str = TABLE) -> State:
+        """As the door promises."""
+        return elements_of(self._nft, name, table)
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """All links of the node that bear our mark in their ifalias."""

@@ -7,7 +7,8 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import KernelError
@@ -15,7 +16,7 @@ from cni_plugin.kernel.kinds import kind_of
 from cni_plugin.kernel.nft.nft import Nft, NftError
 from cni_plugin.kernel.rtnl.lookup import Lookup
 from cni_plugin.model.base import Object, State, state
-from cni_plugin.model.nft import Chain, Element, NftObject, Set
+from cni_plugin.model.nft import NftObject, Set
 
 
 class Reader:
@@ -27,31 +28,24 @@ class Reader:
 
     def read(self, wanted: Iterable[Object]) -> State:
         """Those of the wanted that are there, as they are. Raises KernelError where something else bears the name."""
-        return state(found for each in wanted if (found := self._one(each)) is not None)
-
-    def _one(self, want: Object) -> Object | None:
-        if want.where not in self._look.spaces:
-            return None
-        if isinstance(want, NftObject):
-            return self._nftables(want)
-        return kind_of(type(want)).read(want, self._look)
-
-    def _nftables(self, want: NftObject) -> NftObject | None:
-        try:
-            if isinstance(want, Chain):
-                return self._nft.read(want)
-            if isinstance(want, Set):
-                return self._nft.read_set(want.name)
-            if isinstance(want, Element):
-                return want if want.value in self._nft.elements(want.set) else None
-            raise TypeError(f"{want!r} is nothing of nft's")
-        except NftError as error:
-            raise KernelError(Op("create", want), error.errno, (), str(error)) from error
+        theirs = list[NftObject]()
+        found = list[Object | None]()
+        for each in wanted:
+            if isinstance(each, NftObject):
+                theirs.append(each)
+            elif each.where in self._look.spaces:
+                found.append(kind_of(type(each)).read(each, self._look))
+        found += _answered(partial(self._nft.read, theirs), theirs[0]) if theirs else ()
+        return state(each for each in found if each is not None)
 
 
-def elements_of(nft: Nft, name: str) -> frozenset[str]:
-    """What is in a set, nothing without it. Raises KernelError."""
+def elements_of(nft: Nft, name: str, table: str) -> State:
+    """What is in a set or map, nothing without it. Raises KernelError."""
+    return state(_answered(partial(nft.elements, table, name), Set(name, "", table=table)))
+
+
+def _answered(ask: Callable[[], Sequence[NftObject]], about: NftObject) -> Sequence[NftObject]:
     try:
-        return nft.elements(name)
+        return ask()
     except NftError as error:
-        raise KernelError(Op("create", Set(name, "")), error.errno, (), str(error)) from error
+        raise KernelError(Op("create", about), error.errno, (), str(error)) from error

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel, OwnLink, Uplink
 from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.marks import TABLE
 from cni_plugin.model.base import HOST, POD, Key, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Way
 from cni_plugin.model.links import Tunnel, Veth
-from cni_plugin.model.nft import Element
 
 
 class Recorder(FakeKernel):
@@ -109,10 +109,10 @@ class Recorder(FakeKernel):
         self._learn(self._below.owned(*devices))
         return super().owned(*devices)
 
-    def elements(self, name: str) -> frozenset[str]:
+    def elements(self, name: str, table: str = TABLE) -> State:
         """What stands below, with what was done here."""
-        self._learn(state(Element(name, each) for each in self._below.elements(name)))
-        return super().elements(name)
+        self._learn(self._below.elements(name, table))
+        return super().elements(name, table)
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """Those below that were let be, and those that were made here."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,6 +12,7 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.nft import nft_process
+from cni_plugin.kernel.nft.nft_raw import GET_SET, NEW_ELEMENT, Change, RawNft
 from cni_plugin.model.base import state
 from cni_plugin.model.nft import Chain, Element, Set
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run, wrong
@@ -62,32 +64,54 @@ def test_a_set_changes_by_its_elements_and_goes_with_them(
     whole = state([Set("some", kind), look, *(Element("some", each) for each in values)])
     kernel.apply(diff(whole, {}))
     assert kernel.read(whole.values()) == whole
-    assert kernel.elements("some") == set(values)
-    assert kernel.elements("none") == frozenset()
+    assert inside(kernel) == set(values)
+    assert kernel.elements("none") == {}
 
     fewer = {key: each for key, each in whole.items() if each != Element("some", values[0])}
     kernel.apply(diff(fewer, whole))
     kernel.apply(diff(fewer, whole))  # what is gone already is gone
-    assert kernel.elements("some") == set(values[1:])
+    assert inside(kernel) == set(values[1:])
 
     kernel.apply(diff({}, fewer))
     assert "inet tulle" not in ruleset()
 
 
-def test_one_element_among_thousands_is_one_small_message(kernel: LinuxKernel) -> None:
+def inside(kernel: LinuxKernel, name: str = "some") -> set[str]:
+    """The values in a set."""
+    return {each.value for each in kernel.elements(name).values() if isinstance(each, Element)}
+
+
+@contextmanager
+def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Change]]:
+    """What nftables is asked by messages; by its library nothing is asked meanwhile."""
+    messages: list[Change] = []
+    ask, transact = RawNft.ask, RawNft.transact
+
+    def asked(self: RawNft, each: Change) -> list[tuple[int, bytes]]:
+        messages.append(each)
+        return ask(self, each)
+
+    def transacted(self: RawNft, some: Sequence[Change]) -> None:
+        messages.extend(some)
+        transact(self, some)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RawNft, "ask", asked)
+        patch.setattr(RawNft, "transact", transacted)
+        patch.setattr(nft_process.NftProcess, "run", lambda *_: pytest.fail("the library was asked"))
+        yield messages
+
+
+def test_one_element_among_thousands_is_one_small_message(
+    kernel: LinuxKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = state([Set("some", "ipv4_addr"), *(Element("some", f"10.{n >> 8}.{n & 255}.1") for n in range(3000))])
     kernel.apply(diff(many, {}))
-    words: list[str] = []
-    run_them = kernel._nft.run
+    with sent(monkeypatch) as messages:
+        kernel.apply([Op("create", Element("some", "192.0.2.1"))])
 
-    def noted(commands: str) -> tuple[bool, str]:
-        words.append(commands)
-        return run_them(commands)
-
-    kernel._nft.run = noted  # type: ignore[method-assign]
-    kernel.apply([Op("create", Element("some", "192.0.2.1"))])
-
-    assert [len(each.splitlines()) for each in words] == [2]
+    assert [each.kind for each in messages] == [GET_SET, NEW_ELEMENT]
+    assert len(messages[-1].what) < 64
     assert len(kernel.elements("some")) == 3001
 
 

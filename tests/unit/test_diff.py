@@ -6,18 +6,21 @@ from collections.abc import Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from cni_plugin.diff import Op, diff, differences, invert
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.fake import FakeKernel
+from cni_plugin.marks import TABLE
 from cni_plugin.model.base import POD, Object, State, state
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
-from cni_plugin.model.nft import Chain
+from cni_plugin.model.nft import Chain, Element, Map, Set, Table
 
 MTUS = st.sampled_from([0, 1400, 1500])
 MACS = st.sampled_from(["", "02:00:00:00:00:0a", "02:00:00:00:00:0b"])
 BRIDGE, OTHER_BRIDGE, UPLINK = "br0", "br1", "lo"
+BRIDGES = "bridge tulle"
 
 
 @st.composite
@@ -37,9 +40,19 @@ def networks(draw: st.DrawFn) -> State:
         objects += _wire(draw, number, bridges)
     if draw(st.booleans()):
         objects += _overlay(draw)
-    rules = draw(st.lists(st.sampled_from(['accept comment "a 1"', 'drop comment "b 2"']), unique=True))
-    objects += _some(draw, Chain("net", "type nat hook postrouting priority srcnat;", tuple(rules)))
-    return state(objects)
+    return state([*objects, *_rules(draw)])
+
+
+def _rules(draw: st.DrawFn) -> Iterator[Object]:
+    """Chains, a set and a map of any type, and what is in them, in two tables of which one may be wanted by itself."""
+    rules = draw(st.lists(st.sampled_from(['accept comment "a 1"', 'ip saddr @near drop comment "b 2"']), unique=True))
+    yield from _some(draw, Table(BRIDGES), Chain("net", "type nat hook postrouting priority srcnat;", tuple(rules)))
+    for table in draw(st.lists(st.sampled_from([TABLE, BRIDGES]), unique=True)):
+        kind, data = draw(st.sampled_from(["ipv4_addr", "ipv6_addr"])), draw(st.sampled_from(["verdict", "mark"]))
+        yield from _some(draw, Chain("pod", "", ("ip saddr @near accept",), table))
+        yield draw(st.sampled_from([Set("near", kind, table=table), Map("near", kind, data, table=table)]))
+        for value in draw(st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2"]), unique=True)):
+            yield Element("near", value, draw(st.sampled_from(["", "accept", "jump pod"])), table)
 
 
 def _some(draw: st.DrawFn, *objects: Object) -> Iterator[Object]:
@@ -143,7 +156,7 @@ def _altered(each: Object) -> st.SearchStrategy[Object]:
     if isinstance(each, Port):
         return st.builds(Port, st.just(each.name), hairpin=st.booleans(), isolated=st.booleans())
     if isinstance(each, Chain):
-        return st.builds(Chain, st.just(each.name), st.just(each.hook), st.just(('return comment "c 3"',)))
+        return st.just(structs.replace(each, rules=('return comment "c 3"',)))
     return st.just(each)
 
 
@@ -156,6 +169,36 @@ def test_removals_come_before_creations_leaves_first_and_links_first(want: State
     assert [op.object.RANK for op in removals] == sorted((op.object.RANK for op in removals), reverse=True)
     creations = ops[len(removals) :]
     assert [op.object.RANK for op in creations] == sorted(op.object.RANK for op in creations)
+
+
+def test_a_set_changes_by_its_elements_and_is_never_written_anew() -> None:
+    have = [Set("near", "ipv4_addr"), *(Element("near", f"192.0.2.{number}") for number in range(9))]
+    ports = [Map("ports", "inet_service", "verdict"), Element("ports", "80", "jump a")]
+    want = [*have[:-1], Element("near", "192.0.2.9"), ports[0], Element("ports", "80", "jump b")]
+
+    assert diff(state(want), state([*have, *ports])) == [
+        Op("delete", have[-1]), Op("create", want[-3]), Op("change", want[-1], ports[-1]),
+    ]
+
+
+def test_a_set_of_another_type_is_made_anew_with_what_is_in_it_and_told_to_the_chains_that_look_into_it() -> None:
+    looks = Chain("looks", "", ("ip saddr @near accept",))
+    others: list[Object] = [Chain("other", "", ("ip saddr @nearer accept",)), Set("nearer", "ipv4_addr")]
+    have = [Set("near", "ipv4_addr"), Element("near", "192.0.2.1"), looks, *others]
+    want = [Set("near", "ipv4_addr", interval=True), Element("near", "192.0.2.1"), looks, *others]
+
+    assert diff(state(want), state(have)) == [
+        Op("delete", have[0]), Op("create", want[0]), Op("change", looks, looks), Op("create", want[1]),
+    ]
+
+
+def test_what_is_in_a_table_goes_with_it_and_all_that_is_in_that() -> None:
+    table, near = Table("bridge tulle"), Set("near", "ipv4_addr", table="bridge tulle")
+    inside = [near, Element("near", "192.0.2.1", table="bridge tulle")]
+    anew = [Op("create", each) for each in inside]
+
+    assert diff({}, state([table, *inside])) == [Op("delete", table)]
+    assert diff(state(inside), state([table, *inside])) == [Op("delete", table), *anew]
 
 
 def test_what_goes_with_its_link_is_not_removed_by_itself() -> None:

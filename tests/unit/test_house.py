@@ -106,7 +106,7 @@ KERNEL: dict[str, set[str]] = {
     # What one kind of object is to rtnetlink, or is set by hand: no file here knows another.
     "rtnl.objects": {"errors", "host", "rtnl"},
     "host.objects": {"host", "rtnl"},
-    # Table `inet tulle`, by libnftables in a process of its own.
+    # Tables of ours: rules by libnftables in a process of its own, sets and what is in them by messages.
     "nft": {"errors", "host", "rtnl"},
     # What the kernel tells by itself.
     "watch": {"errors", "host", "rtnl"},

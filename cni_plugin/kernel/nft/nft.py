@@ -1,8 +1,10 @@
-"""Chains and sets of table `inet tulle`, in nft's own language, one transaction at a time.
+"""Our tables of nftables: chains, sets, maps and what is in them, one transaction at a time.
 
-libnftables carries it out (0.1 ms for a rule; 3 ms by running `nft`, which is what happens where the library is
-missing), in a process that is made when the first chain is asked for (`nft_process`). Promise: all chains of a call
-change together or none does; no other table is ever named; the table goes with the last thing in it.
+Rules are written in nft's own language, which libnftables carries out (0.1 ms for a rule; 3 ms by running `nft`, which
+is what happens where the library is missing), in a process that is made when the first chain is asked for
+(`nft_process`). A transaction without rules needs neither: sets, maps and elements are written and read by `nft_sets`.
+Promise: all objects of a call change together or none does; no other table is ever named; a table goes with the last
+thing in it.
 
 The kernel gives rules back in other words than it was given them, so a rule is known by its comment, which ends in a
 digest of the rule as it was written. So the kernel itself is asked first, by `nft_raw`, for nothing but hook and
@@ -14,30 +16,32 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import PASSING
-from cni_plugin.kernel.nft.nft_raw import RawNft, delete_empty_table, netfilter
-from cni_plugin.marks import TABLE
+from cni_plugin.kernel.nft.known import Known
+from cni_plugin.kernel.nft.nft_raw import RawNft, netfilter
+from cni_plugin.kernel.nft.nft_text import commands, comments, hook_of, parsed
 from cni_plugin.meter import Meter
-from cni_plugin.model.nft import Chain, Element, Set
+from cni_plugin.model.base import Object, state
+from cni_plugin.model.nft import Chain, Element, Map, NftObject, Set, Table
 
 if TYPE_CHECKING:
+    from cni_plugin.kernel.nft.nft_look import Sets
     from cni_plugin.kernel.nft.nft_process import NftProcess
 
-_NAME = TABLE.split()[1]
-_TOLD = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO, *PASSING)
+_T = TypeVar("_T")
+_TOLD = (
+    errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EPERM, errno.EPROTO,
+    *PASSING,
+)
 """What it makes a difference to know that nft said, by strerror(3)."""
-_COMMENT = r' comment "([^"]*)"$'
-_TYPE = r"\ttype ([^;\n]+)"
-_ELEMENTS = r"elements = \{([^}]*)\}"
-_HOOK = r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?"
-"""Compiled when they are needed: a DEL asks nothing of nftables."""
-_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
+_OTHERWISE = (errno.ENOENT, errno.EEXIST, errno.EBUSY)
+"""What is said where sets and elements do not stand as who changes them thinks."""
+_TRIES = 3
 
 
 class NftError(Exception):
@@ -49,17 +53,16 @@ class NftError(Exception):
 
 
 class Nft:
-    """Table `inet tulle` of the network namespace that the first call is made in.
+    """Our tables in the network namespace that the first call is made in.
 
-    A chain that was read is known until the kernel's ruleset is of another generation, whoever changed it: to ask for
-    the generation takes 10 us, whether it is as wanted 50, to list a chain 300.
+    What was read or written is known until the kernel's ruleset is of another generation, whoever changed it: to ask
+    for the generation takes 10 us, whether a chain is as wanted 50, to list a chain 300.
     """
 
     def __init__(self, meter: Meter | None = None) -> None:
         self._meter = meter or Meter()
-        self._raw = RawNft(_NAME)
-        self._right: dict[str, tuple[int, Chain]] = {}
-        self._listed: dict[str, tuple[int, str]] = {}
+        self._raw = RawNft()
+        self._known = Known()
 
     def run(self, commands: str) -> tuple[bool, str]:
         """Have commands of the nft language carried out: whether they were accepted, and what was said.
@@ -87,55 +90,129 @@ class Nft:
 
         return NftProcess()
 
+    @cached_property
+    def _sets(self) -> Sets:
+        from cni_plugin.kernel.nft.nft_look import Sets  # the same
+
+        return Sets(self._raw, self._known)
+
     def change(self, ops: Sequence[Op]) -> None:
-        """Carry out these operations on chains, sets and elements in one transaction. Raises NftError."""
+        """Carry out these operations in one transaction; to take away what is gone is success. Raises NftError."""
         with self._meter.step("nft"):
-            accepted, words = self.run("\n".join(line for op in ops for line in _lines(op)))
+            self._change(ops)
+            left = {op.object.table for op in ops if op.verb == "delete" and isinstance(op.object, Chain | Set | Map)}
+            for table in sorted(left):
+                self._delete_empty(table)
+
+    def read(self, wanted: Iterable[NftObject]) -> list[NftObject]:
+        """Those of the wanted that stand, rules and values in the words wanted where those mean it. Raises NftError."""
+        with self._meter.step("nft"):
+            alone, places = list[NftObject](), dict[tuple[str, str], list[Element]]()
+            for each in wanted:
+                if isinstance(each, Element):
+                    places.setdefault((each.table, each.set), []).append(each)
+                elif (found := self._one(each)) is not None:
+                    alone.append(found)
+            among = [_asked(partial(self._sets.among, place, some)) for place, some in places.items()]
+            return [*alone, *(each for some in among for each in some)]
+
+    def elements(self, table: str, name: str) -> list[Element]:
+        """All that is in a set or map, spelt as nft prints it; nothing without it. Raises NftError."""
+        with self._meter.step("nft"):
+            found = _asked(partial(self._sets.whole, (table, name)))
+            return [Element(name, value, data, table) for value, data in found.items()]
+
+    def _change(self, ops: Sequence[Op]) -> None:
+        for _ in range(_TRIES):
+            try:
+                return self._transact(ops)
+            except NftError as refused:
+                rest = self._left_of(ops) if refused.errno in _OTHERWISE else ops
+                if rest == ops:
+                    raise
+                ops = rest
+        return self._transact(ops)
+
+    def _transact(self, ops: Sequence[Op]) -> None:
+        if not ops:
+            return
+        self._raw.open()  # the library's process is of this namespace too
+        before = self._raw.generation() if self._known else 0
+        if any(isinstance(op.object, Chain) for op in ops):
+            accepted, words = self.run(commands(ops))
             if not accepted:
                 raise _refusal(words)
-            if any(op.verb == "delete" for op in ops):
-                _delete_empty_table()
+        else:
+            _asked(partial(self._send, ops))
+        if before:
+            self._known.at(before).wrote(ops, self._raw.generation())
 
-    def read(self, wanted: Chain) -> Chain | None:
-        """The chain of this name, its rules in the words wanted where they are those wanted. Raises NftError."""
-        with self._meter.step("nft"):
-            if self._is_right(wanted):
-                return wanted
-            words = self._listing(f"chain {TABLE} {wanted.name}")
-            return _parse(words, wanted) if words else None
+    def _send(self, ops: Sequence[Op]) -> None:
+        """Raises OSError, ValueError."""
+        from cni_plugin.kernel.nft.nft_sets import changes
 
-    def read_set(self, name: str) -> Set | None:
-        """The set of this name. Raises NftError."""
-        with self._meter.step("nft"):
-            kind = re.search(_TYPE, self._listing(f"set {TABLE} {name}"))
-            return Set(name, kind[1].strip()) if kind else None
+        made = {(each.table, each.name) for each in (op.object for op in ops if op.verb != "delete")
+                if isinstance(each, Set | Map)}
+        places = {(op.object.table, op.object.set) for op in ops if isinstance(op.object, Element)} - made
+        kinds = {place: kind for place in places if (kind := self._sets.kind(place)) is not None}
+        if len(kinds) < len(places):
+            raise FileNotFoundError(errno.ENOENT, "there is no set or map " + " ".join(min(places - kinds.keys())))
+        self._raw.transact(changes(ops, kinds))
 
-    def elements(self, name: str) -> frozenset[str]:
-        """What is in the set of this name, nothing without it. Raises NftError."""
-        with self._meter.step("nft"):
-            found = re.search(_ELEMENTS, self._listing(f"set {TABLE} {name}"))
-            return frozenset(each.strip() for each in found[1].split(",")) if found else frozenset()
+    def _delete_empty(self, table: str) -> None:
+        code = self._raw.delete_empty_table(table)
+        if code:
+            raise NftError(f"delete table {table}: {os.strerror(code)}", code)
 
-    def _is_right(self, wanted: Chain) -> bool:
+    def _left_of(self, ops: Sequence[Op]) -> list[Op]:
+        """What is still to be done, where things do not stand as who asks thinks. Raises NftError."""
+        made = {op.object.key for op in ops if op.verb != "delete"}
+        without_rules = (op.object for op in ops if isinstance(op.object, Table | Set | Map | Element))
+        asked = [each for each in without_rules if each.holder not in made]
+        there = state(self.read(asked))
+        keys = {each.key for each in asked}
+        left = (_left(op, there.get(op.object.key)) if op.object.key in keys else op for op in ops)
+        return [op for op in left if op is not None]
+
+    def _one(self, want: NftObject) -> NftObject | None:
+        if isinstance(want, Chain):
+            return self._chain(want)
+        if isinstance(want, Table):
+            return _asked(partial(self._sets.table, want))
+        if isinstance(want, Set | Map):
+            return _asked(partial(self._sets.named, want))
+        raise TypeError(f"{want!r} is nothing of nft's")
+
+    def _chain(self, want: Chain) -> Chain | None:
+        try:
+            if self._is_right(want):
+                return want
+        except FileNotFoundError:
+            return None
+        words = self._listing(f"chain {want.table} {want.name}")
+        return parsed(words, want) if words else None
+
+    def _is_right(self, want: Chain) -> bool:
+        """Raises FileNotFoundError where there is no such chain."""
         generation = self._raw.generation()  # before the look, as before a list
-        if generation and self._right.get(wanted.name) == (generation, wanted):
+        right = self._known.at(generation).right
+        if right.get(want.key) == want:
             return True
-        found = self._raw.chain(wanted.name, generation) if generation else None
-        if found is None or found.declared != _hook_of(wanted.hook) or found.comments != _comments(wanted):
+        found = self._raw.chain(want.table, want.name, generation) if generation else None
+        if found is None or found.declared != hook_of(want.hook, want.table) or found.comments != comments(want):
             return False
-        self._right[wanted.name] = generation, wanted
+        right[want.key] = want
         return True
 
     def _listing(self, what: str) -> str:
         generation = self._raw.generation()  # before the list: a change in between makes the next reader list again
-        known, words = self._listed.get(what, (0, ""))
-        if known != generation or not generation:
-            words = self._list(what)
-            self._listed[what] = generation, words
-        return words
+        listed = self._known.at(generation).listed
+        if what not in listed:
+            listed[what] = self._list(what)
+        return listed[what]
 
     def _list(self, what: str) -> str:
-        """What nft says of a chain or set, "" when there is none. Raises NftError."""
+        """What nft says of a chain, "" when there is none. Raises NftError."""
         accepted, words = self.run(f"list {what}")
         if accepted:
             return words
@@ -144,88 +221,27 @@ class Nft:
         raise _refusal(words)
 
 
-def _lines(op: Op) -> Iterator[str]:
+def _left(op: Op, there: Object | None) -> Op | None:
+    """What is left of an operation, where this stands in its place."""
     each = op.object
-    yield f"add table {TABLE}"
-    if isinstance(each, Chain):
-        yield from _chain_lines(op, each)
-    elif isinstance(each, Set):
-        yield f"add set {TABLE} {each.name} {{ type {each.type}; }}"
-        if op.verb == "delete":
-            yield f"delete set {TABLE} {each.name}"
-    elif isinstance(each, Element):
-        yield f"add element {TABLE} {each.set} {{ {each.value} }}"
-        if op.verb == "delete":
-            yield f"delete element {TABLE} {each.set} {{ {each.value} }}"
-    else:
-        raise TypeError(f"{each!r} is nothing of nft's")
+    if op.verb == "delete":
+        return op if there is not None else None
+    if not isinstance(each, Element):
+        return op
+    if there is None:
+        return Op("create", each)
+    return None if there == each else Op("change", each, there)
 
 
-def _chain_lines(op: Op, each: Chain) -> Iterator[str]:
-    chain = f"chain {TABLE} {each.name}"
-    if op.verb == "delete" or _declared_anew(op):
-        # declared without a hook first, so that deleting what is not there is no error
-        yield from (f"add {chain}", f"flush {chain}", f"delete {chain}")
-    if op.verb != "delete":
-        yield from (f"add {chain} {{ {each.hook} }}", f"flush {chain}")
-        yield from (f"add rule {TABLE} {each.name} {rule}" for rule in each.rules)
-
-
-def _declared_anew(op: Op) -> bool:
-    """A base chain keeps the hook that it was made with."""
-    return isinstance(op.object, Chain) and isinstance(op.was, Chain) and op.was.hook != op.object.hook
-
-
-def _parse(listing: str, wanted: Chain) -> Chain:
-    words = {match[1]: rule for rule in wanted.rules if (match := re.search(_COMMENT, rule))}
-    hook, rules = "", []
-    for line in _statements(listing):
-        if re.match(_HOOK, line):
-            hook = wanted.hook if _same_hook(line, wanted.hook) else line
-        else:
-            comment = re.search(_COMMENT, line)
-            rules.append(words.get(comment[1], line) if comment else line)
-    return Chain(wanted.name, hook, tuple(rules))
-
-
-def _comments(wanted: Chain) -> list[str] | None:
-    """What its rules are known by; None when one of them has no comment."""
-    found = [re.search(_COMMENT, each) for each in wanted.rules]
-    return [match[1] for match in found if match] if all(found) else None
-
-
-def _statements(listing: str) -> Iterator[str]:
-    """The lines inside the chain, those that nft broke for their length made whole."""
-    statement = ""
-    for line in listing.splitlines():
-        if line.startswith("\t\t\t") and statement:
-            statement += " " + line.strip()
-            continue
-        if statement:
-            yield statement
-        statement = line.strip() if line.startswith("\t\t") else ""
-    if statement:
-        yield statement
-
-
-def _same_hook(one: str, other: str) -> bool:
-    return _hook_of(one) == _hook_of(other)
-
-
-def _hook_of(declaration: str) -> tuple[str, str, int | str, str]:
-    match = re.match(_HOOK, declaration.strip())
-    if match is None:
-        return (declaration, "", "", "")
-    return match[1], match[2], _priority(match[3].split()), match[4] or "accept"
-
-
-def _priority(words: Iterable[str]) -> int | str:
-    """`srcnat`, `srcnat + 10` and `110` as numbers (the names of families ip, ip6 and inet)."""
-    text = "".join(words)
-    match = re.fullmatch(r"([a-z]*)([+-]?\d+)?", text)
-    if match is None or (match[1] and match[1] not in _PRIORITIES):
-        return text
-    return _PRIORITIES.get(match[1], 0) + int(match[2] or 0)
+def _asked(ask: Callable[[], _T]) -> _T:
+    """What the kernel says. Raises NftError."""
+    try:
+        return ask()
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise NftError(error.strerror or os.strerror(code), code) from error
+    except ValueError as error:
+        raise NftError(str(error)) from error
 
 
 def _silence(error: OSError) -> NftError:
@@ -236,13 +252,6 @@ def _silence(error: OSError) -> NftError:
         error = cause
     code = error.errno if error.errno in _TOLD else errno.EAGAIN
     return NftError(f"no answer from nftables: {error.strerror or error}", code or errno.EAGAIN)
-
-
-def _delete_empty_table() -> None:
-    """Raises NftError."""
-    code = delete_empty_table(_NAME)
-    if code:
-        raise NftError(f"delete table {TABLE}: {os.strerror(code)}", code)
 
 
 def _refusal(words: str) -> NftError:

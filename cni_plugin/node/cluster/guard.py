@@ -44,7 +44,7 @@ def standing(kernel: Kernel, want: State, before: State) -> State:
     try:
         found = kernel.read(each for each in places.values() if not isinstance(each, Element))
         sets = [each.name for each in found.values() if isinstance(each, Set)]
-        return {**found, **state(Element(name, value) for name in sets for value in kernel.elements(name))}
+        return {**found, **state(each for name in sets for each in kernel.elements(name).values())}
     except KernelError:
         return {}
 

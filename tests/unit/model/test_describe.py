@@ -13,10 +13,11 @@ from cni_plugin.model.every import AnyObject
 from cni_plugin.model.host import Feature, Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
-from cni_plugin.model.nft import Chain, Element, Set
+from cni_plugin.model.nft import Chain, Element, Map, Set, Table
 
 VXLAN = Vxlan("tulle.1", 1, 8472, "192.0.2.1", "eth0", "0a:54:0a:f4:01:00", mtu=1450)
 FDB = Fdb("tulle.1", "0a:54:0a:f4:02:00", "192.0.2.2")
+MAPPED = Element("m", "tcp . 80", "jump pod")
 BOUND = Fdb("tl0", "0a:58:0a:16:00:05", vid=5)
 ROUTE = Route("10.244.2.0/24", "tulle.1", "10.244.2.0", onlink=True)
 
@@ -92,6 +93,27 @@ LINES: tuple[tuple[Verb, Object, str], ...] = (
     ("delete", Set("s", "ipv4_addr"), "nft delete set inet tulle s"),
     ("create", Element("s", "192.0.2.2"), "nft 'add element inet tulle s { 192.0.2.2 }'"),
     ("delete", Element("s", "192.0.2.2"), "nft 'delete element inet tulle s { 192.0.2.2 }'"),
+    (
+        "create", Set("s", "ipv4_addr", interval=True, table="bridge tulle"),
+        "nft add table bridge tulle\nnft 'add set bridge tulle s { type ipv4_addr; flags interval; }'",
+    ),
+    (
+        "create", Map("m", "inet_proto . inet_service", "verdict"),
+        "nft add table inet tulle\nnft 'add map inet tulle m { type inet_proto . inet_service : verdict; }'",
+    ),
+    ("delete", Map("m", "mark", "verdict"), "nft delete map inet tulle m"),
+    ("create", MAPPED, "nft 'add element inet tulle m { tcp . 80 : jump pod }'"),
+    (
+        "change", MAPPED,
+        "nft 'delete element inet tulle m { tcp . 80 }; add element inet tulle m { tcp . 80 : jump pod }'",
+    ),
+    ("delete", MAPPED, "nft 'delete element inet tulle m { tcp . 80 }'"),
+    (
+        "create", Chain("pod", ""),
+        "nft add table inet tulle\nnft add chain inet tulle pod\nnft flush chain inet tulle pod",
+    ),
+    ("create", Table(), "nft add table inet tulle"),
+    ("delete", Table("bridge tulle"), "nft delete table bridge tulle"),
 )
 
 

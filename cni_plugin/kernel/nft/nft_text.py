@@ -1,0 +1,143 @@
+"""What is nft's in its own language: operations as the commands of one transaction, and a chain in a listing.
+
+A transaction is told in the order that nftables needs, whatever order the operations come in: rules go before the sets
+that they look into and before the chains that they jump to, elements before the chains that their verdicts name; and
+all that comes, comes the other way round.
+
+    flush chain inet tulle input4_1         a set of another type takes the place of the one that this chain looks into
+    delete set inet tulle peers4_1
+    add set inet tulle peers4_1 { ... }
+    add element inet tulle peers4_1 { ... }
+    add rule inet tulle input4_1 ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from cni_plugin.diff import Op
+from cni_plugin.model.nft import Chain, Element, Map, Set, Table
+
+_COMMENT = r' comment "([^"]*)"$'
+_HOOK = r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?"
+"""Compiled when they are needed: a DEL asks nothing of nftables."""
+_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
+_OF_BRIDGES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
+"""The priorities that have names, and those that have others in family bridge (nft(8))."""
+
+Hook = tuple[str, str, "int | str", str]
+
+
+def commands(ops: Sequence[Op]) -> str:
+    """The transaction. Carried out twice it refuses nothing but to delete a set, map or element that is gone."""
+    return "\n".join(_lines([op for op in ops if op.verb == "delete"], [op for op in ops if op.verb != "delete"]))
+
+
+def parsed(listing: str, wanted: Chain) -> Chain:
+    """The chain in a listing of it, its rules in the words wanted where they are those wanted."""
+    words = {match[1]: rule for rule in wanted.rules if (match := re.search(_COMMENT, rule))}
+    hook, rules = "", []
+    for line in _statements(listing):
+        if re.match(_HOOK, line):
+            hook = wanted.hook if hook_of(line, wanted.table) == hook_of(wanted.hook, wanted.table) else line
+        else:
+            comment = re.search(_COMMENT, line)
+            rules.append(words.get(comment[1], line) if comment else line)
+    return Chain(wanted.name, hook, tuple(rules), wanted.table)
+
+
+def comments(wanted: Chain) -> list[str] | None:
+    """What its rules are known by; None when one of them has no comment."""
+    found = [re.search(_COMMENT, each) for each in wanted.rules]
+    return [match[1] for match in found if match] if all(found) else None
+
+
+def hook_of(declaration: str, table: str) -> Hook:
+    """A declaration as type, hook, priority and policy; of a chain without one there are none."""
+    if not declaration:
+        return "", "", 0, ""
+    match = re.match(_HOOK, declaration.strip())
+    if match is None:
+        return (declaration, "", "", "")
+    return match[1], match[2], _priority(match[3].split(), table), match[4] or "accept"
+
+
+def _priority(words: Iterable[str], table: str) -> int | str:
+    """`srcnat`, `srcnat + 10` and `110` as numbers."""
+    text = "".join(words)
+    names = _OF_BRIDGES if table.startswith("bridge ") else _PRIORITIES
+    match = re.fullmatch(r"([a-z]*)([+-]?\d+)?", text)
+    if match is None or (match[1] and match[1] not in names):
+        return text
+    return names.get(match[1], 0) + int(match[2] or 0)
+
+
+def _lines(gone: Sequence[Op], made: Sequence[Op]) -> Iterator[str]:
+    chains = [op.object for op in gone if isinstance(op.object, Chain)]
+    kept = [op.object for op in made if isinstance(op.object, Chain)]
+    anew = [op.object for op in made if isinstance(op.object, Chain) and _declared_anew(op)]
+    former = [op.was for op in made if isinstance(op.was, Element)]
+    yield from (f"add table {each}" for each in dict.fromkeys(_table_of(op) for op in (*gone, *made)))
+    for each in kept:
+        if each not in anew:
+            yield from (f"add {_declaration(each)}", f"flush chain {each.table} {each.name}")
+    for each in (*chains, *anew):  # declared without a hook first, so that deleting what is not there is no error
+        yield from (f"add chain {each.table} {each.name}", f"flush chain {each.table} {each.name}")
+    yield from _of_elements("delete", [*(op.object for op in gone), *former])
+    yield from (f"delete {_kind(op.object)} {op.object.table} {op.object.name}"
+                for op in gone if isinstance(op.object, Set | Map))
+    yield from (f"delete chain {each.table} {each.name}" for each in (*chains, *anew))
+    yield from (f"delete table {op.object.name}" for op in gone if isinstance(op.object, Table))
+    yield from (f"add {_kind(op.object)} {op.object.table} {op.object.name} {{ {op.object.declaration} }}"
+                for op in made if isinstance(op.object, Set | Map))
+    yield from (f"add {_declaration(each)}" for each in anew)
+    yield from _of_elements("add", [op.object for op in made])
+    yield from (f"add rule {each.table} {each.name} {rule}" for each in kept for rule in each.rules)
+
+
+def _of_elements(verb: str, objects: Iterable[object]) -> Iterator[str]:
+    """A command for all of a set, for each is a list of nft's own to it."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for each in objects:
+        if isinstance(each, Element):
+            places.setdefault((each.table, each.set), []).append(each.pair if verb == "add" else each.value)
+    for (table, name), words in places.items():
+        yield f"{verb} element {table} {name} {{ {', '.join(words)} }}"
+
+
+def _declaration(each: Chain) -> str:
+    hook = f" {{ {each.hook} }}" if each.hook else ""
+    return f"chain {each.table} {each.name}{hook}"
+
+
+def _kind(each: Set | Map) -> str:
+    return "set" if isinstance(each, Set) else "map"
+
+
+def _table_of(op: Op) -> str:
+    each = op.object
+    if isinstance(each, Table):
+        return each.name
+    if isinstance(each, Chain | Set | Map | Element):
+        return each.table
+    raise TypeError(f"{each!r} is nothing of nft's")
+
+
+def _declared_anew(op: Op) -> bool:
+    """A base chain keeps the hook that it was made with."""
+    return isinstance(op.object, Chain) and isinstance(op.was, Chain) and op.was.hook != op.object.hook
+
+
+def _statements(listing: str) -> Iterator[str]:
+    """The lines inside the chain, those that nft broke for their length made whole."""
+    statement = ""
+    for line in listing.splitlines():
+        if line.startswith("\t\t\t") and statement:
+            statement += " " + line.strip()
+            continue
+        if statement:
+            yield statement
+        statement = line.strip() if line.startswith("\t\t") else ""
+    if statement:
+        yield statement
