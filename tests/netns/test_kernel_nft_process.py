@@ -23,6 +23,7 @@ from cni_plugin.kernel.nft.nft_process import Keeper
 from cni_plugin.model.base import state
 from cni_plugin.model.nft import Chain
 from tests.netns.kernel_world import MakeNetns, kernel_of, put, run
+from tests.pace import until
 
 CHAIN = Chain("masq", "type nat hook postrouting priority 100; policy accept;", ('accept comment "tulle 01234567"',))
 Told = Callable[[nft_process._Library, bytes], tuple[bool, bytes]]
@@ -46,6 +47,14 @@ def children(process: int) -> list[int]:
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     found = [int(each) for task in tasks for each in task.read_text().split()]
     return found + [grandchild for each in found for grandchild in children(each)]
+
+
+def is_over(process: int) -> bool:
+    """Whether it has ended, be it that nobody has heard of that yet (proc_pid_stat(5): Z)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, times: int, count: Path) -> None:
@@ -101,6 +110,24 @@ def test_it_is_not_ended_by_what_ends_its_parent_in_order(kernel: LinuxKernel) -
         os.kill(each, signal.SIGTERM)
     kernel.apply([Op("delete", CHAIN)])
     assert children(os.getpid()) == before
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["forked", "kept"])
+def test_one_that_is_told_nothing_for_a_while_ends_and_is_not_missed(
+    netns: MakeNetns, monkeypatch: pytest.MonkeyPatch, *, kept: bool
+) -> None:
+    keeper = Keeper()
+    monkeypatch.setattr(nft_process, "keeper", keeper)
+    monkeypatch.setattr(nft_process, "_IDLE", 0.01)
+    if kept:
+        keeper.start()
+    before = children(os.getpid())
+    with kernel_of(netns("node")) as kernel:
+        put(kernel, [CHAIN])
+        until(lambda: all(is_over(each) for each in children(os.getpid()) if each not in before), "the child's end")
+        kernel.apply([Op("delete", CHAIN)])
+        assert "tulle" not in run("nft list ruleset")
+    keeper.close()
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["forked", "kept"])

@@ -10,7 +10,8 @@ by the child too until it is done, so that even a parent that is killed lets nob
             <-  accepted or not, and what was said                 0.05 ms more than in one process
 
 A child is a fork: of this process, before there are threads; or, for one that lives long, of its keeper. That is an
-early fork that does nothing else, so it is small, has no threads and is never in anybody's way.
+early fork that does nothing else, so it is small, has no threads and is never in anybody's way. A child that was told
+nothing for a while ends too: chains change when networks and policies come and go, and the library takes 3 MiB.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ _LIBRARY = "libnftables.so.1"
 _NFT = ("/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft")
 _PATIENCE = 60
 """Seconds for an answer: the kernel makes its writers take turns, and somebody's ruleset of 100,000 rules is slow."""
+_IDLE = 30
+"""Seconds after which a child that is told nothing is not worth its memory; to make another takes some milliseconds."""
 _TRIES = 3
 _CHUNK = 1 << 16
 _MOST_LOCKS = 8
@@ -164,11 +168,13 @@ def _enter_and_live(channel: int, namespace: int) -> None:
 
 
 def _live(channel: socket.socket) -> None:
-    """A child's life: as long as somebody is at the other end."""
+    """A child's life: as long as somebody at the other end has something to say."""
     libc().prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     library = _load_library()
     run = _run_program if library is None else _Library(library).run
-    while True:
+    told = select.poll()  # where descriptors have numbers above 1,023, select(2) knows none of them
+    told.register(channel, select.POLLIN)
+    while told.poll(_IDLE * 1000):
         frame, locks, _, _ = socket.recv_fds(channel, _CHUNK, _MOST_LOCKS, socket.MSG_CMSG_CLOEXEC)
         if not frame:
             return
