@@ -15,7 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from cni_plugin.agent.sources.contract import Announcement
-from cni_plugin.agent.sources.kube import api
+from cni_plugin.agent.sources.kube import access
 from cni_plugin.agent.sources.kube.follow import Pace
 from cni_plugin.agent.sources.kubernetes import Conf, KubernetesSource
 from tests.cluster.control_plane import ControlPlane, missing
@@ -317,7 +317,7 @@ def test_the_config_map_is_followed_and_a_broken_one_is_not_obeyed(
 def as_agent(plane: ControlPlane, follow: Follow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Agent:
     """A source that has what an agent's pod has, and its token."""
     token = plane.token("kube-tulle", "tulle")
-    monkeypatch.setattr(api, "SERVICE_ACCOUNT", str(tmp_path))
+    monkeypatch.setattr(access, "SERVICE_ACCOUNT", str(tmp_path))
     for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
         monkeypatch.setenv(key, value)
     source, told = follow(Conf())
@@ -411,7 +411,7 @@ def test_a_service_account_without_the_rules_is_told_what_is_missing(
 ) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}
     plane.request("POST", PATHS["ServiceAccount"], cast(Json, account))
-    monkeypatch.setattr(api, "SERVICE_ACCOUNT", str(tmp_path))
+    monkeypatch.setattr(access, "SERVICE_ACCOUNT", str(tmp_path))
     token = plane.token("kube-tulle", "nobody")
     for key, value in plane.in_cluster(tmp_path, "kube-tulle", token).items():
         monkeypatch.setenv(key, value)
