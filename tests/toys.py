@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -37,4 +38,7 @@ def _forget(package: str, stem: str) -> None:
     sys.modules.pop(f"{package}.{stem}", None)
     vars(import_module(package)).pop(stem, None)
     tenant.cache_clear()
+    find: Any = getattr(import_module(f"{package}.contract"), "find", None)
+    if hasattr(find, "cache_clear"):  # some rooms remember what they found
+        find.cache_clear()
     invalidate_caches()

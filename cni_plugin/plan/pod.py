@@ -14,10 +14,10 @@ import msgspec
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.marks import BOOT_PROTOCOL
-from cni_plugin.model.base import POD, Object, State, state
+from cni_plugin.model.base import HOST, POD, Object, State, state
 from cni_plugin.model.host import Sysctl, ipv6_settings
 from cni_plugin.model.layer3 import MAIN_TABLE, Addr, Neigh, Route
-from cni_plugin.model.links import Fdb, PodLink, Up, Veth
+from cni_plugin.model.links import Fdb, Link, PodLink, Up, Veth
 from cni_plugin.plan.address import interface
 from cni_plugin.spec import IPConfig, RouteConfig
 
@@ -40,9 +40,15 @@ def host_mac(attachment: Attachment) -> str:
     return ":".join(("0e", *(attachment.digest[at : at + 2] for at in range(22, 32, 2))))
 
 
-def node_routes(objects: Iterable[Object]) -> list[Route]:
-    """What of an attachment does not go with its wire: the node's routes to the pod."""
-    return [each for each in objects if isinstance(each, Route) and each.ns != POD]
+def links_on_node(objects: Iterable[Object]) -> list[Link]:
+    """The ends of an attachment's wires on the node, and whatever other links it has there."""
+    return [each for each in objects if isinstance(each, Link) and each.where == HOST]
+
+
+def beside_wire(objects: Iterable[Object]) -> list[Object]:
+    """What of an attachment on the node goes with none of its links: routes to the pod, elements of features."""
+    here = {each.key: each for each in objects if each.where == HOST}
+    return [each for each in here.values() if each.holder not in here and not isinstance(each, Link)]
 
 
 def ways_back(dev: str, ips: Sequence[IPConfig]) -> Iterator[Route]:
@@ -57,7 +63,12 @@ def ways_back(dev: str, ips: Sequence[IPConfig]) -> Iterator[Route]:
 
 
 def learned_neighbours(dev: str, ips: Sequence[str], mac: str) -> State:
-    """What the node may have learned of a pod with these addresses: assumed there, so that a diff removes it."""
+    """What the node may have learned of a pod with these addresses: assumed there, so that a diff removes it.
+
+    Nothing where no link of the node's, "", has the pod among its neighbours.
+    """
+    if not dev:
+        return {}
     addresses = [*(str(interface(each).ip) for each in ips), link_local(mac)]
     return state(Neigh(dev, each, learned=True) for each in addresses)
 

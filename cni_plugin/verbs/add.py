@@ -22,9 +22,9 @@ from cni_plugin.features.contract import Asked
 from cni_plugin.ipams.contract import Leases, find
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import LEAST_MTU
-from cni_plugin.model.base import State
+from cni_plugin.model.base import State, state
 from cni_plugin.node.settle import apply
-from cni_plugin.plan.pod import derived_mac, learned_neighbours, node_routes
+from cni_plugin.plan.pod import beside_wire, derived_mac, learned_neighbours, links_on_node
 from cni_plugin.spec import Result, readable, render
 from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
@@ -186,7 +186,8 @@ def _make(context: Context, want: Want, step: Step, undo: ExitStack) -> Made:
         if error.errno == errno.EXFULL:  # br_add_if in net/bridge/br_if.c: no port number is left
             raise CniError(TRY_AGAIN_LATER, wiring.full(want.link), str(error)) from error
         raise
-    back = [*node_routes(record.objects), *(() if step.stood else wiring.bare(want.who).values())]
+    links = {} if step.stood else {**state(links_on_node(record.objects)), **wiring.bare(want.who)}
+    back = [*beside_wire(record.objects), *links.values()]
     for each in back:
         undo.callback(_take_back, apply, kernel, [Op("delete", each)])
     return Made(whole, claims, base.mac)

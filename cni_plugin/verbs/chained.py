@@ -14,7 +14,7 @@ import msgspec
 
 from cni_plugin.conf.reading import Conf
 from cni_plugin.diff import diff
-from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
+from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.features.contract import Asked, Feature
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host.files import boot_id
@@ -109,9 +109,9 @@ def collect(context: Context) -> bytes:
 def status(context: Context) -> bytes:
     """Raises CniError 50 with the reason."""
     context.tell_doubts()
-    why = _feature(context).status(_keys(context))
-    if why:
-        raise CniError(NOT_AVAILABLE, why)
+    from cni_plugin.verbs.status import refuse_unready  # for STATUS alone
+
+    refuse_unready(context)
     return b""
 
 

@@ -17,9 +17,8 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.kernel.host import files
-from cni_plugin.model.base import HOST, state
-from cni_plugin.model.links import Link
-from cni_plugin.plan.pod import learned_neighbours, node_routes
+from cni_plugin.model.base import state
+from cni_plugin.plan.pod import beside_wire, learned_neighbours, links_on_node
 from cni_plugin.plugins import bare_ipam
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
@@ -62,12 +61,12 @@ def forget(kernel: Kernel, records: Records, attachment: Attachment) -> None:
 
 
 def unplugging(wiring: Wiring, attachment: Attachment, record: Record | None) -> list[Op]:
-    """What takes the attachment's links on the node away, and what the host remembers of its addresses."""
+    """What takes away what the attachment has on the node, and what the node remembers of its addresses."""
     there = wiring.bare(attachment)
     if record is not None:
-        links = (each for each in record.objects if isinstance(each, Link) and each.where == HOST)
+        links, beside = links_on_node(record.objects), beside_wire(record.objects)
         forgotten = learned_neighbours(record.gateway_dev, record.ips, record.mac) if record.mac else {}
-        there = {**state(links), **there, **forgotten, **state(node_routes(record.objects))}
+        there = {**state(links), **there, **forgotten, **state(beside)}
     return [Op("delete", each) for each in there.values()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
+from cni_plugin.features import contract as features
 from cni_plugin.ipams.contract import Leases, refuse_unwritable
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.marks import MOST_PORTS
@@ -35,10 +36,19 @@ def status(context: Context) -> bytes:
         raise CniError(NOT_AVAILABLE, full)
     ipam = leases(context, facts.pod_cidrs if facts else ())
     ipam.status()
+    refuse_unready(context)
     stuck = context.kernel.out_of_reach(_needed(context, ipam))
     if stuck:
         raise CniError(NOT_AVAILABLE, f"the next ADD would fail by {stuck[0]}", "\n".join(stuck))
     return b""
+
+
+def refuse_unready(context: Context) -> None:
+    """Raises CniError 50 with what a feature of the request says that it lacks."""
+    for name, conf in context.plugin.features.items():
+        why = features.called(name).status(conf)
+        if why:
+            raise CniError(NOT_AVAILABLE, why)
 
 
 def _needed(context: Context, ipam: Leases) -> Iterator[Sysctl]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from errno import ENOBUFS
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
-from cni_plugin.model.nft import Chain
+from cni_plugin.model.nft import Chain, Element, Map
 from cni_plugin.node.repair import repair
 from cni_plugin.verbs import run
 from cni_plugin.verbs.gc import collect_dead
@@ -216,9 +217,71 @@ NODE_FEATURE = '''
     feature = ToyNodeFeature()
 '''
 
+CAPABILITY = '''
+    """Ports of the node, each an element of a map that all pods share: a capability of our own wiring."""
+
+    import msgspec
+
+    from cni_plugin.conf.reading import Conf as Keys
+    from cni_plugin.features.contract import NodeFeature
+    from cni_plugin.model.base import state
+    from cni_plugin.model.nft import Element, Map
+
+    PORTS = Map("toy_ports", "inet_service", "verdict")
+
+
+    class Mapping(Keys, frozen=True):
+        host_port: int = 0
+
+
+    class RuntimeConfig(Keys, frozen=True):
+        port_mappings: tuple[Mapping, ...] = ()
+
+
+    class Conf(Keys, frozen=True):
+        runtime_config: RuntimeConfig = RuntimeConfig()
+
+
+    class Claim(msgspec.Struct, frozen=True):
+        ports: tuple[int, ...]
+
+
+    class ToyPorts(NodeFeature):
+        NAME = "portmap"
+        KEYS = Conf
+        CLAIM = Claim
+        READS = (Claim,)
+
+        def claim(self, conf, asked):
+            ports = tuple(each.host_port for each in conf.runtime_config.port_mappings)
+            return Claim(ports) if ports else None
+
+        def pod(self, claim, who):
+            return state(Element("toy_ports", str(each), "accept") for each in claim.ports)
+
+        def joined(self, known, claim):
+            return known
+
+        def state(self, world):
+            return state([PORTS]) if world.networks else {}
+
+        def places(self):
+            return state([PORTS])
+
+        def ready(self, claim, name, have):
+            return PORTS.key in have
+
+        def status(self, conf):
+            ports = [each.host_port for each in conf.runtime_config.port_mappings]
+            return "port 22 is taken" if 22 in ports else ""
+
+
+    feature = ToyPorts()
+'''
+
 TOYS = [
     ("wirings", "toy_wire", WIRING), ("ipams", "toy_ipam", IPAM), ("features", "toy_tune", FEATURE),
-    ("features", "toy_paint", NODE_FEATURE),
+    ("features", "toy_paint", NODE_FEATURE), ("features", "portmap", CAPABILITY),
 ]
 
 
@@ -330,6 +393,59 @@ def test_whoever_is_called_by_a_name_that_nobody_bears_is_told_theirs_too(node: 
     reply = node.call("ADD")
     assert reply.code == 4
     assert all(name in reply.said for name in ("toy-wire", "toy-ipam", "toy-tune", "tulle", "host-local"))
+
+
+# A capability of our own wiring
+
+
+@pytest.fixture
+def ported(node: Node) -> Node:
+    """Our own wiring, asked for two ports."""
+    found = node.configured(type="tulle", runtimeConfig={"portMappings": [{"hostPort": 80}, {"hostPort": 443}]})
+    found.called = "tulle"
+    return found
+
+
+def ports(node: Node) -> list[str]:
+    return sorted(each.value for each in node.kernel.state.values() if isinstance(each, Element))
+
+
+def test_a_capability_is_served_with_the_same_request_and_goes_with_the_pod(ported: Node) -> None:
+    added = ported.call("ADD")
+    assert (added.exit, ports(ported)) == (0, ["443", "80"])
+    assert ported.after(added).call("CHECK").exit == 0
+    assert ported.call("DEL").exit == 0
+    assert ports(ported) == []
+    assert not any(isinstance(each, Map) for each in ported.kernel.state.values()), "the last pod that had any is gone"
+
+
+def test_what_one_pod_has_of_it_is_no_concern_of_another(ported: Node) -> None:
+    assert ported.call("ADD").exit == 0
+    other = ported.configured(runtimeConfig={"portMappings": [{"hostPort": 22}]})
+    assert other.call("ADD", "b eth1").exit == 0
+    assert ported.configured(runtimeConfig=None).call("DEL").exit == 0
+    assert ports(ported) == ["22"]
+
+
+def test_an_add_that_fails_late_takes_it_back(ported: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def announce(*_: str) -> None:
+        raise OSError(ENOBUFS, "no room")
+
+    monkeypatch.setattr(ported.kernel, "announce", announce)
+    assert ported.call("ADD").exit == 1
+    assert (ports(ported), wires(ported), leased(ported), ported.left()) == ([], 0, [], [])
+
+
+def test_what_is_missing_of_it_is_told_by_check(ported: Node) -> None:
+    added = ported.call("ADD")
+    del ported.kernel.state[Element("toy_ports", "80").key]
+    assert "add element inet tulle toy_ports { 80 : accept }" in ported.after(added).call("CHECK").said
+
+
+def test_status_says_what_it_lacks(ported: Node) -> None:
+    assert ported.call("STATUS").exit == 0
+    taken = ported.configured(runtimeConfig={"portMappings": [{"hostPort": 22}]}).call("STATUS")
+    assert (taken.code, "port 22 is taken" in taken.said) == (50, True)
 
 
 # A feature behind a main plugin
