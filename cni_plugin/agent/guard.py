@@ -11,15 +11,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 
 from cni_plugin.agent.patience import Patience
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.errors import KernelError
-
-Found = TypeVar("Found")
 
 
 class Watcher(Protocol):
@@ -86,37 +84,46 @@ class Guarded:
         self._watcher = watcher
         self._name = watcher.name if isinstance(watcher, Late) else type(watcher).__name__.lower()
         self._patience = Patience()
-
-    @property
-    def _is_left(self) -> bool:
-        return self._patience.holds(self._name)
+        self._is_left = False
 
     def filenos(self) -> tuple[int, ...]:
-        """Descriptors to watch now."""
-        return () if self._is_left else self._try(self._watcher.filenos, ())
+        """Descriptors to watch now. Asked in each turn of the loop, as `due` is, so of few calls."""
+        try:
+            return () if self._is_left else self._watcher.filenos()
+        except Exception as error:
+            self._failed(error)
+            return ()
 
     def readable(self, fd: int) -> None:
         """Hand it on."""
-        if not self._is_left:
-            self._try(lambda: self._watcher.readable(fd), None)
+        try:
+            if not self._is_left:
+                self._watcher.readable(fd)
+        except Exception as error:
+            self._failed(error)
 
     def due(self) -> float | None:
         """When `run` is wanted."""
-        return self._patience.ends() if self._is_left else self._try(self._watcher.due, None)
+        try:
+            return self._patience.ends() if self._is_left else self._watcher.due()
+        except Exception as error:
+            self._failed(error)
+            return None
 
     def run(self) -> None:
         """Do what is due."""
         self._patience.over(time.monotonic())
-        if not self._is_left:
-            self._try(self._watcher.run, None)
-
-    def _try(self, step: Callable[[], Found], otherwise: Found) -> Found:
+        self._is_left = self._patience.holds(self._name)
         try:
-            return step()
+            if not self._is_left:
+                self._watcher.run()
         except Exception as error:
-            delay = self._patience.struck(self._name, [self._name], time.monotonic(), failed=True)
-            tell(f"the {self._name}", error, f"; it is left alone for {delay:g} s")
-            return otherwise
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        delay = self._patience.struck(self._name, [self._name], time.monotonic(), failed=True)
+        self._is_left = True
+        tell(f"the {self._name}", error, f"; it is left alone for {delay:g} s")
 
 
 def worded(what: str, error: Exception) -> str:
