@@ -9,12 +9,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent
 
+from tests import toys
 from tests.conformance.nodes import NODE4, SYSTEM_PATH, Node
 from tests.netns.agents import Agent
 from tests.pace import until
-from tests.toy_source import SOURCE, lines
+from tests.toy_source import lines
 
 LINK = NODE4.rpartition(".")[0]
 BOOT = (
@@ -49,7 +49,7 @@ def peers(node: Node) -> set[str]:
 def test_an_agent_learns_its_peers_from_a_source_of_one_file(node: Node, plugin: Path, tmp_path: Path) -> None:
     room, told = tmp_path / "room", tmp_path / "nodes"
     room.mkdir()
-    (room / "toy.py").write_text(dedent(SOURCE))
+    (room / "toy.py").write_text(toys.example("agent.sources", "toy"))
     told.write_text(lines(1, 2, 3, link=LINK))
     settings = {"node": "n1", "source": {"type": "toy", "lines": str(told)}}
     (node.state / "agent.json").write_text(json.dumps(settings))

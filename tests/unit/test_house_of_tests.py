@@ -27,8 +27,8 @@ WAITS = {"communicate", "create_connection", "join", "run", "settimeout", "until
 SHORTEST = 60.0
 """Seconds: who waits for less asserts that it comes so soon."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-OF_THE_WHOLE = {"house", "house_of_tests", "manifest", "manual", "pace", "policy"}
-"""Tests of what is no module: the houses, the manual, what `conf/` ships, and how tests wait."""
+OF_THE_WHOLE = {"house", "house_of_tests", "manifest", "manual", "pace", "policy", "ways"}
+"""Tests of what is no module: the houses, the manual, the ways through them, what `conf/` ships, and how tests wait."""
 
 
 def test_what_holds_a_room_lies_in_a_folder_of_its_name() -> None:

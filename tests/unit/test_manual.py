@@ -24,8 +24,10 @@ from cni_plugin.ctl.doctor import contract
 from tests.manual import COMMANDS, PAGES, REPO, Block, blocks
 
 DOCS = REPO / "docs"
-LANGUAGES = (*COMMANDS, "json", "text")
+LANGUAGES = (*COMMANDS, "json", "text", "python")
 EVERY_BLOCK = [block for page in PAGES for block in blocks(page)]
+EXAMPLES = [block for block in EVERY_BLOCK if block.language == "python"]
+"""Files that could be added to a room."""
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FILE = re.compile(r"`((?:[a-z_]+/)+[\w.*/-]*)(?: [^`]*)?`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -120,6 +122,13 @@ def test_each_block_of_commands_says_who_runs_it_or_why_nobody_does(block: Block
     where, test = block.tried
     assert test or block.why_not, f"{block}: say `<!-- tried WHERE by TEST -->` or `<!-- not tried: WHY -->` before it"
     assert not test or f'(__file__, "{where}")' in (REPO / test).read_text(), f"{block}: {test} tries nothing {where}"
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda each: each.mark)
+def test_each_example_of_a_file_is_one_that_a_test_adds(block: Block) -> None:
+    room, _, file = block.mark.rpartition("/")
+    words = f'"{room.replace("/", ".")}", "{file.removesuffix(".py")}"'
+    assert [each for each in (REPO / "tests").rglob("*.py") if words in each.read_text()] != []
 
 
 @pytest.mark.parametrize("block", [each for each in EVERY_BLOCK if each.why_not.endswith(" has these lines")], ids=str)

@@ -1,6 +1,7 @@
 """One file makes a wiring, an IPAM, a feature: the plugin knows it, and no other file was touched.
 
-The toys stand in a folder of the test's own, by which the rooms are extended; no module of the plugin names them.
+The toys are the manual's examples, in a folder of the test's own, by which the rooms are extended; no module of the
+plugin names them.
 """
 
 from __future__ import annotations
@@ -22,266 +23,70 @@ from cni_plugin.verbs.gc import collect_dead
 from tests import toys
 from tests.unit.support import Json, Node
 
-WIRING = '''
-    """A wire to nowhere: a veth pair that is plugged into nothing."""
+CAPABILITY = '''"""Ports of the node, each an element of a map that all pods share: a capability of our own wiring."""
 
-    from cni_plugin.conf.plugin import NetConf
-    from cni_plugin.conf.reading import invalid
-    from cni_plugin.model.base import POD, state
-    from cni_plugin.model.layer3 import Addr
-    from cni_plugin.model.links import PodLink, Up, Veth
-    from cni_plugin.spec import Interface
-    from cni_plugin.wirings.contract import Wiring
+import msgspec
 
+from cni_plugin.conf.reading import Conf as Keys
+from cni_plugin.features.contract import NodeFeature
+from cni_plugin.model.base import state
+from cni_plugin.model.nft import Element, Map
 
-    class Conf(NetConf, frozen=True):
-        colour: str = "white"
+PORTS = Map("toy_ports", "inet_service", "verdict")
 
-        def check(self):
-            super().check()
-            if self.colour == "black":
-                raise invalid("colour", self.colour, "take a lighter one")
 
+class Mapping(Keys, frozen=True):
+    host_port: int = 0
 
-    class ToyWiring(Wiring):
-        NAMES = ("toy-wire",)
-        KEYS = Conf
 
-        def pod(self, want):
-            dev, own = want.who.host_dev, want.who.ifname
-            pair = Veth(dev, alias=want.who.alias, peer=own, peer_mac=want.mac, mtu=want.width.pod)
-            addresses = [Addr(own, each.address, POD) for each in want.ips]
-            return state([pair, PodLink(own, mac=want.mac, mtu=want.width.pod), Up(own, POD), *addresses])
+class RuntimeConfig(Keys, frozen=True):
+    port_mappings: tuple[Mapping, ...] = ()
 
-        def interfaces(self, want, mac_of):
-            return Interface(want.who.host_dev), Interface(want.who.ifname, want.mac, sandbox=want.sandbox)
 
-        def host_dev(self, who):
-            return who.host_dev
+class Conf(Keys, frozen=True):
+    runtime_config: RuntimeConfig = RuntimeConfig()
 
-        def bare(self, who):
-            return state([Veth(who.host_dev)])
 
-        def alive(self, who, kernel):
-            return kernel.link_index(who.host_dev) != 0
+class Claim(msgspec.Struct, frozen=True):
+    ports: tuple[int, ...]
 
 
-    wiring = ToyWiring()
-'''
+class ToyPorts(NodeFeature):
+    NAME = "portmap"
+    KEYS = Conf
+    CLAIM = Claim
+    READS = (Claim,)
 
-IPAM = '''
-    """One address for everybody, noted in a file for who has it."""
+    def claim(self, conf, asked):
+        ports = tuple(each.host_port for each in conf.runtime_config.port_mappings)
+        return Claim(ports) if ports else None
 
-    from cni_plugin.conf.plugin import IpamConf
-    from cni_plugin.errors import CHECK_FAILED, NOT_AVAILABLE, CniError
-    from cni_plugin.ipams.contract import Leases
-    from cni_plugin.kernel.host import files
-    from cni_plugin.spec import IPConfig, Result
+    def pod(self, claim, who):
+        return state(Element("toy_ports", str(each), "accept") for each in claim.ports)
 
-    NAMES = ("toy-ipam",)
-    NEEDS_LINK = False
-    WAITS = False
+    def joined(self, known, claim):
+        return known
 
+    def state(self, world):
+        return state([PORTS]) if world.networks else {}
 
-    class Conf(IpamConf, frozen=True):
-        WHOLE = True
-        PATHS = ("data_dir",)
-        data_dir: str = ""
-        address: str = "10.99.0.1/24"
-        closed: bool = False
+    def places(self):
+        return state([PORTS])
 
+    def ready(self, claim, name, have):
+        return PORTS.key in have
 
-    class ToyLeases(Leases):
-        def __init__(self, ask):
-            self._ask = ask
-            self.data_dir = ask.conf.data_dir
+    def status(self, conf):
+        ports = [each.host_port for each in conf.runtime_config.port_mappings]
+        return "port 22 is taken" if 22 in ports else ""
 
-        def _place(self):
-            return f"{self.data_dir}/toy-{self._ask.who.container}"
 
-        def add(self):
-            files.write(self._place(), self._ask.conf.address.encode())
-            return Result(ips=(IPConfig(self._ask.conf.address),))
-
-        def delete(self):
-            files.remove(self._place())
-
-        def check(self, ips):
-            if files.read(self._place()) is None:
-                raise CniError(CHECK_FAILED, "toy-ipam: nobody has it")
-
-        def collect(self, valid):
-            keep = {f"toy-{container}" for container, _ in valid or ()}
-            for name in files.names(self.data_dir):
-                if name not in keep:
-                    files.remove(f"{self.data_dir}/{name}")
-
-        def status(self):
-            if self._ask.conf.closed:
-                raise CniError(NOT_AVAILABLE, "toy-ipam: closed")
-
-
-    def leases(ask):
-        return ToyLeases(ask)
-'''
-
-FEATURE = '''
-    """A setting of the pod's interface, put back when it goes."""
-
-    import msgspec
-
-    from cni_plugin.conf.reading import Conf as Keys, invalid
-    from cni_plugin.features.contract import Feature
-    from cni_plugin.model.base import POD, state
-    from cni_plugin.model.host import Sysctl
-    from cni_plugin.spec import Dns
-
-
-    class Conf(Keys, frozen=True):
-        colour: str = ""
-
-
-    class Claim(msgspec.Struct, frozen=True):
-        colour: str
-
-
-    class ToyFeature(Feature):
-        NAME = "toy_tune"
-        NAMES = ("toy-tune",)
-        KEYS = Conf
-        CLAIM = Claim
-
-        def claim(self, conf, asked):
-            if conf.colour == "black":
-                raise invalid("colour", conf.colour, "take a lighter one")
-            return Claim(conf.colour) if conf.colour else None
-
-        def pod(self, claim, who):
-            return state([Sysctl(f"net/ipv4/conf/{who.ifname}/colour", claim.colour, ns=POD, dev=who.ifname)])
-
-        def result(self, claim, previous):
-            return msgspec.structs.replace(previous, dns=Dns((claim.colour,)))
-
-        def status(self, conf):
-            return "no paint" if conf.colour == "gold" else ""
-
-
-    feature = ToyFeature()
-'''
-
-NODE_FEATURE = '''
-    """A chain of the node's own for each colour that networks have."""
-
-    import msgspec
-
-    from cni_plugin.conf.reading import Conf as Keys
-    from cni_plugin.features.contract import NodeFeature
-    from cni_plugin.model.base import state
-    from cni_plugin.model.nft import Chain
-
-    HOOK = "type filter hook forward priority 0;"
-
-
-    class Conf(Keys, frozen=True):
-        colours: tuple[str, ...] = ()
-
-
-    class Claim(msgspec.Struct, frozen=True):
-        colours: tuple[str, ...]
-
-
-    class ToyNodeFeature(NodeFeature):
-        NAME = "toy_paint"
-        NAMES = ("toy-paint",)
-        KEYS = Conf
-        CLAIM = Claim
-        READS = (Claim,)
-
-        def claim(self, conf, asked):
-            return Claim(conf.colours) if conf.colours else None
-
-        def joined(self, known, claim):
-            return Claim(tuple(sorted({*known.colours, *claim.colours})))
-
-        def state(self, world):
-            rules = sorted(colour for each in world.networks.values() for colour in each.colours)
-            return state([Chain("toy_paint", HOOK, tuple(rules))]) if rules else {}
-
-        def places(self):
-            return state([Chain("toy_paint", HOOK)])
-
-        def ready(self, claim, name, have):
-            return any(set(claim.colours) <= set(each.rules) for each in have.values())
-
-
-    feature = ToyNodeFeature()
-'''
-
-CAPABILITY = '''
-    """Ports of the node, each an element of a map that all pods share: a capability of our own wiring."""
-
-    import msgspec
-
-    from cni_plugin.conf.reading import Conf as Keys
-    from cni_plugin.features.contract import NodeFeature
-    from cni_plugin.model.base import state
-    from cni_plugin.model.nft import Element, Map
-
-    PORTS = Map("toy_ports", "inet_service", "verdict")
-
-
-    class Mapping(Keys, frozen=True):
-        host_port: int = 0
-
-
-    class RuntimeConfig(Keys, frozen=True):
-        port_mappings: tuple[Mapping, ...] = ()
-
-
-    class Conf(Keys, frozen=True):
-        runtime_config: RuntimeConfig = RuntimeConfig()
-
-
-    class Claim(msgspec.Struct, frozen=True):
-        ports: tuple[int, ...]
-
-
-    class ToyPorts(NodeFeature):
-        NAME = "portmap"
-        KEYS = Conf
-        CLAIM = Claim
-        READS = (Claim,)
-
-        def claim(self, conf, asked):
-            ports = tuple(each.host_port for each in conf.runtime_config.port_mappings)
-            return Claim(ports) if ports else None
-
-        def pod(self, claim, who):
-            return state(Element("toy_ports", str(each), "accept") for each in claim.ports)
-
-        def joined(self, known, claim):
-            return known
-
-        def state(self, world):
-            return state([PORTS]) if world.networks else {}
-
-        def places(self):
-            return state([PORTS])
-
-        def ready(self, claim, name, have):
-            return PORTS.key in have
-
-        def status(self, conf):
-            ports = [each.host_port for each in conf.runtime_config.port_mappings]
-            return "port 22 is taken" if 22 in ports else ""
-
-
-    feature = ToyPorts()
+feature = ToyPorts()
 '''
 
 TOYS = [
-    ("wirings", "toy_wire", WIRING), ("ipams", "toy_ipam", IPAM), ("features", "toy_tune", FEATURE),
-    ("features", "toy_paint", NODE_FEATURE), ("features", "portmap", CAPABILITY),
+    ("wirings", "toy_wire"), ("ipams", "toy_ipam"), ("features", "toy_tune"), ("features", "toy_paint"),
+    ("features", "portmap", CAPABILITY),
 ]
 
 
@@ -289,8 +94,8 @@ TOYS = [
 def node(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("toys")
     with ExitStack() as stack:
-        for room, stem, text in TOYS:
-            stack.enter_context(toys.added(folder, room, stem, text))
+        for each in TOYS:
+            stack.enter_context(toys.added(folder, *each))
         run._parsed.cache_clear()
         (tmp_path / "data").mkdir()
         found = Node(tmp_path)

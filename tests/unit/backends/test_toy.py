@@ -20,69 +20,12 @@ from tests import toys
 from tests.unit.ctl.tool import CLUSTER, Around, Tool, configure
 from tests.unit.support import Json, Node
 
-TOY = '''
-    """Packets by balloon: a tunnel, and a route into it for each subnet of a peer."""
-
-    from cni_plugin.backends.contract import Device, Word
-    from cni_plugin.conf.reading import Conf, typed
-    from cni_plugin.model.base import state
-    from cni_plugin.model.layer3 import Route
-    from cni_plugin.model.links import Up, Vxlan
-
-    OVERHEAD = {4: 77, 6: 97}
-    NEEDS = {"balloon": "the cluster's backend sends packets by balloon"}
-    KEY = None
-    SAYS = {"colour": Word("Colour", derived=True)}
-
-
-    class Config(Conf, frozen=True):
-        height: int = 3
-
-
-    def configure(options):
-        return typed(options, Config, "cluster.backend")
-
-
-    def devices(conf):
-        return (Device(f"toy.{conf.height}", number=conf.height),)
-
-
-    def announce(node, conf):
-        return {"colour": "red"}
-
-
-    def ends(me, peer, conf):
-        return tuple(each for each in [peer.address(4)] if each)
-
-
-    def local(me, conf):
-        name = f"toy.{conf.height}"
-        device = Vxlan(name, vni=conf.height, port=99, local=str(me.underlay), mtu=me.mtu - 77, alias=Vxlan.mark())
-        return state([device, Up(name)])
-
-
-    def derived(peer):
-        return True
-
-
-    def doubt(peer, conf):
-        return ""
-
-
-    def gate(conf):
-        return None
-
-
-    def peer(me, peer, conf):
-        device = f"toy.{conf.height}"
-        return state(Route(str(each), device, str(each.network_address), onlink=True) for each in peer.pod_cidrs)
-'''
 BY_TOY = "ip route add 10.244.2.0/24 via 10.244.2.0 dev toy.3 proto 84 onlink"
 
 
 @pytest.fixture(autouse=True)
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with toys.added(tmp_path_factory.mktemp("toys"), "backends", "toy", TOY):
+    with toys.added(tmp_path_factory.mktemp("toys"), "backends", "toy"):
         yield
 
 

@@ -23,25 +23,6 @@ from tests.unit.agent.test_loop import clock as clock
 from tests.unit.ctl.tool import Tool
 from tests.unit.support import Node
 
-TOY = '''"""A knob that is to be on."""
-
-from cni_plugin.kernel.watch.changed import KNOBS, RULES
-from cni_plugin.model.base import state
-from cni_plugin.model.host import Sysctl
-from cni_plugin.node.contract import Inspection, Quiet
-
-WANT = state([Sysctl("net/ipv4/conf/all/toy", "1")])
-
-
-class Part(Quiet):
-    NAME = "toys"
-    ORDER = 60
-    ON = KNOBS
-    CAUSES = RULES
-
-    def looks(self, world, changed):
-        yield Inspection("the toy", lambda: world.put_right(lambda: (WANT, world.kernel.read(WANT.values()))))
-'''
 KNOB = Sysctl("net/ipv4/conf/all/toy", "1")
 
 
@@ -108,7 +89,7 @@ def test_a_part_that_may_only_look_changes_nothing(part: Part, there: Node) -> N
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Iterator[None]:
-    with toys.added(tmp_path / "toys", "node", "toy", TOY):
+    with toys.added(tmp_path / "toys", "node", "toy"):
         yield
 
 

@@ -22,7 +22,7 @@ from cni_plugin.node.site import Site
 from cni_plugin.store.records import Records
 from tests import toys
 from tests.pace import PATIENCE
-from tests.toy_source import SOURCE, lines
+from tests.toy_source import lines
 
 
 class Journal:
@@ -32,7 +32,7 @@ class Journal:
 
 @pytest.fixture(autouse=True)
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with toys.added(tmp_path_factory.mktemp("toys"), "agent.sources", "toy", SOURCE):
+    with toys.added(tmp_path_factory.mktemp("toys"), "agent.sources", "toy"):
         yield
 
 

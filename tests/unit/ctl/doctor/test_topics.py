@@ -115,37 +115,11 @@ def test_no_topic_needs_another() -> None:
 
 # One from elsewhere
 
-TOY = '''"""Kites: that none is caught in the cables."""
-
-import msgspec
-
-from cni_plugin.ctl.doctor.contract import LINKS, WARNING, Finding
-
-LAYER = LINKS
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    kites: tuple[str, ...] = ()
-
-
-def gather(eyes):
-    return Facts(kites=tuple(each.name for each in eyes.links if each.kind == "kite"))
-
-
-def caught(facts):
-    for each in facts.kites:
-        yield Finding("kite-caught", WARNING, each, "in the cables", "children wait for it", f"untie {each}")
-
-
-FINDINGS = {caught: ("kite-caught",)}
-'''
-
-
 def test_one_file_is_a_topic(tmp_path: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = Tool(node, monkeypatch)
     tool.around(Around([Link("red", kind="kite")]))
     assert "kite" not in tool("doctor").out
-    with toys.added(tmp_path / "toys", "ctl.doctor", "kites", TOY):
+    with toys.added(tmp_path / "toys", "ctl.doctor", "kites"):
         found = {each["name"]: each for each in tool("doctor", "--json").json}
         assert found["kite-caught"]["key"] == "red"
         assert "warning red: in the cables" in tool("doctor").out
@@ -155,7 +129,8 @@ def test_one_file_is_a_topic(tmp_path: Path, node: Node, monkeypatch: pytest.Mon
 def test_a_topic_that_fails_is_not_known_and_all_others_go_on(
     tmp_path: Path, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with toys.added(tmp_path / "toys", "ctl.doctor", "storms", TOY.replace("eyes.links", "eyes.weather")):
+    blind = toys.example("ctl.doctor", "kites").replace("eyes.links", "eyes.weather")
+    with toys.added(tmp_path / "toys", "ctl.doctor", "storms", blind):
         found = {each["name"]: each for each in Tool(node, monkeypatch)("doctor", "--json").json}
     assert found["not-known"]["key"] == "storms"
     assert "no-configuration" in found
