@@ -47,7 +47,8 @@ def _forget(package: str, stem: str) -> None:
     sys.modules.pop(f"{package}.{stem}", None)
     vars(import_module(package)).pop(stem, None)
     tenant.cache_clear()
-    find: Any = getattr(import_module(f"{package}.contract"), "find", None)
+    contract = sys.modules.get(f"{package}.contract")
+    find: Any = getattr(contract, "find", None)
     if hasattr(find, "cache_clear"):  # some rooms remember what they found
         find.cache_clear()
     invalidate_caches()
