@@ -114,8 +114,9 @@ def test_in_the_picture_of_the_rooms_no_arrow_runs_up() -> None:
         above.update(floor)
 
 
-def test_the_table_tells_of_every_room() -> None:
+def test_the_table_tells_of_every_room_and_of_no_file_that_is_not_there() -> None:
     table = CONTRIBUTING.read_text().partition("## To add one of a kind")[2]
     rooms = [str(each.parent.relative_to(CODE)) for each in CODE.rglob("contract.py")]
     assert len(rooms) > 5
     assert [each for each in rooms if f"in `{each}/`" not in table] == []
+    assert [each for each in re.findall(r"`(\w+\.py)`", table) if not [*CODE.rglob(each)]] == []
