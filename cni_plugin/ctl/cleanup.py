@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.features.masquerade import feature as masquerade
+from cni_plugin.features.contract import of_node
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import State, state
@@ -41,4 +41,5 @@ def _own_state(kernel: Kernel) -> State:
     owned = kernel.owned(*(each.name for each in tunnels))
     for each in tunnels:
         owned.update(guard.standing(kernel, {}, places(each.name)))
-    return {**owned, **state([*bridges, *tunnels]), **kernel.read(masquerade.places().values())}
+    tables = kernel.read(place for each in of_node() for place in each.places().values())
+    return {**owned, **state([*bridges, *tunnels]), **tables}

@@ -21,6 +21,7 @@ from cni_plugin.kernel.host import files
 from cni_plugin.plugins import Plugin, parse
 from cni_plugin.rooms import default
 from cni_plugin.wirings import bridge
+from cni_plugin.wirings import contract as wirings
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ class Read(NamedTuple):
 
 
 def read(place: str, networks: Collection[str]) -> tuple[Read, ...]:
-    """Every configuration in order. One of type `bridge` is ours when pods of its network are on record.
+    """Every configuration in order. One of another plugin's name is ours when pods of its network are on record.
 
     Raises OSError when the folder cannot be listed.
     """
@@ -85,7 +86,11 @@ def _plugins(raw: Mapping[str, object]) -> list[object]:
 
 
 def _is_ours(plugin: Mapping[str, object], raw: Mapping[str, object], networks: Collection[str]) -> bool:
-    return plugin.get("type") == "tulle" or (plugin.get("type") == "bridge" and raw.get("name") in networks)
+    kind = plugin.get("type")
+    if kind == wirings.OURS:
+        return True
+    found = wirings.find(kind) if isinstance(kind, str) else None
+    return found is not None and found.KEPT and raw.get("name") in networks
 
 
 def _config(path: str, types: tuple[str, ...], found: Plugin) -> ConfigFile:

@@ -123,6 +123,16 @@ def served(name: str) -> Feature | None:
     return found if found is not None and name in found.NAMES else None
 
 
+def every() -> list[Feature]:
+    """All of them, by their files."""
+    return [cast(Feature, each.feature) for each in tenants("features")]
+
+
+def of_node() -> list[NodeFeature]:
+    """Those of which something stands once on the node."""
+    return [each for each in every() if isinstance(each, NodeFeature)]
+
+
 def names() -> list[str]:
     """What features are called where they are chained."""
-    return [name for each in tenants("features") for name in cast(Feature, each.feature).NAMES]
+    return [name for each in every() for name in each.NAMES]

@@ -10,12 +10,11 @@ from contextlib import nullcontext
 from functools import partial
 
 from cni_plugin.diff import Op
-from cni_plugin.features.contract import NodeFeature
+from cni_plugin.features.contract import NodeFeature, of_node
 from cni_plugin.kernel.watch.changed import RULES, Changed
 from cni_plugin.node.claims import restore
 from cni_plugin.node.contract import Inspection, Quiet
 from cni_plugin.node.site import Site
-from cni_plugin.rooms import tenants
 
 
 class Part(Quiet):
@@ -28,10 +27,8 @@ class Part(Quiet):
     def looks(self, site: Site, changed: Changed) -> Iterator[Inspection]:
         """By the features' names."""
         del changed
-        for each in tenants("features"):
-            feature = getattr(each, "feature", None)
-            if isinstance(feature, NodeFeature):
-                yield Inspection(feature.NAME, partial(_put_right, site, feature))
+        for each in of_node():
+            yield Inspection(each.NAME, partial(_put_right, site, each))
 
 
 def _put_right(site: Site, feature: NodeFeature) -> Sequence[Op]:

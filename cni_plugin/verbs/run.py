@@ -130,7 +130,7 @@ def _serve(call: Call, kernel: Callable[[], Kernel], agent: Agent | None) -> Tak
             call.name, request, call.environ, raw, call.stdin, version, plugin, kernel(), records, meter,
             waits=agent is None or agent.waits,
         )
-        answer = _find(call.name, plugin, request.verb)(context)
+        answer = handler(call.name, plugin, request.verb)(context)
         return Reply(answer if isinstance(answer, bytes) else (yield from answer), 0)
     except MustWait:
         return ELSEWHERE
@@ -238,7 +238,7 @@ def _parse(call: Call, verb: str, raw: Mapping[str, object], folder: str) -> Plu
         return found
 
 
-def _find(name: str, plugin: Plugin, verb: str) -> Run:
+def handler(name: str, plugin: Plugin, verb: str) -> Run:
     """The function behind a verb; only what is needed is imported, for a start-up is paid for each pod."""
     if plugin.ipam is not None:
         from cni_plugin.verbs import ipam

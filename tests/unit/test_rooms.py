@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.describe import script
+from cni_plugin.diff import Op
 from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
@@ -21,6 +23,7 @@ from cni_plugin.node.repair import repair
 from cni_plugin.verbs import run
 from cni_plugin.verbs.gc import collect_dead
 from tests import toys
+from tests.unit.ctl.tool import Tool, configure
 from tests.unit.support import Json, Node
 
 CAPABILITY = '''"""Ports of the node, each an element of a map that all pods share: a capability of our own wiring."""
@@ -357,3 +360,41 @@ def test_with_an_attachment_that_died_goes_what_was_chained_to_it(node: Node, pr
     (dead,) = node.records.all()
     assert collect_dead(node.kernel, node.records, [dead]) == [""]
     assert (paint(node), wires(node), leased(node), node.left()) == ((), 0, [], [])
+
+
+# What a person is told of them
+
+
+@pytest.fixture
+def tool(node: Node, monkeypatch: pytest.MonkeyPatch) -> Tool:
+    found = Tool(node, monkeypatch)
+    configure(node)
+    return found
+
+
+def test_plan_prints_the_very_lines_that_an_add_by_them_carries_out(node: Node, tool: Tool) -> None:
+    said = tool("plan", "--container", "a")
+    assert said.exit == 0, said.err
+    assert node.call("ADD").exit == 0
+    done = script(node.kernel.applied).splitlines()
+    assert [line for line in said.out.splitlines() if line != "# the pod"] == done
+
+
+def test_plan_tells_apart_what_a_capability_has_of_the_node(ported: Node, tool: Tool) -> None:
+    configure(ported)
+    said = tool("plan", "--json")
+    assert said.exit == 0, said.err
+    titles = [each["what"] for each in said.json]
+    assert titles == ["portmap", "the bridge tulle0", "the pod"]
+    assert ports(ported) == []
+
+
+def test_doctor_knows_whose_configuration_it_is_once_pods_are_wired_by_it(node: Node, tool: Tool) -> None:
+    assert node.call("ADD").exit == 0
+    found = {each["name"] for each in tool("doctor", "--json").json}
+    assert not found & {"no-configuration", "not-as-recorded", "bad-configuration"}
+
+
+def test_cleanup_takes_away_what_features_have_on_the_node(node: Node, tool: Tool) -> None:
+    node.kernel.apply([Op("create", Chain("toy_paint", "type filter hook forward priority 0;"))])
+    assert "nft delete chain inet tulle toy_paint" in tool("cleanup").out

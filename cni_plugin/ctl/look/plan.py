@@ -15,22 +15,20 @@ from cni_plugin import plugins, spec
 from cni_plugin.conf import plugin, reading
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, CniError
-from cni_plugin.features.masquerade import feature as masquerade
+from cni_plugin.features.contract import of_node
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.recording import Recorder
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import POD
 from cni_plugin.model.links import Veth
-from cni_plugin.plan.masquerade import Masquerade
 from cni_plugin.store.clusters import load
 from cni_plugin.store.preview import PreviewedRecords
-from cni_plugin.verbs.add import add
 from cni_plugin.verbs.context import Context
+from cni_plugin.verbs.run import handler
+from cni_plugin.wirings import contract as wirings
 
-_TOPICS = ("this node's part of the cluster", "masquerade", "the bridge", "the pod")
-"""In the order of ADD."""
-_CLUSTER, _MASQUERADE, _BRIDGE, _POD = _TOPICS
+_CLUSTER, _SHARED, _POD = "this node's part of the cluster", "what pods share", "the pod"
 
 
 class PlanStep(NamedTuple):
@@ -54,9 +52,10 @@ def plan_add(path: str, pod: tuple[str, str], kernel: Kernel, run_dir: str) -> l
     records = PreviewedRecords(run_dir)
     recorder = Recorder(kernel, lambda ops: found.setdefault(_topic(context, ops), []).extend(ops))
     context = _context(_plugin_of(path), pod, recorder, records)
-    add(context)
+    handler(context.name, context.plugin, "ADD")(context)
     titles = _titles(context)
-    told = [topic for topic in _TOPICS if topic in titles or topic in found]
+    in_order = (_CLUSTER, *(each.NAME for each in of_node()), _SHARED, _POD)
+    told = [topic for topic in in_order if topic in titles or topic in found]
     return [PlanStep(titles.get(topic, topic), found.get(topic, ())) for topic in told]
 
 
@@ -65,6 +64,9 @@ def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, re
     version = reading.version_of(raw)
     spec.check_version(version)
     found = plugins.parse(raw)
+    if found.wiring is None:
+        raise CniError(INVALID_CONFIG, f"{raw.get('type')!r} wires no pod by itself: name the configuration of one of "
+                       f"{', '.join(wirings.names())}")
     found = msgspec.structs.replace(found, conf=plugin.located(found.conf, files.here()))
     container, ifname = pod
     request = spec.Request("ADD", container, "", ifname, {}, (), netns_override=False)
@@ -84,28 +86,31 @@ def _plugin_of(path: str) -> Mapping[str, object]:
     plugins = raw.get("plugins")
     if not isinstance(plugins, list):
         return raw
-    ours = [each for each in plugins if isinstance(each, dict) and each.get("type") in ("tulle", "bridge")]
+    served = wirings.names()
+    ours = [each for each in plugins if isinstance(each, dict) and each.get("type") in served]
     if not ours:
-        raise CniError(INVALID_CONFIG, f"{path!r}: no plugin of type tulle or bridge in its list")
+        raise CniError(INVALID_CONFIG, f"{path!r}: no plugin of type {' or '.join(served)} in its list")
     return {"name": raw.get("name"), "cniVersion": raw.get("cniVersion"), **ours[0]}
 
 
 def _topic(context: Context, ops: Sequence[Op]) -> str:
     """What a batch is about: before the attachment is on record it is the cluster."""
     keys = {op.object.key for op in ops}
-    if not keys.isdisjoint(masquerade.places()):
-        return _MASQUERADE
+    feature = next((each.NAME for each in of_node() if not keys.isdisjoint(each.places())), "")
+    if feature:
+        return feature
     if Veth(context.attachment.host_dev).key in keys or any(op.object.key[1] == POD for op in ops):
         return _POD
-    return _BRIDGE if context.records.find(context.attachment) else _CLUSTER
+    return _SHARED if context.records.find(context.attachment) else _CLUSTER
 
 
 def _titles(context: Context) -> dict[str, str]:
     """What is told of also when there is nothing to do."""
-    titles = {_BRIDGE: f"{_BRIDGE} {context.wiring.link(context.conf)}", _POD: _POD}
+    titles, link = {_POD: _POD}, context.wiring.link(context.conf)
+    if link:
+        titles[_SHARED] = f"the {context.wiring.LINK} {link}"
     facts = load(context.records, context.conf.name) if context.conf.cluster is not None else None
     if facts is not None:
         titles[_CLUSTER] = f"{_CLUSTER}: {facts.peers} peers by {facts.backend}"
-    if context.records.note("masquerade", context.conf.name, Masquerade) is not None:
-        titles[_MASQUERADE] = _MASQUERADE
-    return titles
+    noted = (each for each in of_node() if context.records.note(each.NAME, context.conf.name, each.CLAIM) is not None)
+    return {**titles, **{each.NAME: each.NAME for each in noted}}

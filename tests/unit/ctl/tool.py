@@ -198,7 +198,8 @@ def configure(node: Node, name: str = "10-tulle.conflist", **keys: object) -> Pa
     path = node.home / "net.d" / name
     path.parent.mkdir(exist_ok=True)
     plugin = {key: each for key, each in {**node.conf, **keys}.items() if key not in ("name", "cniVersion")}
-    path.write_text(json.dumps({"name": "pods", "cniVersion": "1.1.0", "plugins": [plugin, {"type": "portmap"}]}))
+    network = {"name": node.conf["name"], "cniVersion": "1.1.0"}
+    path.write_text(json.dumps({**network, "plugins": [plugin, {"type": "portmap"}]}))
     return path
 
 
