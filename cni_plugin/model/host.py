@@ -1,7 +1,9 @@
-"""What a node or a pod is set to beside its links and ways: sysctls, and what `ethtool` sets of a device."""
+"""What a node or a pod has beside its links and ways: sysctls, what `ethtool` sets of a device, files, daemons."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from hashlib import sha256
 from typing import ClassVar
 
 from cni_plugin.model.base import HOST, POD, Key, Object, Verb, link_key
@@ -81,6 +83,82 @@ class Feature(Object, frozen=True, tag="feature"):
 
     def words(self, verb: Verb) -> str:
         return f"ethtool -K {self.dev} tx {on(self.tx_checksum or verb == 'delete')}"
+
+
+class File(Object, frozen=True, tag="file"):
+    """A file that another program reads. What it holds may be a secret, so it is never among the words.
+
+    It is ours by where it lies: in `place`, a folder of ours; or, with "" for that, by `MARK` in its first line. What
+    is ours by neither is never seen, replaced or removed. `mode` is chmod's.
+    """
+
+    RANK: ClassVar[int] = 500
+    SPOKEN: ClassVar[str] = "host"
+    MARK: ClassVar[str] = "made by tulle"
+    path: str
+    content: str
+    mode: int = 0o600
+    place: str = ""
+
+    @property
+    def key(self) -> Key:
+        return ("file", HOST, self.path)
+
+    @property
+    def title(self) -> str:
+        return f"the file {self.path}"
+
+    def words(self, verb: Verb) -> str:
+        if verb == "delete":
+            return f"rm {self.path}"
+        return f"install -m {self.mode:04o} /dev/stdin {self.path}  # {len(self.content.encode())} bytes"
+
+
+class Daemon(Object, frozen=True, tag="daemon"):
+    """A program of another maker that runs because we want it, in the background, and must stay what it was begun as.
+
+    `argv`: its path first; it does not become another program. `place`: a folder of ours, in which is noted which
+    process it is. `digest`: of the files that it reads (`digest_of`); where that changes it is begun anew, or sent the
+    signal `reload` if it knows one for that.
+    """
+
+    RANK: ClassVar[int] = 510
+    SPOKEN: ClassVar[str] = "host"
+    FIXED: ClassVar[tuple[str, ...]] = ("argv", "place")
+    name: str
+    argv: tuple[str, ...]
+    place: str
+    digest: str = ""
+    reload: int = 0
+
+    @property
+    def key(self) -> Key:
+        return ("daemon", HOST, self.name)
+
+    @property
+    def note(self) -> str:
+        """Where it is noted which process it is: the first word."""
+        return f"{self.place}/daemons/{self.name}"
+
+    @property
+    def title(self) -> str:
+        return f"the daemon {self.name}"
+
+    def words(self, verb: Verb) -> str:
+        process = f"$(cut -d' ' -f1 {self.note})"
+        if verb == "change" and self.reload:
+            return f"kill -{self.reload} {process}"
+        end, begin = f"kill {process}", f"setsid {' '.join(self.argv)} &"
+        return {"create": begin, "change": f"{end}; {begin}", "delete": end}[verb]
+
+
+def digest_of(files: Iterable[File]) -> str:
+    """By which a daemon that reads these is known to have read them as they are."""
+    whole = sha256()
+    for each in files:
+        for part in (each.path, each.content):
+            whole.update(len(part).to_bytes(8, "big") + part.encode())
+    return whole.hexdigest()[:16]
 
 
 def ipv6_settings(dev: str, ns: str = HOST) -> tuple[Sysctl, ...]:

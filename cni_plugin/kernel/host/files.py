@@ -126,12 +126,12 @@ def _readable(size: int) -> str:
     return f"{size >> 20} MiB" if size >> 20 else f"{size >> 10} KiB"
 
 
-def write(path: str, data: bytes) -> None:
-    """Put a file in place, mode 0600, over an earlier one; a folder there is set aside. Raises OSError.
+def write(path: str, data: bytes, mode: int = 0) -> None:
+    """Put a file in place, mode 0600 or this one, over an earlier one; a folder there is set aside. Raises OSError.
 
     Writers of one file take turns.
     """
-    _put(path, data, _temporary(path))
+    _put(path, data, _temporary(path), mode)
 
 
 def publish(path: str, data: bytes) -> None:

@@ -12,7 +12,7 @@ import os
 from _thread import allocate_lock, start_new_thread  # built in; `threading` would be an import for each pod
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from signal import SIGKILL
+from signal import SIGKILL, SIGPIPE, SIGXFSZ
 from time import monotonic
 from typing import NamedTuple
 
@@ -58,6 +58,17 @@ def run(
         pid = os.posix_spawn(executable, command, dict(environ), file_actions=actions, setpgroup=0)
         status = _await(pid, seconds, (out, err)) if seconds else os.waitpid(pid, 0)[1]
         return Outcome(os.waitstatus_to_exitcode(status), _read(out), _read(err))
+
+
+def start(command: list[str], environ: Mapping[str, str], said: int) -> int:
+    """Start a program that outlives us, leads a session of its own, and says what it has to say on this descriptor.
+
+    Returns its process number. Raises OSError when it cannot be started.
+    """
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    actions = [nothing, (os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2)]
+    ignored = (SIGPIPE, SIGXFSZ)  # by Python, and by who inherits that
+    return os.posix_spawn(command[0], command, environ, file_actions=actions, setsid=True, setsigdef=ignored)
 
 
 def stand_in(folder: str) -> None:

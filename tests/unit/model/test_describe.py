@@ -10,7 +10,7 @@ from cni_plugin.describe import describe, script
 from cni_plugin.diff import Op
 from cni_plugin.model.base import POD, Object, Verb
 from cni_plugin.model.every import AnyObject
-from cni_plugin.model.host import Feature, Sysctl
+from cni_plugin.model.host import Daemon, Feature, File, Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route
 from cni_plugin.model.links import Bridge, Fdb, PodLink, Port, PortVlan, Up, Veth, Vlan, Vxlan
 from cni_plugin.model.nft import Chain, Element, Map, Set, Table
@@ -18,6 +18,9 @@ from cni_plugin.model.nft import Chain, Element, Map, Set, Table
 VXLAN = Vxlan("tulle.1", 1, 8472, "192.0.2.1", "eth0", "0a:54:0a:f4:01:00", mtu=1450)
 FDB = Fdb("tulle.1", "0a:54:0a:f4:02:00", "192.0.2.2")
 MAPPED = Element("m", "tcp . 80", "jump pod")
+KEY = File("/run/tulle/wg.key", "secret", place="/run/tulle")
+BIRD = Daemon("bird", ("/usr/sbin/bird", "-f"), "/run/tulle", reload=1)
+CHARON = Daemon("charon", ("/usr/sbin/charon",), "/run/tulle")
 BOUND = Fdb("tl0", "0a:58:0a:16:00:05", vid=5)
 ROUTE = Route("10.244.2.0/24", "tulle.1", "10.244.2.0", onlink=True)
 
@@ -59,6 +62,12 @@ LINES: tuple[tuple[Verb, Object, str], ...] = (
     ("delete", Sysctl("net/ipv4/ip_forward", "1"), "# net/ipv4/ip_forward is left as it is"),
     ("create", Feature("tulle.1", tx_checksum=False), "ethtool -K tulle.1 tx off"),
     ("delete", Feature("tulle.1", tx_checksum=False), "ethtool -K tulle.1 tx on"),
+    ("create", KEY, "install -m 0600 /dev/stdin /run/tulle/wg.key  # 6 bytes"),
+    ("delete", KEY, "rm /run/tulle/wg.key"),
+    ("create", BIRD, "setsid /usr/sbin/bird -f &"),
+    ("change", BIRD, "kill -1 $(cut -d' ' -f1 /run/tulle/daemons/bird)"),
+    ("change", CHARON, "kill $(cut -d' ' -f1 /run/tulle/daemons/charon); setsid /usr/sbin/charon &"),
+    ("delete", CHARON, "kill $(cut -d' ' -f1 /run/tulle/daemons/charon)"),
     ("create", Addr("eth0", "10.22.0.5/24", POD), "ip -n POD addr add 10.22.0.5/24 dev eth0"),
     ("create", Addr("br0", "fd00::1/64"), "ip addr add fd00::1/64 dev br0 nodad"),
     ("create", Addr("br0", "fd00::1/64", dad=True), "ip addr add fd00::1/64 dev br0"),
