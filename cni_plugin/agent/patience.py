@@ -12,7 +12,7 @@ from math import inf
 from typing import NamedTuple
 
 FREE = 5
-LONGEST = 30.0
+FIRST, LONGEST = 1.0, 30.0
 MEMORY = 60.0
 """Seconds that something must have stayed right to be forgiven."""
 
@@ -33,7 +33,7 @@ class Patience:
         """A look found these things broken and put them right, or could not; the seconds until the next such look."""
         number = max((self._count(each, now) for each in things), default=1)
         beyond = number - (0 if failed else FREE)
-        delay = min(LONGEST, 2.0 ** min(beyond - 1, 5)) if beyond > 0 else 0.0
+        delay = min(LONGEST, FIRST * 2.0 ** min(beyond - 1, 5)) if beyond > 0 else 0.0
         if delay:
             self._held[what] = now + delay
         return delay

@@ -31,9 +31,11 @@ from cni_plugin.agent.serve import systemd
 from cni_plugin.agent.serve.server import BACKLOG, Server
 from cni_plugin.agent.serve.worker import Worker
 from cni_plugin.agent.settings import Settings
+from cni_plugin.agent.supervisor import Supervisor
 from cni_plugin.client import VERSION
 from cni_plugin.errors import INVALID_CONFIG, NOT_AVAILABLE, CniError
 from cni_plugin.kernel.host import files, locks
+from cni_plugin.kernel.open import open_kernel
 from cni_plugin.marks import MOST_PORTS
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 from cni_plugin.verbs.run import as_cni_error
@@ -84,6 +86,8 @@ class _Agent:
             self._worker.kernel, records, self._journal, settings, keeper=self._membership
         )
         stack.callback(self._reconciler.close)
+        self._supervisor = Supervisor(run_dir, open_kernel, partial(self._journal.say, "warn"))
+        stack.callback(self._supervisor.close)
         listener = stack.enter_context(_listening(f"{run_dir}/{wire.SOCKET}"))
         self._server = Server(listener, self._worker, self._watchers(stack))
         stack.callback(self._server.close)
@@ -137,7 +141,7 @@ class _Agent:
         full = [f"network {each.network} has no free address" for each in self._gauges.pools() if not each.free]
         full += [bridges.full(name) for name, ports in self._gauges.bridge_ports().items() if ports >= MOST_PORTS]
         cluster = self._membership.reason if self._membership else ""
-        return "; ".join(filter(None, [cluster, self._reconciler.problem, *full]))
+        return "; ".join(filter(None, [cluster, self._reconciler.problem, self._supervisor.problem, *full]))
 
     def _status(self) -> dict[str, object]:
         from cni_plugin.harmless import Censor  # 5 ms, and only for somebody who asks

@@ -143,8 +143,10 @@ AGENT: dict[str, set[str]] = {
     # Keeps the node true.
     "collector": set(),
     "loop": {"collector", "guard", "patience", "problems", "settings"},
+    # Programs of other makers, kept running.
+    "supervisor": {"guard", "patience"},
     # What puts them together, and what can be asked of an agent that does not run.
-    "service": {"cluster", "guard", "loop", "metrics", "serve", "settings"},
+    "service": {"cluster", "guard", "loop", "metrics", "serve", "settings", "supervisor"},
     "checking": {"cluster", "conflist", "metrics", "settings", "sources"},
     "install": set(),
     "__main__": {"checking", "install", "service", "settings"},
