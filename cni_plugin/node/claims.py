@@ -44,6 +44,6 @@ def forget(kernel: Kernel, records: Records, network: str, names: Iterable[str])
         feature = find(name)
         if isinstance(feature, NodeFeature):
             known = records.noted(name, feature.CLAIM)
-            if known.pop(stem(network), None) is not None:
-                restore(kernel, feature, known)
+            known.pop(stem(network), None)  # one that cannot be understood has its rules all the same
+            restore(kernel, feature, known)
         records.drop_note(name, network)

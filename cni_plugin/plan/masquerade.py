@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from ipaddress import collapse_addresses, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 import msgspec
 
@@ -27,10 +27,17 @@ _WORDS = {4: ("ip", "224.0.0.0/4"), 6: ("ip6", "ff00::/8")}
 
 
 class Masquerade(msgspec.Struct, frozen=True):
-    """What one network has masqueraded: from these subnets, to anywhere but `inside` and the subnets themselves."""
+    """What one network has masqueraded: from these subnets, to anywhere but `inside` and the subnets themselves.
+
+    Raises ValueError for what is no network: one that stood in a note would keep the chain from all the others.
+    """
 
     subnets: tuple[str, ...]
     inside: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for each in (*self.subnets, *self.inside):
+            _network(each)
 
     def joined(self, other: Masquerade) -> Masquerade:
         """Both: pods from before a change of the subnets go on being masqueraded."""
@@ -92,5 +99,11 @@ def _rule(number: int, subnets: Sequence[str], inside: Sequence[str]) -> str:
 
 def _set(networks: Iterable[str]) -> str:
     """An anonymous set; nft refuses one whose intervals overlap."""
-    merged = collapse_addresses(map(ip_network, networks))  # type: ignore[type-var]
+    merged = collapse_addresses(map(_network, networks))  # type: ignore[type-var]
     return f"{{ {', '.join(map(str, merged))} }}"
+
+
+@lru_cache(maxsize=256)
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """Remembered: it is looked at as what a network claims is read, and again as the rule is written."""
+    return ip_network(text)

@@ -73,6 +73,10 @@ class Record(msgspec.Struct, frozen=True):
         """Its identity."""
         return Attachment(self.network, self.container, self.ifname)
 
+    def claim(self, feature: str, kind: type[Claim]) -> Claim | None:
+        """What it has of a feature; None for nothing, or for nothing that can be understood."""
+        return _understood(self.claims.get(feature, msgspec.Raw()), kind)
+
 
 class Disk(Protocol):
     """What is asked of files: `kernel.files`, or the picture of them that a preview draws."""
@@ -147,9 +151,10 @@ class Records:
         self.disk.remove_with_leftover(self._path(attachment))
         return self.disk.remove_folder(self.folder(attachment.network))
 
-    def sweep(self, network: str) -> None:
-        """Remove what killed writers left among a network's records. The caller holds the lock."""
+    def sweep(self, network: str) -> bool:
+        """Remove what killed writers left among a network's records; whether it has none. The caller holds the lock."""
         self.disk.sweep(self.folder(network))
+        return not self.disk.names(self.folder(network))
 
     def all(self, network: str = "") -> Iterator[Record]:
         """Every record of this boot, or those of one network."""
@@ -178,10 +183,7 @@ class Records:
 
     def note(self, feature: str, network: str, kind: type[Claim]) -> Claim | None:
         """What this one has; None where nothing is noted, or nothing that can be understood."""
-        try:
-            return decoding.decode_as(kind, self.disk.note(f"{self._notes(feature)}/{stem(network)}") or b"")
-        except msgspec.MsgspecError:
-            return None
+        return _understood(self.disk.note(f"{self._notes(feature)}/{stem(network)}") or b"", kind)
 
     def set_note(self, feature: str, network: str, claim: msgspec.Struct) -> None:
         """Note what a network has of a feature."""
@@ -224,6 +226,13 @@ class Records:
     def _path(self, attachment: Attachment) -> str:
         name = f"{attachment.container}:{attachment.ifname}"
         return f"{self.folder(attachment.network)}/{name if len(name.encode()) <= 180 else attachment.digest}"
+
+
+def _understood(data: bytes | msgspec.Raw, kind: type[Claim]) -> Claim | None:
+    try:
+        return decoding.decode_as(kind, data)
+    except msgspec.MsgspecError:
+        return None
 
 
 def stem(network: str) -> str:

@@ -12,7 +12,6 @@ from ipaddress import ip_address
 
 import msgspec
 
-from cni_plugin import decoding
 from cni_plugin.describe import script
 from cni_plugin.diff import diff
 from cni_plugin.errors import CHECK_FAILED, INVALID_CONFIG, CniError
@@ -88,12 +87,12 @@ def _is_same(sandbox: str, netns: str) -> bool:
 def check_node(context: Context, records: Records, record: Record | None) -> None:
     """What the node does for the pod's own network. What lacks is looked for again under the lock: what a network
     claims is noted before it is in the kernel. Raises CniError 101."""
-    for name, raw in record.claims.items() if record is not None else ():
+    for name in record.claims if record is not None else ():
         feature = find(name)
         if record is None or not isinstance(feature, NodeFeature):
             continue
-        own = decoding.decode_as(feature.CLAIM, raw)
-        if _is_ready(context, records, feature, own):
+        own = record.claim(name, feature.CLAIM)
+        if own is None or _is_ready(context, records, feature, own):
             continue
         with records.lock():
             if _is_ready(context, records, feature, own):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cni_plugin.attachment import Attachment
+from cni_plugin.attachment import Attachment, owner, sealed
 from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.model.base import HOST, link_key, state
@@ -68,10 +68,21 @@ def drop_record(kernel: Kernel, records: Records, attachment: Attachment) -> boo
         return _drop(kernel, records, attachment)
 
 
-def sweep_records(records: Records, network: str) -> None:
-    """Remove what killed writers left among a network's records."""
+def sweep_records(kernel: Kernel, records: Records, network: str) -> None:
+    """Remove what killed writers left among a network's records, and what it claimed if nothing else is left of it.
+
+    A record that was set aside says no more, when its pod ends, whether that was the last.
+    """
     with records.lock():
-        records.sweep(network)
+        if records.sweep(network) and not wired(kernel, network):
+            forget(kernel, records, network, records.features(network))
+
+
+def wired(kernel: Kernel, network: str) -> list[Attachment]:
+    """The attachments of a network whose wires stand, recorded or not, as their marks tell."""
+    here = (network, sealed(network))
+    found = (owner(each.alias) for each in kernel.own_links())
+    return [each for each in found if each is not None and each.network in here]
 
 
 def _lacking(kernel: Kernel, records: Records, wiring: Wiring, base: Base) -> Found:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cni_plugin import plugins
-from cni_plugin.attachment import Attachment, owner, sealed
+from cni_plugin.attachment import Attachment
 from cni_plugin.conf import reading
 from cni_plugin.errors import GC_INCOMPLETE, CniError, NoAnswer
 from cni_plugin.ipams.contract import Ask, Words, find
@@ -22,7 +22,7 @@ from cni_plugin.node.chained import bury
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import forget, release, unplugging
-from cni_plugin.verbs.ensure import sweep_records
+from cni_plugin.verbs.ensure import sweep_records, wired
 from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown, together
 from cni_plugin.wirings.contract import Wiring
@@ -53,7 +53,7 @@ def collect(context: Context) -> bytes:
     stuck = {(each.container, each.ifname) for each in failures if isinstance(each, Attachment)}
     collecting = partial(leases(context).collect, None if valid is None else valid | stuck)
     _try(failures, "ipam", partial(_unless_silent, context.conf.ipam.type, silent, collecting))
-    _try(failures, "records", partial(sweep_records, context.records, context.conf.name))
+    _try(failures, "records", partial(sweep_records, context.kernel, context.records, context.conf.name))
     if failures:
         raise unfinished(
             {" ".join(what) if isinstance(what, Attachment) else what: why for what, why in failures.items()}
@@ -99,7 +99,7 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
         except (KernelError, OSError) as error:
             problems[at] = problems[at] or str(error)
     for network in {each.network for each in dead}:
-        sweep_records(records, network)
+        sweep_records(kernel, records, network)
     return problems
 
 
@@ -130,9 +130,7 @@ def _is_valid(
 def _marked(context: Context, named: Collection[Attachment]) -> list[Attachment]:
     """The attachments of this network whose veth stands, recorded or not; by their names where these are known."""
     known = {each.digest: each for each in named}
-    here = (context.conf.name, sealed(context.conf.name))
-    found = (owner(each.alias) for each in context.kernel.own_links())
-    return [known.get(each.digest, each) for each in found if each is not None and each.network in here]
+    return [known.get(each.digest, each) for each in wired(context.kernel, context.conf.name)]
 
 
 class Stale(NamedTuple):

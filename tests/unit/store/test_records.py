@@ -129,10 +129,18 @@ def test_a_masquerade_is_noted_and_dropped(records: Records) -> None:
     assert records.noted("masquerade", Masquerade) == {}
 
 
-def test_a_note_that_cannot_be_read_is_none(records: Records) -> None:
+@pytest.mark.parametrize("junk", [b"junk", b'{"subnets": ["10.22.0.0/33"]}', b'{"subnets": [], "inside": ["x"]}'])
+def test_a_note_that_cannot_be_read_or_names_no_network_is_none(records: Records, junk: bytes) -> None:
     records.set_note("masquerade", "pods", Masquerade(()))
-    (Path(records.run_dir) / "networks" / "pods").write_bytes(b"junk")
+    (Path(records.run_dir) / "networks" / "pods").write_bytes(junk)
     assert records.noted("masquerade", Masquerade) == {}
+
+
+@pytest.mark.parametrize("raw", [b"5", b"null", b'{"subnets": ["x"]}'])
+def test_a_claim_that_cannot_be_understood_is_none(raw: bytes) -> None:
+    found = msgspec.structs.replace(record(), claims={"masquerade": msgspec.Raw(raw)})
+    assert found.claim("masquerade", Masquerade) is None
+    assert found.claim("another", Masquerade) is None
 
 
 def test_files_are_for_root_alone(records: Records) -> None:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cni_plugin.attachment import Attachment
@@ -224,6 +225,69 @@ def test_gc_finds_what_a_killed_add_left_by_lease_alone_and_by_wire_alone(node: 
     assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
     assert node.leases() == {}
     assert not [each for each in node.kernel.state.values() if isinstance(each, Veth)]
+
+
+CHAIN = ("chain", "", "postrouting")
+JUNK_NOTE = b'{"subnets": ["10.22.0.0/33"]}'
+
+
+def spoil(node: Node, path: str, data: bytes = b"junk") -> None:
+    """Leave no file of ours below the run folder that can be understood there."""
+    (node.home / "run" / path).write_bytes(data)
+
+
+def test_gc_forgets_what_a_network_claimed_whose_last_record_was_set_aside(node: Node) -> None:
+    node.call("ADD")
+    spoil(node, "attachments/pods/a:eth0")
+    assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert CHAIN not in node.kernel.state
+    assert node.left() == ["run/attachments/pods/.tmp.damaged.a:eth0"]
+
+
+def test_gc_forgets_what_a_network_claimed_whose_last_del_was_killed(node: Node) -> None:
+    """Between the record and the note."""
+    node.call("ADD")
+    claimed = (node.home / "run" / "networks" / "pods").read_bytes()
+    node.call("DEL")
+    spoil(node, "networks/pods", claimed)
+    assert node.configured(**{"cni.dev/valid-attachments": []}).call("GC").exit == 0
+    assert node.left() == []
+
+
+def test_gc_keeps_what_a_network_claims_for_a_pod_whose_record_was_set_aside(node: Node) -> None:
+    node.call("ADD")
+    spoil(node, "attachments/pods/a:eth0")
+    listed = [{"containerID": "a", "ifname": "eth0"}]
+    assert node.configured(**{"cni.dev/valid-attachments": listed}).call("GC").exit == 0
+    assert CHAIN in node.kernel.state
+    assert (node.home / "run" / "networks" / "pods").exists()
+
+
+def test_a_note_that_names_no_network_keeps_no_other_from_what_it_claims(node: Node) -> None:
+    assert node.call("ADD").exit == 0
+    spoil(node, "networks/pods", JUNK_NOTE)
+    ipam = {"type": "host-local", "subnet": "10.23.0.0/24", "dataDir": f"{node.home}/data"}
+    other = node.configured(name="others", ipam=ipam)
+    added = other.call("ADD", "z eth5")
+    assert added.exit == 0
+    assert other.after(added).call("CHECK", "z eth5").exit == 0
+    assert other.call("DEL", "z eth5").exit == 0
+
+
+def test_a_claim_on_record_that_cannot_be_understood_does_not_fail_check(node: Node) -> None:
+    """As one of a later release, after the way back."""
+    added = node.call("ADD")
+    record = next(node.records.all())
+    node.records.put(msgspec.structs.replace(record, claims={"masquerade": msgspec.Raw(b'{"from": 5}')}))
+    assert node.after(added).call("CHECK").exit == 0
+
+
+def test_the_rules_of_a_network_whose_note_names_none_go_with_its_last_pod(node: Node) -> None:
+    node.call("ADD")
+    spoil(node, "networks/pods", JUNK_NOTE)
+    assert node.call("DEL").exit == 0
+    assert CHAIN not in node.kernel.state
+    assert node.left() == []
 
 
 def test_gc_leaves_other_networks_alone(node: Node) -> None:
