@@ -7,7 +7,7 @@
 Promises: whatever the bytes are, the answer is a value or a DecodeError whose text is for people (a ValidationError,
 which is one, where the JSON is right and the type is not); no value is nested so deep that a walk through it, ours or a
 library's, could come to the end of the stack; a byte order mark is passed over, as editors on Windows write it.
-How large the bytes may be is said where they are read: `kernel.files`, `wire`, each source.
+How large the bytes may be is said where they are read: `kernel.host.files`, `wire`, each source.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ QUIET, LONGEST = 0.030, 0.150
 
 
 class Events(Protocol):
-    """Where changes are told: `kernel.monitor.Monitor`."""
+    """Where changes are told: `kernel.watch.monitor.Monitor`."""
 
     def filenos(self) -> tuple[int, ...]:
         """What to wait for."""

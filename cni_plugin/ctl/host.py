@@ -29,7 +29,7 @@ _PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 
 
 class Looker(Protocol):
-    """A namespace as `kernel.look.Sight` shows it."""
+    """A namespace as `kernel.see.look.Sight` shows it."""
 
     def links(self) -> tuple[Link, ...]:
         """All links."""

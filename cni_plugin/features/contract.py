@@ -81,10 +81,8 @@ class World(msgspec.Struct, frozen=True):
 class NodeFeature(Feature):
     """A feature for which something stands once on the node, in `inet tulle`, whatever the number of pods.
 
-    `READS` tells which claims it follows from; when one of these comes or goes, its state is made true anew.
+    It follows from what networks claim of it; when such a claim comes or goes, it is made true anew.
     """
-
-    READS: ClassVar[tuple[type, ...]]
 
     def state(self, world: World) -> State:
         """All of it; {} when nobody claims any."""

@@ -30,7 +30,6 @@ class MasqueradeFeature(NodeFeature):
     NAME = "masquerade"
     KEYS = Conf
     CLAIM = Masquerade
-    READS = (Masquerade,)
 
     def claim(self, conf: Conf, asked: Asked) -> Masquerade | None:
         """Of a pod with addresses, where it is wanted."""

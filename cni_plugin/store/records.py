@@ -79,7 +79,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Disk(Protocol):
-    """What is asked of files: `kernel.files`, or the picture of them that a preview draws."""
+    """What is asked of files: `kernel.host.files`, or the picture of them that a preview draws."""
 
     def read(self, path: str) -> bytes | None:
         """As `files.read`."""

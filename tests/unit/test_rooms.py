@@ -58,7 +58,6 @@ class ToyPorts(NodeFeature):
     NAME = "portmap"
     KEYS = Conf
     CLAIM = Claim
-    READS = (Claim,)
 
     def claim(self, conf, asked):
         ports = tuple(each.host_port for each in conf.runtime_config.port_mappings)

@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 
 class Echoing(Protocol):
-    """What sends echoes: `kernel.echo.Echo`."""
+    """What sends echoes: `kernel.see.echo.Echo`."""
 
     def fileno(self) -> int:
         """Readable when something came back."""

@@ -1,7 +1,7 @@
 """Tries whether checksums that are left to the NIC arrive at other nodes, once for each device and its uplinks.
 
-Where they are, and a peer answers a segment with a checksum of its own but not one without (`kernel.knock`), and again
-so, that is noted for this boot: the device computes them itself from the next pass on, which costs speed and no
+Where they are, and a peer answers a segment with a checksum of its own but not one without (`kernel.see.knock`), and
+again so, that is noted for this boot: the device computes them itself from the next pass on, which costs speed and no
 connection. Costs: a few seconds after the network stands, two small segments to each of at most three peers, twice to
 one that looks broken. A watcher of the agent's loop; nothing waits.
 """
@@ -27,7 +27,7 @@ MOST_TRIED = 3
 
 
 class Knocking(Protocol):
-    """What is on its way to a peer: `kernel.knock.Knock`."""
+    """What is on its way to a peer: `kernel.see.knock.Knock`."""
 
     by_device: bool
     by_hand: bool
