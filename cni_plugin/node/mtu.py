@@ -15,6 +15,7 @@ from functools import partial
 import msgspec
 
 from cni_plugin.attachment import Attachment
+from cni_plugin.conf.reading import decode
 from cni_plugin.diff import Op, diff
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.errors import NetnsError
@@ -23,9 +24,9 @@ from cni_plugin.model.base import Object
 from cni_plugin.model.links import PodLink, Veth
 from cni_plugin.node.contract import BRIDGED, TURN, Inspection, Quiet
 from cni_plugin.node.site import Site
+from cni_plugin.plugins import parse
 from cni_plugin.store.clusters import ClusterFacts
 from cni_plugin.store.records import Record, Records
-from cni_plugin.wirings.bridge import wiring as bridges
 from cni_plugin.wirings.contract import Width
 
 
@@ -55,15 +56,16 @@ def _put_right(site: Site, facts: ClusterFacts) -> Sequence[Op]:
 def follow(
     kernel: Kernel, records: Records, attachment: Attachment, mtu: int, *, dry_run: bool = False
 ) -> list[Op]:
-    """Give an attachment this MTU, in bytes, or what its bridge carries of it; the operations that it took.
+    """Give an attachment this MTU, in bytes, or what its wiring carries of it; the operations that it took.
 
     It takes none if it is gone. One whose namespace cannot be entered is let be as long as its wire is there: the end
-    that sends comes first or not at all. Raises KernelError, OSError.
+    that sends comes first or not at all. Raises CniError, KernelError, OSError.
     """
     record = records.find(attachment)
     if record is None or record.mtu == mtu:
         return []
-    width = bridges.carried(record.bridge, mtu, kernel)
+    wiring = parse(decode(bytes(record.conf))).wiring
+    width = Width(mtu) if wiring is None else wiring.carried(record.bridge, mtu, kernel)
     if record.mtu == width.pod:
         return []
     try:

@@ -12,7 +12,7 @@ from cni_plugin.model.links import Fdb
 from cni_plugin.node.contract import WITHIN, Inspection, Quiet
 from cni_plugin.node.settle import apply
 from cni_plugin.node.site import Site
-from cni_plugin.plan.pod import lasting
+from cni_plugin.plan.pod import lasting, links_on_node
 from cni_plugin.store.records import Record
 
 
@@ -32,10 +32,10 @@ class Part(Quiet):
 
 
 def _put_right(site: Site, record: Record) -> Sequence[Op]:
-    """A pair that is gone is made anew as it was; of one that stands only what nobody else may change is put back."""
+    """A wire that is gone is made anew as it was; of one that stands only what nobody else may change is put back."""
     kernel = site.kernel
     kernel.enter(record.netns, allow_own=True)
-    stands = kernel.link_index(record.attachment.host_dev) != 0
+    stands = all(kernel.link_index(each.name) for each in links_on_node(record.objects))
     want = state(lasting(record.objects) if stands else record.objects)
     have = kernel.read(want.values())
     if stands and any("master" in differences(each, have[key]) for key, each in want.items() if key in have):

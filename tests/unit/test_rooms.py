@@ -171,6 +171,16 @@ def test_gc_takes_away_what_they_made_for_who_is_not_listed(node: Node) -> None:
     assert (wires(node), leased(node)) == (1, ["toy-b"])
 
 
+def test_repair_finds_right_what_is_right_and_makes_a_wire_anew_that_is_gone(node: Node) -> None:
+    assert node.call("ADD").exit == 0
+    whole = dict(node.kernel.state)
+    assert [each for each in repair(node.kernel, node.records, dry_run=True) if each.ops or each.problem] == []
+    node.kernel.apply([Op("delete", each) for each in whole.values() if isinstance(each, Veth)])
+    assert wires(node) == 0
+    assert [each.problem for each in repair(node.kernel, node.records) if each.problem] == []
+    assert node.kernel.state == whole
+
+
 def test_their_keys_are_theirs_and_their_refusals_too(node: Node) -> None:
     assert node.call("STATUS").exit == 0
     assert "invalid colour 'black'" in node.configured(colour="black").call("ADD").said
