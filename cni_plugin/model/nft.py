@@ -30,6 +30,11 @@ class NftObject(Object, frozen=True):
 
     SPOKEN: ClassVar[str] = "nft"
 
+    @property
+    def holder(self) -> Key | None:
+        table: str = getattr(self, "table", TABLE)
+        return ("table", HOST, table)
+
 
 class Table(NftObject, frozen=True, tag="table"):
     """A table of ours, whole: who deletes it deletes all that is in it. Nobody need want one to have something there.
@@ -43,27 +48,15 @@ class Table(NftObject, frozen=True, tag="table"):
     def key(self) -> Key:
         return ("table", HOST, self.name)
 
+    @property
+    def holder(self) -> Key | None:
+        return None
+
     def words(self, verb: Verb) -> str:
         return f"nft {'delete' if verb == 'delete' else 'add'} table {self.name}"
 
 
-class _InTable(NftObject, frozen=True):
-    """What is in a table by itself. `table`: its family and name."""
-
-    name: str
-
-    @property
-    def holder(self) -> Key | None:
-        return ("table", HOST, self.within)
-
-    @property
-    def within(self) -> str:
-        """Its table."""
-        table: str = getattr(self, "table", TABLE)
-        return table
-
-
-class Chain(_InTable, frozen=True, tag="chain"):
+class Chain(NftObject, frozen=True, tag="chain"):
     """A chain, whole: `hook` is its declaration, "" for one that is jumped to; each rule a line of the nft language.
 
     The kernel does not give rules back as they were written, so each is followed by a comment with a digest
@@ -72,6 +65,7 @@ class Chain(_InTable, frozen=True, tag="chain"):
 
     RANK: ClassVar[int] = 420
     MADE_BY: ClassVar[str] = "masquerade"
+    name: str
     hook: str
     rules: tuple[str, ...] = ()
     table: str = TABLE
@@ -94,7 +88,7 @@ class Chain(_InTable, frozen=True, tag="chain"):
         return "\n".join(head + [f"nft 'add rule {self.table} {self.name} {rule}'" for rule in self.rules])
 
 
-class Set(_InTable, frozen=True, tag="set"):
+class Set(NftObject, frozen=True, tag="set"):
     """A named set, of a type in nft's words: `ipv4_addr . inet_proto . inet_service` is of three values together.
 
     `interval`: it is of ranges, `10.0.0.0/8` or `80-90`, which is dear to change: 22 ms with 50,000 in it, where a set
@@ -104,6 +98,7 @@ class Set(_InTable, frozen=True, tag="set"):
     RANK: ClassVar[int] = 400
     FIXED: ClassVar[tuple[str, ...]] = ("type", "interval")
     HOLDS: ClassVar[bool] = True
+    name: str
     type: str
     interval: bool = False
     table: str = TABLE
@@ -121,12 +116,13 @@ class Set(_InTable, frozen=True, tag="set"):
         return _set_words("set", self, verb)
 
 
-class Map(_InTable, frozen=True, tag="map"):
+class Map(NftObject, frozen=True, tag="map"):
     """A named map from what a set of this type would hold to `data`: a type, or `verdict`. No set may have its name."""
 
     RANK: ClassVar[int] = 405
     FIXED: ClassVar[tuple[str, ...]] = ("type", "data", "interval")
     HOLDS: ClassVar[bool] = True
+    name: str
     type: str
     data: str
     interval: bool = False

@@ -1,4 +1,4 @@
-"""What is known of the ruleset: what was read of it or written to it, as long as nobody has changed anything since.
+"""What is known of the ruleset as long as nobody has changed anything since, and what a chain is known by.
 
 The kernel counts its transactions, so one number tells whether all that is known still holds: to ask for it takes
 10 us, to list 50,000 elements 200 ms. Who changes something himself knows more than who finds something changed: where
@@ -7,8 +7,9 @@ the count has moved by one over a transaction of his own that did change somethi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from cni_plugin.diff import Op
 from cni_plugin.model.base import Key
@@ -16,6 +17,15 @@ from cni_plugin.model.nft import Chain, Element, Map, Set, Table
 
 if TYPE_CHECKING:
     from cni_plugin.kernel.nft.nft_held import Held  # for who asks of sets, which hardly any pod does
+
+COMMENT = r' comment "([^"]*)"$'
+HOOK = r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?"
+"""Compiled when they are needed: a DEL asks nothing of nftables."""
+_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
+_OF_BRIDGES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
+"""The priorities that have names, and those that have others in family bridge (nft(8))."""
+
+Hook: TypeAlias = "tuple[str, str, int | str, str]"
 
 
 class Known:
@@ -75,3 +85,29 @@ class Known:
 
     def _held(self, each: Element) -> Held | None:
         return self.contents.get(each.holder or ())
+
+
+def comments(wanted: Chain) -> list[str] | None:
+    """What its rules are known by; None when one of them has no comment."""
+    found = [re.search(COMMENT, each) for each in wanted.rules]
+    return [match[1] for match in found if match] if all(found) else None
+
+
+def hook_of(declaration: str, table: str) -> Hook:
+    """A declaration as type, hook, priority and policy; of a chain without one there are none."""
+    if not declaration:
+        return "", "", 0, ""
+    match = re.match(HOOK, declaration.strip())
+    if match is None:
+        return (declaration, "", "", "")
+    return match[1], match[2], _priority(match[3].split(), table), match[4] or "accept"
+
+
+def _priority(words: Iterable[str], table: str) -> int | str:
+    """`srcnat`, `srcnat + 10` and `110` as numbers."""
+    text = "".join(words)
+    names = _OF_BRIDGES if table.startswith("bridge ") else _PRIORITIES
+    match = re.fullmatch(r"([a-z]*)([+-]?\d+)?", text)
+    if match is None or (match[1] and match[1] not in names):
+        return text
+    return names.get(match[1], 0) + int(match[2] or 0)

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.errors import PASSING
-from cni_plugin.kernel.nft.known import Known
+from cni_plugin.kernel.nft.known import Known, comments, hook_of
 from cni_plugin.kernel.nft.nft_raw import RawNft, netfilter
-from cni_plugin.kernel.nft.nft_text import commands, comments, hook_of, parsed
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import Object, state
 from cni_plugin.model.nft import Chain, Element, Map, NftObject, Set, Table
@@ -139,6 +138,8 @@ class Nft:
         self._raw.open()  # the library's process is of this namespace too
         before = self._raw.generation() if self._known else 0
         if any(isinstance(op.object, Chain) for op in ops):
+            from cni_plugin.kernel.nft.nft_text import commands  # for hardly any pod
+
             accepted, words = self.run(commands(ops))
             if not accepted:
                 raise _refusal(words)
@@ -190,7 +191,11 @@ class Nft:
         except FileNotFoundError:
             return None
         words = self._listing(f"chain {want.table} {want.name}")
-        return parsed(words, want) if words else None
+        if not words:
+            return None
+        from cni_plugin.kernel.nft.nft_text import parsed  # where somebody changed it
+
+        return parsed(words, want)
 
     def _is_right(self, want: Chain) -> bool:
         """Raises FileNotFoundError where there is no such chain."""

@@ -17,7 +17,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import NamedTuple
+
+import msgspec
 
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.rtnl.codec import HEADER, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
@@ -51,14 +52,14 @@ _MESSAGE = struct.Struct("!BBH")
 _BODY = HEADER.size + _MESSAGE.size
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True):
     """A chain as it stands: type, hook, priority, policy where it has a hook, and its rules' comments, "" for none."""
 
     declared: tuple[str, str, int, str]
     comments: list[str]
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True):
     """One message of a transaction: what is done, in which table, the attributes that follow the table's name."""
 
     kind: int
@@ -119,7 +120,7 @@ class RawNft:
 
         The kernel has answered when it has taken the whole (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c).
         """
-        last = changes[-1]._replace(flags=changes[-1].flags | NLM_F_ACK)
+        last = msgspec.structs.replace(changes[-1], flags=changes[-1].flags | NLM_F_ACK)
         messages = [_message(number, each) for number, each in enumerate((*changes[:-1], last), 1)]
         batch = b"".join((_batch(_BATCH_BEGIN, 0), *messages, _batch(_BATCH_END, len(messages) + 1)))
         try:

@@ -17,16 +17,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from cni_plugin.diff import Op
+from cni_plugin.kernel.nft.known import COMMENT, HOOK, hook_of
 from cni_plugin.model.nft import Chain, Element, Map, Set, Table
-
-_COMMENT = r' comment "([^"]*)"$'
-_HOOK = r"type (\w+) hook (\w+)(?: device \S+)? priority ([^;]+);(?: *policy (\w+);)?"
-"""Compiled when they are needed: a DEL asks nothing of nftables."""
-_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
-_OF_BRIDGES = {"dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
-"""The priorities that have names, and those that have others in family bridge (nft(8))."""
-
-Hook = tuple[str, str, "int | str", str]
 
 
 def commands(ops: Sequence[Op]) -> str:
@@ -36,41 +28,15 @@ def commands(ops: Sequence[Op]) -> str:
 
 def parsed(listing: str, wanted: Chain) -> Chain:
     """The chain in a listing of it, its rules in the words wanted where they are those wanted."""
-    words = {match[1]: rule for rule in wanted.rules if (match := re.search(_COMMENT, rule))}
+    words = {match[1]: rule for rule in wanted.rules if (match := re.search(COMMENT, rule))}
     hook, rules = "", []
     for line in _statements(listing):
-        if re.match(_HOOK, line):
+        if re.match(HOOK, line):
             hook = wanted.hook if hook_of(line, wanted.table) == hook_of(wanted.hook, wanted.table) else line
         else:
-            comment = re.search(_COMMENT, line)
+            comment = re.search(COMMENT, line)
             rules.append(words.get(comment[1], line) if comment else line)
     return Chain(wanted.name, hook, tuple(rules), wanted.table)
-
-
-def comments(wanted: Chain) -> list[str] | None:
-    """What its rules are known by; None when one of them has no comment."""
-    found = [re.search(_COMMENT, each) for each in wanted.rules]
-    return [match[1] for match in found if match] if all(found) else None
-
-
-def hook_of(declaration: str, table: str) -> Hook:
-    """A declaration as type, hook, priority and policy; of a chain without one there are none."""
-    if not declaration:
-        return "", "", 0, ""
-    match = re.match(_HOOK, declaration.strip())
-    if match is None:
-        return (declaration, "", "", "")
-    return match[1], match[2], _priority(match[3].split(), table), match[4] or "accept"
-
-
-def _priority(words: Iterable[str], table: str) -> int | str:
-    """`srcnat`, `srcnat + 10` and `110` as numbers."""
-    text = "".join(words)
-    names = _OF_BRIDGES if table.startswith("bridge ") else _PRIORITIES
-    match = re.fullmatch(r"([a-z]*)([+-]?\d+)?", text)
-    if match is None or (match[1] and match[1] not in names):
-        return text
-    return names.get(match[1], 0) + int(match[2] or 0)
 
 
 def _lines(gone: Sequence[Op], made: Sequence[Op]) -> Iterator[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cni_plugin.diff import Op, diff
-from cni_plugin.kernel.nft.nft_text import commands, hook_of
+from cni_plugin.kernel.nft.known import hook_of
+from cni_plugin.kernel.nft.nft_text import commands
 from cni_plugin.model.base import state
 from cni_plugin.model.nft import Chain, Element, Map, Set
 
