@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +59,10 @@ class LookedAt(AgentWorld):
         return self.node.leases(), records, links
 
 
+LIBRARY = Counter(["socket:[N]"])
+"""To the process of libnftables: it is started by who first needs it, as one whose own question has failed does."""
+
+
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[LookedAt]:
     with world_with(plugin, tmp_path) as made:
@@ -97,7 +102,7 @@ def told(world: LookedAt, how: How, ask: Callable[[], Reply]) -> Iterator[tuple[
             assert reply.exit == 0 or 0 < reply.code < 900, (when, reply)
             yield when, reply
         assert world.state() == before
-        assert agent.descriptors() - held == {}, "none is left open"
+        assert agent.descriptors() - held - LIBRARY == {}, "none is left open"
 
 
 kinds = pytest.mark.parametrize("how", [

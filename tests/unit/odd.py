@@ -21,7 +21,7 @@ def put_odd(path: Path, kind: str) -> None:
         case "fifo":
             os.mkfifo(path)
         case "link":
-            path.symlink_to("/etc/passwd")
+            path.symlink_to("/proc/version")  # which nobody can write to by mistake
         case "loop":
             path.symlink_to(path)
         case "socket":
