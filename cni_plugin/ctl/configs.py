@@ -16,7 +16,7 @@ from cni_plugin import decoding, doubts
 from cni_plugin.conf import plugin, reading
 from cni_plugin.conf.plugin import NetConf
 from cni_plugin.errors import CniError
-from cni_plugin.features.masquerade import Conf as MasqueradeConf
+from cni_plugin.features import contract as features
 from cni_plugin.kernel.host import files
 from cni_plugin.plugins import Plugin, parse
 from cni_plugin.rooms import default
@@ -32,8 +32,7 @@ class ConfigFile(msgspec.Struct, frozen=True):
     plugins: tuple[str, ...] = ()
     agent: str = "auto"
     families: tuple[int, ...] = ()
-    vlan: bool = False
-    masquerade: bool = False
+    needs: tuple[str, ...] = ()
     backend: str = ""
     problem: str = ""
     network: str = ""
@@ -94,7 +93,7 @@ def _is_ours(plugin: Mapping[str, object], raw: Mapping[str, object], networks: 
 
 
 def _config(path: str, types: tuple[str, ...], found: Plugin) -> ConfigFile:
-    conf, masquerade = found.conf, found.features.get("masquerade")
+    conf = found.conf
     bridged = conf if isinstance(conf, bridge.Conf) else bridge.Conf()
     return ConfigFile(
         path,
@@ -102,12 +101,21 @@ def _config(path: str, types: tuple[str, ...], found: Plugin) -> ConfigFile:
         plugins=types,
         agent=conf.agent,
         families=tuple(sorted(set(_families(conf)))) if bridged.gateway else (),
-        vlan=bool(bridged.vlan or bridged.vlan_trunk),
-        masquerade=isinstance(masquerade, MasqueradeConf) and masquerade.ip_masq,
+        needs=tuple(_needs(found)),
         backend=_backend(conf),
         network=conf.name,
         ranges=tuple(_subnets(conf)),
     )
+
+
+def _needs(found: Plugin) -> Iterator[str]:
+    """What its wiring and its features need of the kernel, its backend left out."""
+    if found.wiring is not None:
+        yield from found.wiring.needed(found.conf)
+    for name, conf in found.features.items():
+        feature = features.called(name)
+        if feature.wanted(conf):
+            yield from feature.NEEDS
 
 
 def _subnets(conf: NetConf) -> Iterator[str]:

@@ -35,13 +35,19 @@ class Feature:
     """A file of this room has one, called `feature`.
 
     `NAME` is that of its claims, `NAMES` what runtimes call it where it can be chained. `KEYS` are its own keys,
-    `CLAIM` is how a claim is kept.
+    `CLAIM` is how a claim is kept. `NEEDS`: what it needs of the kernel where anything is claimed, in the words of
+    `kernel.modules`, and what each is needed for, in a user's.
     """
 
     NAME: ClassVar[str]
     NAMES: ClassVar[tuple[str, ...]] = ()
     KEYS: ClassVar[type[Keys]]
     CLAIM: ClassVar[type[msgspec.Struct]]
+    NEEDS: ClassVar[Mapping[str, str]] = {}
+
+    def wanted(self, conf: Any) -> bool:
+        """Whether a configuration asks for it at all."""
+        return bool(conf != self.KEYS())
 
     def waits(self, conf: Any) -> bool:
         """Whether an ADD may take long by what is asked of it, so that nobody else should wait for it."""

@@ -5,7 +5,8 @@ One rule a network and family, however many pods it has; always by nftables, wha
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -30,6 +31,14 @@ class MasqueradeFeature(NodeFeature):
     NAME = "masquerade"
     KEYS = Conf
     CLAIM = Masquerade
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        "nf_tables": "ipMasq is done by nftables",
+        Chain.MADE_BY: "ipMasq is done by nftables, and without it pods do not reach the outside",
+    }
+
+    def wanted(self, conf: Conf) -> bool:
+        """`ipMasq`."""
+        return conf.ip_masq
 
     def claim(self, conf: Conf, asked: Asked) -> Masquerade | None:
         """Of a pod with addresses, where it is wanted."""

@@ -9,7 +9,7 @@ The keys are those of the reference plugin with the same defaults.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from typing import ClassVar, Self
 
@@ -22,6 +22,7 @@ from cni_plugin.conf.reading import Conf as Keys
 from cni_plugin.conf.reading import invalid
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.kernel.door import Kernel
+from cni_plugin.kernel.modules import VLAN_FILTERING
 from cni_plugin.marks import BRIDGE_ALIAS
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.host import Sysctl, ipv6_settings
@@ -107,6 +108,15 @@ class BridgeWiring(Wiring):
     CAPABILITIES: ClassVar[Mapping[str, str]] = {"portmappings": "portmap", "bandwidth": "bandwidth"}
     LINK = "bridge"
     KEYS = Conf
+    NEEDS: ClassVar[Mapping[str, str]] = {
+        Bridge.MADE_BY: "no pod can be wired without a bridge",
+        Veth.MADE_BY: "no pod can be wired without veth pairs",
+        VLAN_FILTERING: "a network asks for VLANs, and its pods would all be in one",
+    }
+
+    def needed(self, conf: Conf) -> Collection[str]:
+        """VLAN filtering where there are VLANs."""
+        return [each for each in self.NEEDS if each != VLAN_FILTERING or conf.vlan or conf.vlan_trunk]
 
     def dad(self, conf: Conf) -> bool:
         """`enabledad`."""

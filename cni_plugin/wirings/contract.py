@@ -9,7 +9,7 @@ to remove anything. Most wirings need but a few of these answers: what is left o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import msgspec
@@ -64,7 +64,8 @@ class Wiring:
     `NAMES`: what runtimes call it. `KEYS`: what its configuration has. `FEATURES`: features whose keys stand among its
     own. `CAPABILITIES`: what a runtime may ask for one pod in `runtimeConfig`, in lower case, and the feature that
     serves it. `LINK`: what it is that attachments are plugged into. `KEPT`: there is more than the pod's own namespace
-    takes along, so an attachment is leased addresses for and kept on record.
+    takes along, so an attachment is leased addresses for and kept on record. `NEEDS`: what it may need of the kernel,
+    in the words of `kernel.modules`, and what each is needed for, in a user's.
     """
 
     NAMES: ClassVar[tuple[str, ...]]
@@ -73,6 +74,12 @@ class Wiring:
     LINK: ClassVar[str] = "link"
     KEPT: ClassVar[bool] = True
     KEYS: ClassVar[type[NetConf]] = NetConf
+    NEEDS: ClassVar[Mapping[str, str]] = {}
+
+    def needed(self, conf: Any) -> Collection[str]:
+        """Of its `NEEDS` those of a configuration."""
+        del conf
+        return self.NEEDS.keys()
 
     def dad(self, conf: Any) -> bool:
         """Whether others may have the pod's addresses already, and an ADD waits until it is known that none has."""
@@ -172,6 +179,11 @@ def find(name: str) -> Wiring | None:
     return found if found is not None and name in found.NAMES else None
 
 
+def every() -> list[Wiring]:
+    """All of them, by their files."""
+    return [cast(Wiring, each.wiring) for each in tenants("wirings")]
+
+
 def names() -> list[str]:
     """What wirings are called."""
-    return [name for each in tenants("wirings") for name in cast(Wiring, each.wiring).NAMES]
+    return [name for each in every() for name in each.NAMES]

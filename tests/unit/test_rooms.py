@@ -6,7 +6,7 @@ plugin names them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from errno import ENOBUFS
 from pathlib import Path
@@ -23,7 +23,7 @@ from cni_plugin.node.repair import repair
 from cni_plugin.verbs import run
 from cni_plugin.verbs.gc import collect_dead
 from tests import toys
-from tests.unit.ctl.tool import Tool, configure
+from tests.unit.ctl.tool import Around, Tool, configure
 from tests.unit.support import Json, Node
 
 CAPABILITY = '''"""Ports of the node, each an element of a map that all pods share: a capability of our own wiring."""
@@ -58,6 +58,7 @@ class ToyPorts(NodeFeature):
     NAME = "portmap"
     KEYS = Conf
     CLAIM = Claim
+    NEEDS = {"toyport": "ports of the node are toys"}
 
     def claim(self, conf, asked):
         ports = tuple(each.host_port for each in conf.runtime_config.port_mappings)
@@ -407,3 +408,16 @@ def test_doctor_knows_whose_configuration_it_is_once_pods_are_wired_by_it(node: 
 def test_cleanup_takes_away_what_features_have_on_the_node(node: Node, tool: Tool) -> None:
     node.kernel.apply([Op("create", Chain("toy_paint", "type filter hook forward priority 0;"))])
     assert "nft delete chain inet tulle toy_paint" in tool("cleanup").out
+
+
+def test_doctor_finds_what_the_kernel_lacks_of_a_capabilitys_needs(ported: Node, tool: Tool) -> None:
+    class Portless(Around):
+        def features(self, wanted: Collection[str]) -> dict[str, bool]:
+            return {each: each != "toyport" for each in wanted}
+
+    tool.around(Portless())
+    configure(ported.configured(runtimeConfig=None))
+    assert "missing-feature" not in tool("doctor").out, "nobody asks for any"
+    configure(ported)
+    found = {each["name"]: each for each in tool("doctor", "--json").json}
+    assert found["missing-feature"]["why"] == "ports of the node are toys"

@@ -9,17 +9,11 @@ import msgspec
 from cni_plugin.backends import contract as backends
 from cni_plugin.ctl.doctor.contract import ERROR, NODE, Finding
 from cni_plugin.ctl.eyes import Eyes
-from cni_plugin.features.masquerade import feature as masquerade
+from cni_plugin.features import contract as features
 from cni_plugin.kernel.modules import VLAN_FILTERING, modules, remedy
+from cni_plugin.wirings import contract as wirings
 
 LAYER = NODE
-_NEEDED_BY = {
-    "bridge": "no pod can be wired without a bridge",
-    "veth": "no pod can be wired without veth pairs",
-    "nf_tables": "ipMasq is done by nftables",
-    "masquerade": "ipMasq is done by nftables, and without it pods do not reach the outside",
-    VLAN_FILTERING: "a network asks for VLANs, and its pods would all be in one",
-}
 _CONFIG = {"masquerade": "CONFIG_NFT_MASQ", VLAN_FILTERING: "CONFIG_BRIDGE_VLAN_FILTERING"}
 """Where it is not called as what it makes possible."""
 
@@ -38,7 +32,8 @@ def gather(eyes: Eyes) -> Facts:
 
 def missing_features(facts: Facts) -> Iterator[Finding]:
     """The kernel cannot do what a configuration asks of it."""
-    reasons = _between_nodes(backends.names()) | _NEEDED_BY
+    needs = (*(each.NEEDS for each in wirings.every()), *(each.NEEDS for each in features.every()))
+    reasons = _between_nodes(backends.names()) | {name: why for each in needs for name, why in each.items()}
     for name, there in facts.features.items():
         if not there:
             option = _CONFIG.get(name, f"CONFIG_{name.upper()}")
@@ -59,10 +54,16 @@ def _needs(eyes: Eyes) -> list[str]:
     """What the kernel must be able to do for the configurations and attachments that are here."""
     ours = [each for each in eyes.configs if each.ours]
     between = _between_nodes([*(each.backend for each in eyes.programmed), *(each.backend for each in ours)])
-    masquerades = bool(eyes.records.noted(masquerade.NAME, masquerade.CLAIM)) or any(each.masquerade for each in ours)
-    vlans = any(each.vlan for each in ours) or any(each.vlan for each in eyes.attachments)
-    wanted = {"nf_tables": masquerades, "masquerade": masquerades, VLAN_FILTERING: vlans}
-    return ["bridge", "veth", *between, *(name for name, needed in wanted.items() if needed)]
+    noted = (each for each in features.of_node() if eyes.records.noted(each.NAME, each.CLAIM))
+    usual = wirings.find(wirings.OURS)
+    assert usual is not None
+    return [*dict.fromkeys([
+        *usual.needed(usual.KEYS()),
+        *between,
+        *(need for each in ours for need in each.needs),
+        *(need for each in noted for need in each.NEEDS),
+        *([VLAN_FILTERING] if any(each.vlan for each in eyes.attachments) else ()),
+    ])]
 
 
 FINDINGS = {missing_features: ("missing-feature",)}
