@@ -50,7 +50,7 @@ def add(context: Context) -> bytes:
             records.put(_record(context, previous, claim, (want, before)))
             note(kernel, records, context.attachment.network, {feature.NAME: claim})
         apply(kernel, diff(want, before))
-    except KernelError:
+    except (KernelError, OSError):
         drop(kernel, records, feature.NAME, context.attachment)
         raise
     return reply

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
-from errno import ENOBUFS
+from errno import ENOBUFS, ENOSPC
 from pathlib import Path
 
 import pytest
@@ -356,6 +356,19 @@ def test_what_the_node_lost_of_it_is_told_by_check_and_made_anew_by_repair(node:
     assert "add rule inet tulle toy_paint red" in reply.said
     assert [each.problem for each in repair(node.kernel, node.records) if each.problem] == []
     assert paint(node) == ("red",)
+
+
+def test_an_add_of_a_feature_that_fails_takes_back_what_it_noted(
+    node: Node, previous: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apply(*_: object) -> None:
+        monkeypatch.setattr(node.kernel, "apply", carried_out)
+        raise OSError(ENOSPC, "no room")
+
+    carried_out = node.kernel.apply
+    monkeypatch.setattr(node.kernel, "apply", apply)
+    assert painted(node, previous, "red").call("ADD").exit == 1
+    assert [each for each in node.left() if "paint" in each] == []
 
 
 def test_the_end_of_a_main_plugins_network_takes_nothing_of_a_chained_feature(node: Node, previous: Json) -> None:
