@@ -12,6 +12,7 @@ another type is made anew, with what is in it, and the chains that look into it 
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import ClassVar
 
 from cni_plugin.marks import TABLE
@@ -60,7 +61,7 @@ class Chain(NftObject, frozen=True, tag="chain"):
     """A chain, whole: `hook` is its declaration, "" for one that is jumped to; each rule a line of the nft language.
 
     The kernel does not give rules back as they were written, so each is followed by a comment with a digest
-    of its text (`plan.masquerade`); two chains are equal when hook and rules are.
+    of its text (`comment`); two chains are equal when hook and rules are.
     """
 
     RANK: ClassVar[int] = 420
@@ -171,6 +172,14 @@ class Element(NftObject, frozen=True, tag="element"):
         gone = f"delete element {self.table} {self.set} {{ {self.value} }}"
         made = f"add element {self.table} {self.set} {{ {self.pair} }}"
         return f"nft '{gone}'" if verb == "delete" else f"nft '{made}'" if verb == "create" else f"nft '{gone}; {made}'"
+
+
+def comment(text: str, words: str) -> str:
+    """A rule with a comment that lets it be known again: the kernel does not give back the text it was given.
+
+    The words are cut so that all fits the 128 bytes that a comment may have (nft: NFTNL_UDATA_COMMENT_MAXLEN).
+    """
+    return f'{text} comment "{words[:100]} {sha256(text.encode()).hexdigest()[:8]}"'
 
 
 def _set_words(what: str, each: Set | Map, verb: Verb) -> str:

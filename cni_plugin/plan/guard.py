@@ -23,8 +23,8 @@ from cni_plugin.backends.contract import Gate, Me
 from cni_plugin.cluster import Node
 from cni_plugin.marks import DEVICE
 from cni_plugin.model.base import Object, State, state
-from cni_plugin.model.nft import Chain, Element, Set
-from cni_plugin.plan.masquerade import comment, own_name
+from cni_plugin.model.nft import Chain, Element, Set, comment
+from cni_plugin.plan.masquerade import own_name
 
 _HOOKS = ("input", "forward")
 _WORDS = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}

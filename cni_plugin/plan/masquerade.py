@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 import msgspec
 
-from cni_plugin.model.nft import Chain
+from cni_plugin.model.nft import Chain, comment
 from cni_plugin.plan.node import family
 
 CHAIN = "postrouting"
@@ -71,14 +70,6 @@ def own_chain(device: str, addresses: Mapping[int, str]) -> Chain:
             for family in sorted(addresses)
         ),
     )
-
-
-def comment(text: str, words: str) -> str:
-    """A rule with a comment that lets it be known again: the kernel does not give back the text it was given.
-
-    The words are cut so that all fits the 128 bytes that a comment may have (nft: NFTNL_UDATA_COMMENT_MAXLEN).
-    """
-    return f'{text} comment "{words[:100]} {sha256(text.encode()).hexdigest()[:8]}"'
 
 
 @lru_cache(maxsize=64)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni_plugin.plan.masquerade import HOOK, Masquerade, comment, masquerade_chain
+from cni_plugin.model.nft import comment
+from cni_plugin.plan.masquerade import HOOK, Masquerade, masquerade_chain
 
 fours = st.integers(0, 2**16 - 1).flatmap(
     lambda n: st.integers(8, 30).map(lambda p: str(ip_network(f"10.{n >> 8}.{n & 255}.0/{p}", strict=False)))
