@@ -3,7 +3,8 @@
     changes               the messages of a transaction                 20 us for one element, whatever there is
     described             of which types a set is                       10 us
     element               one, found by its value                       10 us
-    elements              all of them                                   50,000 in 0.2 s, by nft's words 1.3
+    elements              all of them: 50,000 addresses in 0.16 s, where nft takes 0.3 to print them; 50,000 of a map
+                          from three values to two in 0.5, where nft takes 1.4
 
 For nft nothing is noted but in which byte order a set's values are (`NFTA_SET_USERDATA`), which it needs to list them:
 what else one version of it notes another may not know, and some crash on it. Numbers are those of
