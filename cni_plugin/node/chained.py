@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cni_plugin.attachment import Attachment
 from cni_plugin.diff import diff
 from cni_plugin.kernel.door import Kernel
@@ -18,6 +20,12 @@ from cni_plugin.store.records import Record, Records
 def shelf(run_dir: str, feature: str) -> Records:
     """The records of a feature that is chained."""
     return Records(run_dir, f"chained/{feature}")
+
+
+def shelves(run_dir: str) -> Iterator[tuple[str, Records]]:
+    """Every feature that is chained to some attachment, with its records."""
+    for feature in files.names(f"{run_dir}/chained"):
+        yield feature, shelf(run_dir, feature)
 
 
 def take_away(kernel: Kernel, records: Records, feature: str, record: Record, *, inside: bool) -> None:
@@ -41,8 +49,7 @@ def drop(kernel: Kernel, records: Records, feature: str, attachment: Attachment)
 
 def bury(kernel: Kernel, run_dir: str, attachment: Attachment) -> None:
     """Take away what all of them made on the node for an attachment whose pod is gone. Raises KernelError, OSError."""
-    for feature in files.names(f"{run_dir}/chained"):
-        records = shelf(run_dir, feature)
+    for feature, records in shelves(run_dir):
         record = records.find(attachment)
         if record is not None:
             take_away(kernel, records, feature, record, inside=False)

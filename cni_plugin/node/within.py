@@ -9,6 +9,7 @@ from cni_plugin.diff import Op, diff, differences
 from cni_plugin.kernel.watch.changed import Changed
 from cni_plugin.model.base import state
 from cni_plugin.model.links import Fdb
+from cni_plugin.node.chained import shelves
 from cni_plugin.node.contract import WITHIN, Inspection, Quiet
 from cni_plugin.node.settle import apply
 from cni_plugin.node.site import Site
@@ -17,7 +18,7 @@ from cni_plugin.store.records import Record
 
 
 class Part(Quiet):
-    """Every attachment on record."""
+    """Every attachment on record, and what features made that are chained to one."""
 
     NAME = "attachments"
     ORDER = 70
@@ -29,6 +30,10 @@ class Part(Quiet):
         for each in site.records.all():
             name = f"attachment {each.container} {each.ifname} in {each.network}"
             yield Inspection(name, partial(_put_right, site, each))
+        for feature, records in shelves(site.records.run_dir):
+            for each in records.all():
+                name = f"{feature} of {each.container} {each.ifname} in {each.network}"
+                yield Inspection(name, partial(_put_back, site, each))
 
 
 def _put_right(site: Site, record: Record) -> Sequence[Op]:
@@ -45,4 +50,14 @@ def _put_right(site: Site, record: Record) -> Sequence[Op]:
         apply(kernel, ops)
     if not stands and not site.dry_run:
         kernel.announce(record.ifname, record.attachment.host_dev)
+    return ops
+
+
+def _put_back(site: Site, record: Record) -> Sequence[Op]:
+    """What a chained feature made, as it made it: to change it is what the feature is for."""
+    site.kernel.enter(record.netns, allow_own=True)
+    want = state(record.objects)
+    ops = diff(want, site.kernel.read(want.values()))
+    if not site.dry_run:
+        apply(site.kernel, ops)
     return ops

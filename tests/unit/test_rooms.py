@@ -310,6 +310,16 @@ def test_a_change_by_somebody_else_is_told_by_check(node: Node, previous: Json) 
     assert "red" in reply.said
 
 
+def test_repair_puts_back_what_a_chained_feature_made_and_diff_only_tells(node: Node, previous: Json) -> None:
+    assert chained(node, previous, colour="red").call("ADD").exit == 0
+    blue = Sysctl("net/ipv4/conf/eth0/colour", "blue", ns=POD, dev="eth0")
+    node.kernel.state[blue.key] = blue
+    (found,) = [each for each in repair(node.kernel, node.records, dry_run=True) if each.ops]
+    assert (found.what, colour(node)) == ("toy_tune of a eth0 in toys", "blue")
+    assert [each.problem for each in repair(node.kernel, node.records) if each.problem] == []
+    assert colour(node) == "red"
+
+
 def test_who_claims_nothing_hands_the_result_on(node: Node, previous: Json) -> None:
     plain = chained(node, previous).call("ADD")
     assert (plain.exit, plain.body) == (0, previous)
