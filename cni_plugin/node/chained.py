@@ -41,10 +41,15 @@ def take_away(kernel: Kernel, records: Records, feature: str, record: Record, *,
 
 
 def drop(kernel: Kernel, records: Records, feature: str, attachment: Attachment) -> None:
-    """Remove a record; with the last of a network goes what the node does for all of them."""
+    """Remove a record; with the last of a network goes what the node does for all of them.
+
+    But not while a main plugin serves the same feature to others of that network.
+    """
+    network = attachment.network
     with records.lock():
-        if records.remove(attachment):
-            forget(kernel, records, attachment.network, [feature])
+        last = records.remove(attachment)
+        if last and all(feature not in each.claims for each in Records(records.run_dir).all(network)):
+            forget(kernel, records, network, [feature])
 
 
 def bury(kernel: Kernel, run_dir: str, attachment: Attachment) -> None:

@@ -56,6 +56,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 class ToyPorts(NodeFeature):
     NAME = "portmap"
+    NAMES = ("portmap",)
     KEYS = Conf
     CLAIM = Claim
     NEEDS = {"toyport": "ports of the node are toys"}
@@ -243,6 +244,20 @@ def test_what_one_pod_has_of_it_is_no_concern_of_another(ported: Node) -> None:
     assert other.call("ADD", "b eth1").exit == 0
     assert ported.configured(runtimeConfig=None).call("DEL").exit == 0
     assert ports(ported) == ["22"]
+
+
+def test_who_has_it_chained_takes_it_from_nobody_who_is_served_it(ported: Node) -> None:
+    added = ported.call("ADD")
+    behind = ported.configured(
+        type="portmap", ipam=None, mtu=None, runtimeConfig={"portMappings": [{"hostPort": 22}]}, prevResult=added.body
+    )
+    behind.called = "portmap"
+    assert behind.call("ADD", "b eth1").exit == 0
+    assert ports(ported) == ["22", "443", "80"]
+    assert behind.call("DEL", "b eth1").exit == 0
+    assert ports(ported) == ["443", "80"]
+    assert ported.call("DEL").exit == 0
+    assert not any(isinstance(each, Map) for each in ported.kernel.state.values())
 
 
 def test_an_add_that_fails_late_takes_it_back(ported: Node, monkeypatch: pytest.MonkeyPatch) -> None:
