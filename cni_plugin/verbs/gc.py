@@ -23,7 +23,7 @@ from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import forget, release, unplugging
 from cni_plugin.verbs.ensure import sweep_records, wired
-from cni_plugin.verbs.leases import leases
+from cni_plugin.verbs.leases import leases, stands
 from cni_plugin.verbs.teardown import Takedown, together
 from cni_plugin.wirings.contract import Wiring
 
@@ -189,14 +189,10 @@ def _of_record(kernel: Kernel, records: Records, record: Record) -> Stale:
         "CNI_NETNS": record.netns, "CNI_PATH": ":".join(PLUGIN_PATH), "TULLE_RUN_DIR": records.run_dir,
     }
     words = Words(environ, bytes(record.conf), reading.version_of(raw), PLUGIN_PATH, plugin.conf.prev_result)
-    ask = Ask(record.attachment, plugins.bare_ipam(record.ipam, record.data_dir), partial(_stands, kernel), words=words)
+    ask = Ask(record.attachment, plugins.bare_ipam(record.ipam, record.data_dir), partial(stands, kernel), words=words)
     assert plugin.wiring is not None
     given_back = find(record.ipam).leases(ask).delete
     return Stale(kernel, records, record.attachment, record, plugin.wiring, given_back)
-
-
-def _stands(kernel: Kernel, who: Attachment) -> bool:
-    return kernel.link_index(who.host_dev) != 0
 
 
 def _try(failures: dict[Attachment | str, str], what: Attachment | str, step: Callable[[], None]) -> None:

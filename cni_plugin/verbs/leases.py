@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.ipams.contract import Ask, Ipam, Leases, Words, find
+from cni_plugin.kernel.door import Kernel
 from cni_plugin.spec import Result
 from cni_plugin.verbs.context import Context, MustWait
 from cni_plugin.wish import wish
@@ -29,6 +31,11 @@ def leases_of(ipam: Ipam, context: Context, pod_cidrs: Sequence[str] = ()) -> Le
     return found
 
 
+def stands(kernel: Kernel, who: Attachment) -> bool:
+    """Whether an attachment's wire stands, by the name that it has on the node: both ends of a pair die together."""
+    return kernel.link_index(who.host_dev) != 0
+
+
 class PreviewedLeases(Leases):
     """What another IPAM would give, and nothing is taken or given back."""
 
@@ -44,14 +51,10 @@ class PreviewedLeases(Leases):
 def _ask(context: Context, pod_cidrs: Sequence[str]) -> Ask:
     """What is wished for a pod is looked at only where it is to be given."""
     conf, request = context.conf, context.request
-
-    def alive(who: Attachment) -> bool:
-        return context.kernel.link_index(who.host_dev) != 0
-
     return Ask(
         context.attachment,
         conf.ipam,
-        alive,
+        partial(stands, context.kernel),
         subnets=pod_cidrs,
         ranges=conf.runtime_config.ip_ranges,
         wanted=wish(conf, request.args).ips if request.verb == "ADD" else (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from cni_plugin.attachment import Attachment
 from cni_plugin.ipams.contract import Ask, find
@@ -10,6 +11,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.plugins import parse
 from cni_plugin.store.clusters import all_facts
 from cni_plugin.store.records import Records
+from cni_plugin.verbs.leases import stands
 from ipam.allocator import Usage
 
 
@@ -20,7 +22,7 @@ def usage(kernel: Kernel, records: Records, raw: Mapping[str, object]) -> Sequen
     ask = Ask(
         Attachment(conf.name, "", ""),
         conf.ipam,
-        lambda who: kernel.link_index(who.host_dev) != 0,
+        partial(stands, kernel),
         subnets=facts.pod_cidrs if facts else (),
         ranges=conf.runtime_config.ip_ranges,
     )
