@@ -15,6 +15,7 @@ from cni_plugin.kernel.see.look import Link
 from cni_plugin.marks import MOST_PORTS
 from cni_plugin.node.former import outside
 from cni_plugin.plan.masquerade import Masquerade
+from cni_plugin.plan.pod import links_on_node
 from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.usage import usage
@@ -93,14 +94,18 @@ def inside(records: Records, record: Record) -> tuple[str, ...]:
 
 
 def alive(kernel: Kernel, record: Record) -> str:
-    """Whether an attachment's two ends stand: "up", "unplugged" (its veth is gone) or "dead" (its namespace too)."""
-    if kernel.link_index(record.attachment.host_dev):
+    """Whether an attachment's two ends stand: "up", "unplugged" (its veth is gone) or "dead" (its namespace too).
+
+    One that has no link on the node is up as long as its namespace is there.
+    """
+    wires = links_on_node(record.objects)
+    if wires and all(kernel.link_index(each.name) for each in wires):
         return "up"
     try:
         kernel.enter(record.netns, allow_own=True)
     except NetnsError:
         return "dead"
-    return "unplugged"
+    return "unplugged" if wires else "up"
 
 
 def _networks(kernel: Kernel, records: Records, attachments: Sequence[Record]) -> Iterator[Row]:

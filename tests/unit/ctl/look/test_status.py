@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.see.look import Link
+from cni_plugin.model.base import POD
 from tests.unit.ctl.tool import CLUSTER, Around, Tool, agent
 from tests.unit.support import UPLINK, Json, Node
 
@@ -35,6 +38,15 @@ def test_status_shows_attachments_and_addresses(node: Node, tool: Tool) -> None:
     table = tool("status").out
     assert "10.22.0.2/24" in table
     assert HOST in table
+
+
+def test_a_pod_that_has_no_link_on_the_node_is_not_called_unplugged(node: Node, tool: Tool) -> None:
+    node.call("ADD")
+    (made,) = node.records.all()
+    inside = tuple(each for each in made.objects if each.where == POD)
+    node.records.put(msgspec.structs.replace(made, objects=inside))
+    node.unplug("a eth0")
+    assert [each["state"] for each in json.loads(tool("status", "--json").out)["attachments"]] == ["up"]
 
 
 def test_status_tells_an_unplugged_pod_from_a_dead_one(node: Node, tool: Tool) -> None:
