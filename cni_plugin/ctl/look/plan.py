@@ -16,6 +16,7 @@ from cni_plugin.conf import plugin, reading
 from cni_plugin.diff import Op
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.features.contract import of_node
+from cni_plugin.ipams import contract as ipams
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.recording import Recorder
@@ -68,6 +69,8 @@ def _context(raw: Mapping[str, object], pod: tuple[str, str], kernel: Kernel, re
         raise CniError(INVALID_CONFIG, f"{raw.get('type')!r} wires no pod by itself: name the configuration of one of "
                        f"{', '.join(wirings.names())}")
     found = msgspec.structs.replace(found, conf=plugin.located(found.conf, files.here()))
+    if ipams.find(found.conf.ipam.type).WAITS:
+        version = spec.VERSIONS[-1]  # what another program would give is not asked; only older ones need an address
     container, ifname = pod
     request = spec.Request("ADD", container, "", ifname, {}, (), netns_override=False)
     environ = {"CNI_NETNS": "", "TULLE_RUN_DIR": records.run_dir}

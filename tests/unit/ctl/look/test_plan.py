@@ -48,6 +48,26 @@ def test_plan_prints_the_very_lines_that_add_carries_out(node: Node, tool: Tool,
     assert [line for line in said.out.splitlines() if line not in HEADINGS] == done
 
 
+@pytest.mark.parametrize("version", ["0.2.0", "1.1.0"])
+def test_plan_of_an_ipam_that_cannot_be_asked_beforehand_leaves_out_its_addresses(
+    node: Node, tool: Tool, tmp_path: Path, version: str
+) -> None:
+    """A result before 0.3.0 needs an address: the ADD has one, and must not be said to fail."""
+    path = tmp_path / "10-static.conf"
+    path.write_text(json.dumps({**node.conf, "cniVersion": version, "ipam": {"type": "static"}}))
+    said = tool("plan", str(path))
+    assert said.exit == 0, said.err
+    assert "ip link add tulle0" in said.out
+    assert "addr add" not in said.out
+
+
+def test_plan_of_no_addresses_fails_in_the_versions_that_need_one(node: Node, tool: Tool, tmp_path: Path) -> None:
+    path = tmp_path / "10-none.conf"
+    path.write_text(json.dumps({**node.conf, "cniVersion": "0.2.0", "ipam": {}}))
+    said = tool("plan", str(path))
+    assert (said.exit, "no valid IP addresses" in said.err) == (1, True)
+
+
 def test_plan_as_json_has_the_same_lines(tool: Tool, conf: str) -> None:
     steps = json.loads(tool("plan", conf, "--json").out)
     lines = [line for step in steps for line in (f"# {step['what']}", *step["ops"])]
