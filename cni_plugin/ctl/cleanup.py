@@ -6,13 +6,12 @@ from cni_plugin.diff import Op, diff
 from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.features.contract import of_node
 from cni_plugin.kernel.door import Kernel
-from cni_plugin.marks import BRIDGE_ALIAS
+from cni_plugin.marks import BRIDGE_ALIAS, TABLE
 from cni_plugin.model.base import State, state
 from cni_plugin.model.every import tunnel
 from cni_plugin.model.links import Bridge
-from cni_plugin.node.cluster import guard
+from cni_plugin.model.nft import Chain, Map, NftObject, Set, Table
 from cni_plugin.node.settle import apply
-from cni_plugin.plan.guard import places
 from cni_plugin.store.clusters import all_facts, forget
 from cni_plugin.store.records import Records
 
@@ -34,12 +33,13 @@ def cleanup(kernel: Kernel, records: Records, *, really: bool) -> list[Op]:
 
 
 def _own_state(kernel: Kernel) -> State:
-    """Links and routes that bear our mark, and what is in our table."""
+    """Links and routes that bear our mark, and our tables whole: what guarded a tunnel that is gone is there still."""
     links = kernel.own_links()
     bridges = [Bridge(each.name) for each in links if each.alias == BRIDGE_ALIAS and "." not in each.name]
     tunnels = [each for each in (tunnel(link.name, link.alias) for link in links) if each is not None]
     owned = kernel.owned(*(each.name for each in tunnels))
-    for each in tunnels:
-        owned.update(guard.standing(kernel, {}, places(each.name)))
-    tables = kernel.read(place for each in of_node() for place in each.places().values())
-    return {**owned, **state([*bridges, *tunnels]), **tables}
+    places = [place for each in of_node() for place in each.places().values()]
+    within = {each.table for each in places if isinstance(each, Chain | Set | Map)}
+    tables = [Table(name) for name in sorted({TABLE, *within})]
+    rest = [each for each in places if not isinstance(each, NftObject)]
+    return {**owned, **state([*bridges, *tunnels]), **kernel.read([*tables, *rest])}

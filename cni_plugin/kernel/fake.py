@@ -24,7 +24,7 @@ from cni_plugin.model.base import HOST, POD, Key, Object, State, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
 from cni_plugin.model.links import Fdb, Link, Tunnel, Veth
-from cni_plugin.model.nft import Element
+from cni_plugin.model.nft import Element, Table
 
 _T = TypeVar("_T")
 _MAC = "02:00:00:00:00:01"
@@ -244,6 +244,8 @@ class FakeKernel:
 
     def _find(self, want: Object) -> Object | None:
         have = want.found_in(self.state)
+        if have is None and isinstance(want, Table) and any(each.holder == want.key for each in self.state.values()):
+            return want  # it was made with the first thing in it
         return None if have is None or have.foreign else have
 
     def _refusal(self, op: Op) -> int:
@@ -274,8 +276,9 @@ class FakeKernel:
     def _carry_out(self, op: Op) -> None:
         each = op.object
         if op.verb == "delete":
-            standing = self.state.get(each.key)
+            standing = self._find(each) if isinstance(each, Table) else self.state.get(each.key)
             if standing is not None and not standing.foreign:
+                self.state[each.key] = standing
                 self._remove(each.key)
         elif each.absent:
             self.state.pop(each.key, None)

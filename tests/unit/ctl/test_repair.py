@@ -7,11 +7,12 @@ import json
 import pytest
 
 from cni_plugin.attachment import Attachment
+from cni_plugin.diff import Op
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.model.base import POD
 from cni_plugin.model.layer3 import Addr, Route
 from cni_plugin.model.links import Bridge, Up, Veth, Vxlan
-from cni_plugin.model.nft import Chain
+from cni_plugin.model.nft import Chain, NftObject, Set
 from tests.unit.ctl.tool import CLUSTER, Tool
 from tests.unit.support import UPLINK, Node
 
@@ -111,3 +112,14 @@ def test_cleanup_removes_all_that_bears_our_mark_and_only_when_told_to(node: Nod
     assert set(node.standing().values()) == set(foreign)
     assert not [each for each in node.kernel.state.values() if isinstance(each, Chain | Vxlan)]
     assert "nothing of ours is here" in tool("cleanup").out
+
+
+def test_cleanup_removes_what_guarded_a_tunnel_that_somebody_took_away(node: Node, tool: Tool) -> None:
+    """As a release does that knows of no guard, on the way back to it."""
+    member = node.configured(cluster=CLUSTER)
+    member.call("ADD")
+    member.call("DEL")
+    node.kernel.apply([Op("delete", each) for each in node.kernel.state.values() if isinstance(each, Vxlan)])
+    assert [each for each in node.kernel.state.values() if isinstance(each, Set)]
+    assert tool("cleanup", "--yes").exit == 0
+    assert not [each for each in node.kernel.state.values() if isinstance(each, NftObject)]
