@@ -14,7 +14,6 @@ import json
 import select
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,10 @@ class Counts:
             self.sent += 1
             number(self_, request, flags)
 
-        def read(data: bytes) -> Iterator[Any]:
-            for each in frames(data):
-                self.received += 1
-                yield each
+        def read(data: bytes) -> list[Any]:
+            found = frames(data)
+            self.received += len(found)
+            return found
 
         netlink.Netlink._number = counted  # type: ignore[method-assign, assignment]
         netlink._frames = read
