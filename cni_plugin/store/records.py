@@ -210,6 +210,8 @@ class Records:
         try:
             data = self.disk.read(path)
             record = decoding.decode_as(Record, data) if data is not None else None
+            if record is not None and self._path(record.attachment) != path:
+                raise msgspec.DecodeError("it names another attachment than its file")
         except (OSError, msgspec.DecodeError) as error:
             if isinstance(error, OSError) and error.errno not in files.ODD:
                 raise

@@ -113,6 +113,16 @@ def test_failure_06_a_record_that_cannot_be_read_is_set_aside_and_not_lost(recor
     assert records.find(record().attachment) is not None
 
 
+@pytest.mark.parametrize("name", ["c1:eth0.bak", "c1:eth1", "c2:eth0"])
+def test_a_record_under_another_ones_name_is_set_aside(records: Records, name: str) -> None:
+    """A copy that somebody made: no DEL would remove it, and its network would never end."""
+    records.put(record("c1"))
+    folder = Path(records.folder("pods"))
+    (folder / name).write_bytes((folder / "c1:eth0").read_bytes())
+    assert [each.container for each in records.all()] == ["c1"]
+    assert records.remove(record("c1").attachment)
+
+
 def test_what_was_set_aside_does_not_keep_a_network_alive(records: Records) -> None:
     records.put(record("c1"))
     (Path(records.run_dir) / "attachments" / "pods" / "c1:eth0").write_bytes(b"junk")
