@@ -96,6 +96,12 @@ def test_what_is_wrong_is_told_with_its_place(data: bytes, words: str) -> None:
     assert words in str(caught.value)
 
 
+def test_a_number_that_nothing_holds_is_told_where_no_type_is_asked_for() -> None:
+    with pytest.raises(msgspec.DecodeError, match="out of range") as told:
+        decode(b'{"interval": 1e400}')
+    assert not isinstance(told.value, msgspec.ValidationError)
+
+
 def test_a_byte_order_mark_is_passed_over() -> None:
     assert decode('\ufeff{"name": "pods"}'.encode()) == {"name": "pods"}
 

@@ -38,6 +38,13 @@ def test_the_samples_have_none(name: str) -> None:
     assert mistakes(str(CONF / name)) == []
 
 
+def test_settings_with_a_number_that_nothing_holds_are_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "agent.json"
+    path.write_text('{"interval": 1e400}')
+    (mistake,) = mistakes(str(path))
+    assert "out of range" in mistake
+
+
 def test_no_settings_are_the_defaults(tmp_path: Path) -> None:
     assert mistakes(str(tmp_path / "agent.json")) == []
 
