@@ -27,7 +27,7 @@ TOY = """#!/bin/sh
 echo begun $(cat {folder}/toy.conf 2>/dev/null) >> {folder}/log
 trap 'echo told $(cat {folder}/toy.conf) >> {folder}/log' HUP
 trap 'echo ended >> {folder}/log; exit' TERM
-while :; do sleep 0.02; done
+while :; do sleep 0.5 & wait; done  # dash loses a signal that comes while it starts a program to wait for
 """
 AGENT = """
 import sys, time
