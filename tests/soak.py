@@ -14,6 +14,7 @@ SHARES = {
     "a walk of a cluster": 0.15,  # three of them, by where the nodes are listed
     "adds and dels": 0.12,
     "an agent that is killed": 0.08,
+    "calls that fail": 0.015,  # for each kind of call and verb
     "leases": 0.1,
     "pods without a namespace": 0.04,
 }

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from cni_plugin.errors import CHECK_FAILED, LIMITED_CONNECTIVITY, NOT_AVAILABLE
+from tests import soak
 from tests.conformance.nodes import Json, Reply
 from tests.netns.failure_nodes import DEFAULTS, RANGES
 from tests.netns.faulty_agent import CODES, KINDS, OF_FILES, Faults, FaultyAgent
@@ -72,13 +73,15 @@ def world(plugin: Path, tmp_path: Path) -> Iterator[LookedAt]:
 
 
 def calls(kind: str, *, each: bool) -> Iterator[tuple[int, int]]:
-    """The first call of the kind with every code and then one call after the other, or each with every code.
+    """The first call of the kind with every code and then one call after the other, or each with every code as long as
+    a soak has time.
 
     The caller ends it, or what is left of a code, when there was no such call.
     """
     codes = CODES if kind in OF_FILES else (errno.EINVAL, *CODES)
     if each:
-        yield from itertools.product(codes, range(1, MOST_CALLS))
+        for nth, _ in zip(range(1, MOST_CALLS), soak.turns("calls that fail"), strict=False):
+            yield from ((code, nth) for code in codes)
         return
     yield from ((code, 1) for code in codes)
     yield from zip(itertools.cycle(codes), range(2, MOST_CALLS), strict=False)
