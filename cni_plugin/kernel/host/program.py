@@ -12,7 +12,7 @@ import os
 from _thread import allocate_lock, start_new_thread  # built in; `threading` would be an import for each pod
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from signal import SIGKILL, SIGPIPE, SIGXFSZ
+from signal import SIGKILL, SIGSTOP, valid_signals
 from time import monotonic
 from typing import NamedTuple
 
@@ -67,8 +67,11 @@ def start(command: list[str], environ: Mapping[str, str], said: int) -> int:
     """
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     actions = [nothing, (os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2)]
-    ignored = (SIGPIPE, SIGXFSZ)  # by Python, and by who inherits that
-    return os.posix_spawn(command[0], command, environ, file_actions=actions, setsid=True, setsigdef=ignored)
+    # what is ignored stays so in who is started: by Python SIGPIPE, by nohup(1) SIGHUP, by which many read files anew
+    heeded = valid_signals() - {SIGKILL, SIGSTOP}
+    return os.posix_spawn(
+        command[0], command, environ, file_actions=actions, setsid=True, setsigdef=heeded, setsigmask=()
+    )
 
 
 def stand_in(folder: str) -> None:

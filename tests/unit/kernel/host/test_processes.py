@@ -130,10 +130,15 @@ def test_one_that_does_not_want_to_end_is_killed_with_what_it_started(
         os.sched_yield()
 
 
-def test_a_signal_is_sent_and_what_it_stands_for_noted(note: str) -> None:
+@pytest.mark.parametrize("here", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_signal_is_sent_and_heeded_whatever_we_do_with_it_and_what_it_stands_for_noted(
+    note: str, here: signal.Handlers
+) -> None:
+    ours = signal.signal(signal.SIGHUP, here)
     # by `wait`: dash loses a signal that comes while it starts a program (vfork, and `vforked` in its trap.c)
     text = f"sleep 1000 & trap 'echo heard >> {note}.heard; kill $!; exit' HUP; echo > {note}.ready; wait"
     processes.begin(note, ["/bin/sh", "-c", text], ["old"])
+    signal.signal(signal.SIGHUP, ours)
     while not os.path.exists(f"{note}.ready"):
         os.sched_yield()
     processes.tell(note, signal.SIGHUP, ["new"])
