@@ -29,7 +29,7 @@ from cni_plugin.spec import Result, readable, render
 from cni_plugin.store.records import Record
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import teardown
-from cni_plugin.verbs.ensure import drop_record, ensure_base, put_record, undo_base
+from cni_plugin.verbs.ensure import claimed, drop_record, ensure_base, put_record, undo_base
 from cni_plugin.verbs.leases import leases
 from cni_plugin.wirings.contract import Base, Want
 from cni_plugin.wish import wish
@@ -62,21 +62,11 @@ def add(context: Context) -> bytes:
     """Wire the pod and tell how. Raises CniError, IpamError, KernelError, NetnsError."""
     context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
     context.tell_doubts()
-    with ExitStack() as claim:
-        try:
-            claim.enter_context(context.records.claim(context.attachment))
-        except BlockingIOError:
-            raise CniError(
-                TRY_AGAIN_LATER,
-                f"{context.request.container} is being attached to {context.attachment.network} as "
-                f"{context.request.ifname!r} just now, by another ADD: a runtime asks for one thing of a container at "
-                "a time",
-            ) from None
+    with claimed(context.records, context.attachment):
         return _add(context)
 
 
 def _add(context: Context) -> bytes:
-    """Nobody else's ADD of the same comes in between, whose failure would take back what this one made."""
     _refuse_existing(context)
     facts = _facts(context)
     ipam = leases(context, facts.pod_cidrs if facts else ())

@@ -27,15 +27,21 @@ from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.check import check_node
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.difference import refuse
-from cni_plugin.verbs.gc import is_dead, unfinished
+from cni_plugin.verbs.ensure import claimed
+from cni_plugin.verbs.gc import is_valid, listed, living, unfinished
 
 
 def add(context: Context) -> bytes:
     """Raises CniError 7 without a result to add to, and what the feature raises; KernelError, NetnsError."""
-    kernel, records, feature = context.kernel, _records(context), _feature(context)
-    kernel.enter(context.request.netns, allow_own=context.request.netns_override)
+    context.kernel.enter(context.request.netns, allow_own=context.request.netns_override)
     context.tell_doubts()
     previous = _previous(context)
+    with claimed(_records(context), context.attachment):
+        return _add(context, previous)
+
+
+def _add(context: Context, previous: Result) -> bytes:
+    kernel, records, feature = context.kernel, _records(context), _feature(context)
     killed = records.find(context.attachment)
     if killed is not None:
         take_away(kernel, records, feature.NAME, killed, inside=True)
@@ -90,12 +96,12 @@ def delete(context: Context) -> bytes:
 
 def collect(context: Context) -> bytes:
     """Raises CniError 103 that tells everything that could not be taken away."""
-    listed = context.conf.valid
-    valid = None if listed is None else {(each.container_id, each.ifname) for each in listed}
+    valid = listed(context)
+    lives = living(context) if valid is None else frozenset()
     failures = dict(context.conf.incomplete)
     records = _records(context)
     for record in list(records.all(context.conf.name)):
-        if _is_valid(context, record, valid):
+        if is_valid(context.kernel, record.attachment, record.netns, valid, lives):
             continue
         try:
             take_away(context.kernel, records, _feature(context).NAME, record, inside=False)
@@ -169,9 +175,3 @@ def _record(context: Context, previous: Result, claim: msgspec.Struct, states: t
         claims={feature.NAME: feature.kept(claim)},
         before=tuple(before.values()),
     )
-
-
-def _is_valid(context: Context, record: Record, valid: set[tuple[str, str]] | None) -> bool:
-    if valid is not None:
-        return not valid.isdisjoint({(record.container, record.ifname), (record.container, "")})
-    return not is_dead(context.kernel, record.attachment, record.netns)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import msgspec
 
 from cni_plugin.attachment import Attachment, owner, sealed
 from cni_plugin.diff import Op
+from cni_plugin.errors import TRY_AGAIN_LATER, CniError
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.model.base import HOST, link_key, state
 from cni_plugin.model.layer3 import Addr
@@ -24,6 +26,24 @@ class Found(NamedTuple):
 
     ops: list[Op]
     mac: str = ""
+
+
+@contextmanager
+def claimed(records: Records, who: Attachment) -> Iterator[None]:
+    """Nobody else's ADD of the same comes in between, whose failure would take back what this one made.
+
+    Raises CniError 11 where somebody is at it.
+    """
+    with ExitStack() as claim:
+        try:
+            claim.enter_context(records.claim(who))
+        except BlockingIOError:
+            raise CniError(
+                TRY_AGAIN_LATER,
+                f"{who.container} is being attached to {who.network} as {who.ifname!r} just now, by another ADD: a "
+                "runtime asks for one thing of a container at a time",
+            ) from None
+        yield
 
 
 def ensure_base(kernel: Kernel, records: Records, wiring: Wiring, base: Base) -> Found:

@@ -23,9 +23,9 @@ from cni_plugin.store.records import Record, Records
 from cni_plugin.verbs.context import Context
 from cni_plugin.verbs.delete import forget, release, unplugging
 from cni_plugin.verbs.ensure import sweep_records, wired
-from cni_plugin.verbs.leases import leases, stands
+from cni_plugin.verbs.leases import leases
 from cni_plugin.verbs.teardown import Takedown, together
-from cni_plugin.wirings.contract import Wiring
+from cni_plugin.wirings.contract import Wiring, stands
 
 PLUGIN_PATH = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 """Where a delegated IPAM is looked for when no runtime says it: containerd's, Debian's and podman's places."""
@@ -33,17 +33,17 @@ PLUGIN_PATH = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 
 def collect(context: Context) -> bytes:
     """Raises CniError 103 that tells everything that could not be taken away."""
-    known = context.conf.valid
-    valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
+    valid = listed(context)
     records = {each.attachment: each for each in context.records.all(context.conf.name)}
     named = {*records, *(Attachment(context.conf.name, *each) for each in valid or ())}
     failures: dict[Attachment | str, str] = {}
     failures.update(context.conf.incomplete)
-    living = _living(context) if valid is None else frozenset()
+    netns = {who: each.netns for who, each in records.items()}
+    lives = living(context) if valid is None else frozenset()
     stale = [
         each
         for each in sorted({*records, *_marked(context, named)})
-        if not _is_valid(context, each, records.get(each), valid, living)
+        if not is_valid(context.kernel, each, netns.get(each), valid, lives)
     ]
     silent: dict[str, NoAnswer] = {}
     takedowns = [take_away(_of_network(context, each, records.get(each)), silent) for each in stale]
@@ -74,7 +74,7 @@ def is_dead(
 
     A path at which another container lives by now is gone as well: `living` are paths and containers whose wires stand.
     """
-    if kernel.link_index(attachment.host_dev):
+    if stands(kernel, attachment):
         return False
     if any(path == netns and container != attachment.container for path, container in living):
         return True
@@ -103,7 +103,13 @@ def collect_dead(kernel: Kernel, records: Records, dead: Sequence[Record]) -> li
     return problems
 
 
-def _living(context: Context) -> frozenset[tuple[str, str]]:
+def listed(context: Context) -> frozenset[tuple[str, str]] | None:
+    """The containers and interfaces that the runtime keeps, "" for all of one's; None where it gives no list."""
+    known = context.conf.valid
+    return None if known is None else frozenset((each.container_id, each.ifname) for each in known)
+
+
+def living(context: Context) -> frozenset[tuple[str, str]]:
     """Where containers of any network live, by the records of those whose wires stand."""
     wires = {each.name for each in context.kernel.own_links()}
     return frozenset(
@@ -111,20 +117,22 @@ def _living(context: Context) -> frozenset[tuple[str, str]]:
     )
 
 
-def _is_valid(
-    context: Context,
+def is_valid(
+    kernel: Kernel,
     attachment: Attachment,
-    record: Record | None,
+    netns: str | None,
     valid: frozenset[tuple[str, str]] | None,
-    living: frozenset[tuple[str, str]],
+    lives: frozenset[tuple[str, str]],
 ) -> bool:
+    """Whether an attachment is to be kept, by the list or, without one, by what lives. `netns`: None without a record.
+    """
     if attachment.sealed and any(not ifname for _, ifname in valid or ()):
         return True  # it may be one of a container that is to be kept whole
     if valid is not None:
         return not valid.isdisjoint({(attachment.container, attachment.ifname), (attachment.container, "")})
-    if record is None:
+    if netns is None:
         return True  # a lease alone proves nothing: another plugin may have delegated to us
-    return not is_dead(context.kernel, attachment, record.netns, living)
+    return not is_dead(kernel, attachment, netns, lives)
 
 
 def _marked(context: Context, named: Collection[Attachment]) -> list[Attachment]:

@@ -12,7 +12,7 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.ipams.contract import Leases, find
 from cni_plugin.spec import parse_result, render
 from cni_plugin.verbs.context import Context
-from cni_plugin.verbs.gc import unfinished
+from cni_plugin.verbs.gc import listed, unfinished
 from cni_plugin.verbs.leases import leases_of
 
 
@@ -52,9 +52,7 @@ def check(context: Context) -> bytes:
 
 def collect(context: Context) -> bytes:
     """Give back what no valid attachment holds; without a list nothing, for we cannot tell who is dead."""
-    known = context.conf.valid
-    valid = None if known is None else frozenset((each.container_id, each.ifname) for each in known)
-    _leases(context).collect(valid)
+    _leases(context).collect(listed(context))
     if context.conf.incomplete:
         raise unfinished(context.conf.incomplete)
     return b""

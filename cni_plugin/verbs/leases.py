@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from cni_plugin.attachment import Attachment
 from cni_plugin.ipams.contract import Ask, Ipam, Leases, Words, find
-from cni_plugin.kernel.door import Kernel
 from cni_plugin.spec import Result
 from cni_plugin.verbs.context import Context, MustWait
+from cni_plugin.wirings.contract import stands
 from cni_plugin.wish import wish
 
 
@@ -29,11 +28,6 @@ def leases_of(ipam: Ipam, context: Context, pod_cidrs: Sequence[str] = ()) -> Le
     if ipam.WAITS and not context.waits:
         raise MustWait
     return found
-
-
-def stands(kernel: Kernel, who: Attachment) -> bool:
-    """Whether an attachment's wire stands, by the name that it has on the node: both ends of a pair die together."""
-    return kernel.link_index(who.host_dev) != 0
 
 
 class PreviewedLeases(Leases):

@@ -11,7 +11,7 @@ from cni_plugin.kernel.door import Kernel
 from cni_plugin.plugins import parse
 from cni_plugin.store.clusters import all_facts
 from cni_plugin.store.records import Records
-from cni_plugin.verbs.leases import stands
+from cni_plugin.wirings.contract import stands
 from ipam.allocator import Usage
 
 

@@ -224,10 +224,6 @@ class BridgeWiring(Wiring):
         """The host's end, which takes the pod's along."""
         return state([Veth(who.host_dev)])
 
-    def alive(self, who: Attachment, kernel: Kernel) -> bool:
-        """Both ends of a pair die together."""
-        return kernel.link_index(who.host_dev) != 0
-
 
 wiring = BridgeWiring()
 

@@ -169,7 +169,12 @@ class Wiring:
 
     def alive(self, who: Attachment, kernel: Kernel) -> bool:
         """Whether an attachment stands, as far as the node's own namespace tells."""
-        raise NotImplementedError
+        return stands(kernel, who)
+
+
+def stands(kernel: Kernel, who: Attachment) -> bool:
+    """Whether an attachment's wire stands, by the name that it has on the node: both ends of a pair die together."""
+    return kernel.link_index(who.host_dev) != 0
 
 
 def find(name: str) -> Wiring | None:

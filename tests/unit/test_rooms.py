@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from cni_plugin.attachment import Attachment
 from cni_plugin.describe import script
 from cni_plugin.diff import Op
 from cni_plugin.model.base import POD
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.links import Veth
 from cni_plugin.model.nft import Chain, Element, Map
+from cni_plugin.node.chained import shelf
 from cni_plugin.node.repair import repair
 from cni_plugin.verbs import run
 from cni_plugin.verbs.gc import collect_dead
@@ -303,6 +305,27 @@ def test_a_feature_of_one_file_adds_to_what_a_main_plugin_made_and_takes_it_away
     assert red.call("DEL").exit == 0
     assert node.call("DEL").exit == 0
     assert node.left() == []
+
+
+def test_whoever_makes_an_attachment_is_alone_at_it_as_a_main_plugin_and_chained(node: Node) -> None:
+    who = Attachment("toys", "a", "eth0")
+    with node.records.claim(who):
+        assert (node.call("ADD").code, wires(node), leased(node)) == (11, 0, [])
+    added = node.call("ADD")
+    red = chained(node, added.body, colour="red")
+    with shelf(node.records.run_dir, "toy_tune").claim(who):
+        assert (red.call("ADD").code, colour(node)) == (11, None)
+    assert (red.call("ADD").exit, colour(node)) == (0, "red")
+
+
+def test_a_chained_attachment_goes_without_a_list_where_another_pod_has_its_path_by_now(node: Node) -> None:
+    added = node.call("ADD", "b eth0")
+    records = shelf(node.records.run_dir, "toy_tune")
+    red = chained(node, added.body, colour="red")
+    assert red.call("ADD", "a eth0", CNI_NETNS="/run/netns/b").exit == 0
+    assert [each.container for each in records.all()] == ["a"]
+    assert red.call("GC").exit == 0
+    assert [each.container for each in records.all()] == []
 
 
 def test_what_stood_before_is_put_back(node: Node, previous: Json) -> None:
