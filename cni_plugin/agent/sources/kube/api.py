@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import NamedTuple
 
@@ -202,6 +202,26 @@ class Api:
             return response
         with closing(response):
             raise _refusal(request, response)
+
+
+class Line:
+    """The connection of a thread that lives on when one is lost. `held`: the one that there is, for other threads."""
+
+    def __init__(self, connect: Callable[[], Api]) -> None:
+        self._connect = connect
+        self.held: Api | None = None
+
+    def api(self) -> Api:
+        """It, made if there is none. Raises ApiError."""
+        if self.held is None:
+            self.held = self._connect()
+        return self.held
+
+    def close(self) -> None:
+        """Let go of it: the next one reads the configuration, and the token, anew."""
+        api, self.held = self.held, None
+        if api is not None:
+            api.close()
 
 
 def _about(data: bytes | msgspec.Raw) -> _Object:

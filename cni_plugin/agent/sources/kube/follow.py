@@ -22,7 +22,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from cni_plugin.agent.sources.kube.api import Api, Event, Kind
+from cni_plugin.agent.sources.kube.api import Api, Event, Kind, Line
 from cni_plugin.agent.sources.kube.errors import ApiError, Gone, Refused, worded
 
 _random = SystemRandom()
@@ -85,7 +85,7 @@ class Follower(Generic[T]):
     def __init__(
         self, connect: Callable[[], Api], kind: Kind, read: Callable[[msgspec.Raw], T], sink: Sink[T], pace: Pace
     ) -> None:
-        self._connect = connect
+        self._line = Line(connect)
         self._kind = kind
         self._read = read
         self._sink = sink
@@ -93,7 +93,6 @@ class Follower(Generic[T]):
         self._backoff = Backoff(pace)
         self._ended = Flag()
         self._nudged = Flag()
-        self._api: Api | None = None
         self._version = ""
         self._listed = False
         self._agreed = True
@@ -103,12 +102,12 @@ class Follower(Generic[T]):
         """Until `stop`."""
         while not self._ended.is_set():
             try:
-                self._turn(self._connected())
+                self._turn(self._line.api())
             except Gone as error:
                 self._forgotten(error)
             except Exception as error:  # whatever it was, what is known stays, and the next try may do better
                 self._failed(error)
-        self._disconnect()
+        self._line.close()
 
     def stop(self) -> None:
         """End `run` as soon as may be; for other threads."""
@@ -117,22 +116,12 @@ class Follower(Generic[T]):
 
     def reconnect(self, *, stranded: bool = False) -> None:
         """Go on over a new connection, at once; `stranded`: only if the old one's own address is gone."""
-        api = self._api
+        api = self._line.held
         if stranded and (api is None or not api.is_stranded()):
             return
         self._nudged.set()
         if api is not None:
             api.stop()
-
-    def _connected(self) -> Api:
-        if self._api is None:
-            self._api = self._connect()
-        return self._api
-
-    def _disconnect(self) -> None:
-        api, self._api = self._api, None
-        if api is not None:
-            api.close()
 
     def _turn(self, api: Api) -> None:
         """A list if we have no version to go on from, and one watch."""
@@ -187,9 +176,9 @@ class Follower(Generic[T]):
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        """Tell, unless a single hiccup, and wait. The next try reads the configuration, and the token, anew."""
-        at = f" at {self._api.server}" if self._api is not None else ""
-        self._disconnect()
+        """Tell, unless a single hiccup, and wait."""
+        at = f" at {self._line.held.server}" if self._line.held is not None else ""
+        self._line.close()
         self._lost = min(self._lost, monotonic())
         if monotonic() - self._lost > self._pace.doubt:
             self._version = ""

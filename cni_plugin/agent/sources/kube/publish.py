@@ -21,7 +21,7 @@ from cni_plugin.agent.patience import Patience
 from cni_plugin.agent.sources.contract import Announcement
 from cni_plugin.agent.sources.kube import announce, lease
 from cni_plugin.agent.sources.kube.annotations import ANNOUNCED, MANAGED
-from cni_plugin.agent.sources.kube.api import Api
+from cni_plugin.agent.sources.kube.api import Api, Line
 from cni_plugin.agent.sources.kube.errors import worded
 from cni_plugin.agent.sources.kube.follow import Backoff, Pace
 from cni_plugin.agent.sources.kube.objects import Own
@@ -34,7 +34,7 @@ class Publisher:
         self, connect: Callable[[], Api], namespace: str, unpublished: Callable[[str], None], pace: Pace
     ) -> None:
         """`namespace`: that of the Leases. `unpublished` is told why the API does not show yet what it should."""
-        self._connect = connect
+        self._line = Line(connect)
         self._namespace = namespace
         self._unpublished = unpublished
         self._backoff = Backoff(pace)
@@ -48,7 +48,6 @@ class Publisher:
         self._said: Announcement | None = None
         self._up = False
         self._refusals = 0
-        self._api: Api | None = None
 
     def shown(self, own: Own | None, *, flannel: bool) -> None:
         """The API shows this of our node; `flannel`: some other node is still flannel's."""
@@ -66,7 +65,7 @@ class Publisher:
 
     def reconnect(self, *, stranded: bool = False) -> None:
         """Speak over a new connection from now on; `stranded`: only if the old one's own address is gone."""
-        api = self._api
+        api = self._line.held
         if api is not None and (not stranded or api.is_stranded()):
             api.stop()
 
@@ -83,7 +82,7 @@ class Publisher:
             self._bell.wait(wait)
             self._bell.clear()
             wait = None if self._ended.is_set() else self._turn()
-        self._disconnect()
+        self._line.close()
 
     def stop(self) -> None:
         """End `run` as soon as may be."""
@@ -103,7 +102,7 @@ class Publisher:
             try:
                 struck.append(write())
             except Exception as error:  # the next try may do better, and nothing else depends on this one
-                self._disconnect()
+                self._line.close()
                 troubles.append(f"{what}: {worded(error)}")
         if troubles:
             wait = self._backoff.next()
@@ -123,7 +122,7 @@ class Publisher:
         except Exception:
             self._refusals += 1
             if self._refusals > 1:
-                self._disconnect()
+                self._line.close()
                 with suppress(Exception):  # what is told is why there is no Lease, which is what there should be
                     self._annotate()
             raise
@@ -137,7 +136,7 @@ class Publisher:
         wanted = announce.notes(own, said)
         notes = announce.differing(own, {key: wanted[key] for key in ANNOUNCED if key in wanted})
         if notes:
-            self._connected().patch(own.node.name, announce.patch(notes, up=False))
+            self._line.api().patch(own.node.name, announce.patch(notes, up=False))
 
     def _lease(self) -> float | None:
         """Seconds for which nothing more is to be written, None if nothing was. A node without subnets says nothing."""
@@ -147,7 +146,7 @@ class Publisher:
         notes = announce.notes(own, said)
         if lease.says(own, notes):
             return None
-        self._connected().apply(self._namespace, own.node.name, lease.body(own, notes))
+        self._line.api().apply(self._namespace, own.node.name, lease.body(own, notes))
         return self._struck("lease", notes)
 
     def _status(self) -> float | None:
@@ -161,7 +160,7 @@ class Publisher:
         up = up and own.unavailable not in ("", "False")
         if not notes and not up:
             return None
-        self._connected().patch(own.node.name, announce.patch(notes, up=up))
+        self._line.api().patch(own.node.name, announce.patch(notes, up=up))
         return self._struck("status", {**notes, **({"NetworkUnavailable": "False"} if up else {})})
 
     def _struck(self, what: str, said: Mapping[str, str]) -> float:
@@ -173,13 +172,3 @@ class Publisher:
     def _now(self) -> tuple[Own | None, bool, Announcement | None, bool]:
         with self._lock:
             return self._own, self._flannel, self._said, self._up
-
-    def _connected(self) -> Api:
-        if self._api is None:
-            self._api = self._connect()
-        return self._api
-
-    def _disconnect(self) -> None:
-        api, self._api = self._api, None
-        if api is not None:
-            api.close()
