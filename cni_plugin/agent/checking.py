@@ -25,7 +25,8 @@ from cni_plugin.conf.reading import decode, invalid
 from cni_plugin.errors import CniError
 from cni_plugin.kernel.host import files
 from cni_plugin.plugins import parse
-from cni_plugin.store.clusters import CLUSTER_FILE
+from cni_plugin.store.clusters import cluster_file
+from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 
 def mistakes(path: str) -> list[str]:
@@ -73,7 +74,7 @@ def _template(raw: Mapping[str, object] | None) -> None:
     """What will be made of it must be a configuration that the plugin takes."""
     if raw is None:
         return
-    whole = conflist.completed(conflist.ours(raw), f"/run/tulle/{CLUSTER_FILE}")
+    whole = conflist.completed(conflist.ours(raw), cluster_file(Records(DEFAULT_RUN_DIR)))
     name = conflist.name_of(whole)
     for plugin in whole["plugins"]:  # type: ignore[attr-defined]
         if plugin.get("type") == "tulle":

@@ -19,6 +19,7 @@ from cni_plugin import decoding
 from cni_plugin.attachment import Attachment
 from cni_plugin.conf.reading import decode
 from cni_plugin.errors import CniError
+from cni_plugin.kernel.host import files
 from cni_plugin.model.base import State
 from cni_plugin.node.uses import Use, bridges, follows
 from cni_plugin.plugins import Plugin, parse
@@ -26,8 +27,6 @@ from cni_plugin.store.records import Record, Records
 
 _OF_ONE_POD = ("runtimeconfig", "args", "prevresult", "cni.dev/attachments", "cni.dev/valid-attachments")
 """Keys in which configurations of one network differ from pod to pod, and on which no bridge depends."""
-_TICK = 50_000_000
-"""Nanoseconds within which two changes of a folder may bear the same time (a jiffy, before Linux 6.13)."""
 
 Stamp: TypeAlias = tuple[int, int, int]
 
@@ -101,7 +100,7 @@ class Attachments:
             changed = os.stat(path).st_mtime_ns
             if known is not None and known.settled and known.changed == changed:
                 return known
-            settled = changed < time.time_ns() - _TICK
+            settled = changed < time.time_ns() - files.TICK
             stamps = {each.name: _stamp(each) for each in os.scandir(path) if not each.name.startswith(".")}
         except OSError as error:
             if error.errno not in (ENOENT, ENOTDIR, ELOOP):

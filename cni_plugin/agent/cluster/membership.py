@@ -37,7 +37,7 @@ from cni_plugin.node.cluster.participant import Participant
 from cni_plugin.node.contract import ALL, TURN, Inspection
 from cni_plugin.node.site import Site
 from cni_plugin.node.watch import Watch
-from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts
+from cni_plugin.store.clusters import ClusterFacts, cluster_file
 from cni_plugin.store.records import Records
 
 SOON, LATE = 1.0, 30.0
@@ -84,7 +84,7 @@ class Membership:
         self._journal = journal
         self._settings = settings
         self._name = settings.node or os.environ.get("NODE_NAME") or os.uname().nodename
-        self._path = f"{records.run_dir}/{CLUSTER_FILE}"
+        self._path = cluster_file(records)
         self._snapshot: Snapshot | None = None
         self._taken = 0.0
         self._trouble = ""

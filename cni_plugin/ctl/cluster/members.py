@@ -29,7 +29,7 @@ from cni_plugin.model.layer3 import Route
 from cni_plugin.node.cluster import guard
 from cni_plugin.node.cluster.planner import planned
 from cni_plugin.plan.cluster import Part, Plan
-from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts, all_facts
+from cni_plugin.store.clusters import CLUSTER_FILE, ClusterFacts, all_facts, cluster_file
 from cni_plugin.store.offload import broken
 from cni_plugin.store.records import Records
 from cni_plugin.verbs.run import as_cni_error
@@ -62,7 +62,7 @@ def _listed(records: Records, conf_dir: str) -> Iterator[_Listed]:
             seen.add(each.conf.name)
             paths.add(each.conf.cluster if isinstance(each.conf.cluster, str) else "")
             yield _Listed(each.conf.name, each.conf.cluster, None)
-    path = f"{records.run_dir}/{CLUSTER_FILE}"
+    path = cluster_file(records)
     if path not in paths and os.path.exists(path):
         yield _Listed(CLUSTER_FILE.partition(".")[0], path, None)
 

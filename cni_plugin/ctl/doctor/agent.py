@@ -10,6 +10,7 @@ from cni_plugin.client import VERSION
 from cni_plugin.ctl.configs import ConfigFile
 from cni_plugin.ctl.doctor.contract import ERROR, HINT, SURROUNDINGS, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
+from cni_plugin.store.records import DEFAULT_RUN_DIR
 
 LAYER = SURROUNDINGS
 
@@ -19,7 +20,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: dict[str, object] = {}
     version: str = ""
-    run_dir: str = "/run/tulle"
+    run_dir: str = DEFAULT_RUN_DIR
     configs: tuple[ConfigFile, ...] = ()
     unknown: Mapping[str, str] = {}
 

@@ -14,8 +14,6 @@ from cni_plugin.kernel.host import files
 from cni_plugin.kernel.see.look import Link
 
 LAYER = PODS
-_DAMAGED = ".tmp.damaged."
-"""What the name of a record begins with that `files.set_aside` has renamed."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +37,7 @@ def unplugged(facts: Facts) -> Iterator[Finding]:
     for pod in facts.pods:
         if pod.state == "unplugged":
             yield Finding(
-                "unplugged", ERROR, f"attachment {pod.container} {pod.ifname} in {pod.network}",
+                "unplugged", ERROR, f"attachment {_called(pod)}",
                 f"{pod.host_dev} is gone",
                 "the pod runs and has no network: somebody deleted its veth", "tullectl repair",
             )
@@ -50,7 +48,7 @@ def duplicate_addresses(facts: Facts) -> Iterator[Finding]:
     holders: dict[str, list[str]] = {}
     for pod in facts.pods:
         for each in pod.ips:
-            holders.setdefault(each.partition("/")[0], []).append(f"{pod.container} {pod.ifname} in {pod.network}")
+            holders.setdefault(each.partition("/")[0], []).append(_called(pod))
     for address, who in holders.items():
         if len(who) > 1:
             yield Finding(
@@ -75,7 +73,7 @@ def dead_attachments(facts: Facts) -> Iterator[Finding]:
     for pod in facts.pods:
         if pod.state == "dead":
             yield Finding(
-                "dead-attachment", WARNING, f"attachment {pod.container} {pod.ifname} in {pod.network}",
+                "dead-attachment", WARNING, f"attachment {_called(pod)}",
                 f"its namespace {pod.netns} is gone",
                 "the pod ended and nobody told Tulle: its addresses stay taken until it is deleted or collected",
                 f"let the runtime remove the sandbox (crictl rmp {pod.container[:12]}) or collect (GC)",
@@ -97,6 +95,10 @@ def orphans(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _called(pod: Pod) -> str:
+    return f"{pod.container} {pod.ifname} in {pod.network}"
+
+
 def _damaged(run_dir: str) -> Iterator[str]:
     """Records that could not be read, and were set aside when somebody tried; and what is no network's folder."""
     base = f"{run_dir}/attachments"
@@ -105,7 +107,7 @@ def _damaged(run_dir: str) -> Iterator[str]:
             yield f"{base}/{network}"
             continue
         for name in sorted(os.listdir(f"{base}/{network}")):
-            if name.startswith(_DAMAGED):
+            if name.startswith(files.DAMAGED):
                 yield f"{base}/{network}/{name}"
 
 

@@ -10,6 +10,7 @@ import msgspec
 from cni_plugin.ctl.doctor.contract import ERROR, NODE, WARNING, Finding
 from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.host import files
+from cni_plugin.store.records import DEFAULT_RUN_DIR
 
 LAYER = NODE
 
@@ -25,7 +26,7 @@ class Mount(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Where records are, and on what."""
 
-    run_dir: str = "/run/tulle"
+    run_dir: str = DEFAULT_RUN_DIR
     mount: Mount | None = None
 
 

@@ -29,7 +29,10 @@ _CURES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOMEM: "free some memory",
 }
-_DAMAGED = f"{_TEMPORARY}damaged."
+DAMAGED = f"{_TEMPORARY}damaged."
+"""What the name of a file begins with that `set_aside` has renamed."""
+TICK = 50_000_000
+"""Nanoseconds within which two changes of a file or folder may bear the same time (a jiffy, before Linux 6.13)."""
 MOST_BYTES = 64 << 20
 """Of one file, where nothing smaller is said: what we write for 5,000 nodes is 3 MiB."""
 ODD = frozenset({
@@ -310,7 +313,7 @@ def sweep(path: str) -> None:
     """Remove what killed writers left in a folder; what was set aside stays. Raises OSError."""
     if is_folder(path):
         for name in os.listdir(path):
-            if name.startswith(_TEMPORARY) and not name.startswith(_DAMAGED):
+            if name.startswith(_TEMPORARY) and not name.startswith(DAMAGED):
                 _discard(os.path.join(path, name))
 
 
@@ -385,11 +388,11 @@ def set_aside(path: str) -> None:
     """Rename what cannot be read, so that it is neither used nor lost. Raises OSError."""
     folder, name = os.path.split(path)
     try:
-        os.rename(path, os.path.join(folder, f"{_DAMAGED}{name[-64:]}"))
+        os.rename(path, os.path.join(folder, f"{DAMAGED}{name[-64:]}"))
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR):
             raise  # else an earlier one stands there, and one of the two is a folder
-        os.rename(path, os.path.join(folder, f"{_DAMAGED}{os.lstat(path).st_ino}.{name[-64:]}"))
+        os.rename(path, os.path.join(folder, f"{DAMAGED}{os.lstat(path).st_ino}.{name[-64:]}"))
 
 
 def _temporary(path: str) -> str:

@@ -26,8 +26,6 @@ from cni_plugin.store.records import Records
 
 Source: TypeAlias = str | Mapping[str, object]
 """The path of a list, or the list."""
-_TICK = 50_000_000
-"""Nanoseconds within which two writings of a file may bear the same time."""
 
 
 class NodeList(NamedTuple):
@@ -100,8 +98,8 @@ def decoded(source: Source, data: bytes) -> object:
 def stamp_of(source: Source, *, replaced: bool = False) -> Stamp:
     """What tells a file from another one at its place without reading it, () where nothing does.
 
-    Of one that was written just now a second writing might bear the same time (a jiffy, before Linux 6.13), unless it
-    is only ever `replaced` by a rename.
+    Of one that was written just now a second writing might bear the same time (`files.TICK`), unless it is only ever
+    `replaced` by a rename.
     """
     if not isinstance(source, str):
         return ()
@@ -109,7 +107,7 @@ def stamp_of(source: Source, *, replaced: bool = False) -> Stamp:
         found = os.stat(source)
     except (OSError, ValueError):  # a path with a NUL in it is none
         return ()
-    if not replaced and abs(time.time_ns() - found.st_mtime_ns) < _TICK:
+    if not replaced and abs(time.time_ns() - found.st_mtime_ns) < files.TICK:
         return ()
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
