@@ -19,7 +19,6 @@ from cni_plugin.kernel.watch.changed import LINKS, Changed
 from cni_plugin.model.base import Object, state
 from cni_plugin.model.links import Fdb, Port, PortVlan, Up, Veth
 from cni_plugin.node.contract import BRIDGED, THOROUGH, Inspection, Quiet
-from cni_plugin.node.settle import apply
 from cni_plugin.node.site import Site
 from cni_plugin.store.records import Record
 
@@ -50,10 +49,7 @@ def _put_right(site: Site) -> Sequence[Op]:
     want = state(each for record, link in found if record is not None for each in _port(record, link))
     # who is no port of a bridge may not even be asked for entries (EINVAL); one that stands is put there again
     have = site.kernel.read(each for each in want.values() if not isinstance(each, Fdb))
-    ops = diff(want, have)
-    if not site.dry_run:
-        apply(site.kernel, ops)
-    return ops
+    return site.apply(diff(want, have))
 
 
 def _stray(site: Site) -> Iterator[tuple[Attachment, OwnLink]]:

@@ -9,7 +9,7 @@ from cni_plugin.kernel.door import Kernel, OwnLink
 from cni_plugin.model.base import State
 from cni_plugin.node.attached import Attachments
 from cni_plugin.node.cluster.participant import Participant
-from cni_plugin.node.settle import put_right
+from cni_plugin.node.settle import apply, put_right
 from cni_plugin.store.clusters import ClusterFacts, all_facts
 from cni_plugin.store.records import Records
 
@@ -45,6 +45,12 @@ class Site:
     def member(self, network: str) -> Participant:
         """This node as a member of a network's cluster, as warm as it was left."""
         return self._members.setdefault(network, Participant(network, self.kernel, self.records))
+
+    def apply(self, ops: list[Op]) -> list[Op]:
+        """All or nothing, as `settle.apply`, unless we only look; the same operations."""
+        if not self.dry_run:
+            apply(self.kernel, ops)
+        return ops
 
     def put_right(self, look: Callable[[], tuple[State, State]]) -> list[Op]:
         """As `settle.put_right`, here."""

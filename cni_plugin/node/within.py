@@ -11,7 +11,6 @@ from cni_plugin.model.base import state
 from cni_plugin.model.links import Fdb
 from cni_plugin.node.chained import shelves
 from cni_plugin.node.contract import WITHIN, Inspection, Quiet
-from cni_plugin.node.settle import apply
 from cni_plugin.node.site import Site
 from cni_plugin.plan.pod import lasting, links_on_node
 from cni_plugin.store.records import Record
@@ -45,9 +44,7 @@ def _put_right(site: Site, record: Record) -> Sequence[Op]:
     have = kernel.read(want.values())
     if stands and any("master" in differences(each, have[key]) for key, each in want.items() if key in have):
         want |= state(each for each in record.objects if isinstance(each, Fdb))  # they went with the bridge
-    ops = diff(want, have)
-    if not site.dry_run:
-        apply(kernel, ops)
+    ops = site.apply(diff(want, have))
     if not stands and not site.dry_run:
         kernel.announce(record.ifname, record.attachment.host_dev)
     return ops
@@ -57,7 +54,4 @@ def _put_back(site: Site, record: Record) -> Sequence[Op]:
     """What a chained feature made, as it made it: to change it is what the feature is for."""
     site.kernel.enter(record.netns, allow_own=True)
     want = state(record.objects)
-    ops = diff(want, site.kernel.read(want.values()))
-    if not site.dry_run:
-        apply(site.kernel, ops)
-    return ops
+    return site.apply(diff(want, site.kernel.read(want.values())))
