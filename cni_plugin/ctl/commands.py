@@ -20,11 +20,12 @@ def repair(
     run_dir: RunDir = DEFAULT_RUN_DIR,
 ) -> None:
     """Compare all that is on record with the kernel, and put right what differs."""
-    from cni_plugin.ctl.look.diff import rows, walk
+    from cni_plugin.ctl.look.diff import rows
     from cni_plugin.ctl.look.show import repairs
+    from cni_plugin.node.repair import repair as put_right
 
     with open_kernel() as kernel:
-        found = or_explain(lambda: walk(kernel, Records(run_dir), dry_run=dry_run))
+        found = or_explain(lambda: put_right(kernel, Records(run_dir), dry_run=dry_run))
     show.as_json(rows(found)) if json else repairs(found, dry_run=dry_run)
     if any(each.problem or (dry_run and each.ops) for each in found):
         raise typer.Exit(1)

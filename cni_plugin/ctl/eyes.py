@@ -179,11 +179,6 @@ def families_of(pods: Collection[Pod], configs: Collection[ConfigFile]) -> tuple
     return tuple(sorted(routed.union(*(each.families for each in configs if each.ours))))
 
 
-def named(links: Iterable[Link], name: str) -> Link | None:
-    """The link of this name."""
-    return next((each for each in links if each.name == name), None)
-
-
 def number(text: str | None) -> int:
     """A sysctl's value, 0 for what is none."""
     return int(text) if text and text.lstrip("-").isdigit() else 0

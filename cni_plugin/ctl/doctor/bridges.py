@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 
 from cni_plugin.ctl.doctor.contract import ERROR, PODS, WARNING, Finding
-from cni_plugin.ctl.eyes import Eyes, Pod, named
-from cni_plugin.kernel.see.look import Link
+from cni_plugin.ctl.eyes import Eyes, Pod
+from cni_plugin.kernel.see.look import Link, named
 from cni_plugin.marks import MOST_PORTS
 
 LAYER = PODS

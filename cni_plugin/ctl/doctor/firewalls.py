@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import msgspec
 
 from cni_plugin.ctl.doctor.contract import HINT, NODE, WARNING, Finding
-from cni_plugin.ctl.eyes import Eyes, named
+from cni_plugin.ctl.eyes import Eyes
 from cni_plugin.kernel.nft.ruleset import Hook
-from cni_plugin.kernel.see.look import Link
+from cni_plugin.kernel.see.look import Link, named
 from cni_plugin.marks import TABLE
 
 LAYER = NODE

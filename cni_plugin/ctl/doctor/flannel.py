@@ -8,8 +8,8 @@ import msgspec
 
 from cni_plugin.ctl.cluster.roster import Roster
 from cni_plugin.ctl.doctor.contract import CLUSTER, ERROR, HINT, WARNING, Finding
-from cni_plugin.ctl.eyes import Eyes, named
-from cni_plugin.kernel.see.look import Link
+from cni_plugin.ctl.eyes import Eyes
+from cni_plugin.kernel.see.look import Link, named
 
 LAYER = CLUSTER
 _FLANNEL = ("flannel.", "flannel-v6.", "flannel-wg", "flannel.ipip")

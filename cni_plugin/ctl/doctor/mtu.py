@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 
 from cni_plugin.ctl.doctor.contract import LINKS, WARNING, Finding
-from cni_plugin.ctl.eyes import Eyes, Limit, Pod, named
-from cni_plugin.kernel.see.look import Link
+from cni_plugin.ctl.eyes import Eyes, Limit, Pod
+from cni_plugin.kernel.see.look import Link, named
 
 LAYER = LINKS
 

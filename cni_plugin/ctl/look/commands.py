@@ -60,11 +60,12 @@ def status(json: Json = False, conf_dir: ConfDir = DEFAULT_CONF_DIR, run_dir: Ru
 
 def diff(json: Json = False, run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
     """Print what is not as it should be, as the lines that would put it right. Exit code 1 when there is any."""
-    from cni_plugin.ctl.look.diff import is_wrong, rows, walk
+    from cni_plugin.ctl.look.diff import is_wrong, rows
     from cni_plugin.ctl.look.show import differences
+    from cni_plugin.node.repair import repair
 
     with open_kernel() as kernel:
-        found = or_explain(lambda: [each for each in walk(kernel, Records(run_dir), dry_run=True) if is_wrong(each)])
+        found = or_explain(lambda: [each for each in repair(kernel, Records(run_dir), dry_run=True) if is_wrong(each)])
     if json:
         show.as_json(rows(found))
     elif found:

@@ -1,19 +1,11 @@
-"""`tullectl diff` and `repair`: everything on record, compared with the kernel, thing by thing."""
+"""What `tullectl diff` and `repair` tell of what they looked at, thing by thing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from cni_plugin.describe import script
-from cni_plugin.kernel.door import Kernel
 from cni_plugin.node.contract import Repair
-from cni_plugin.node.repair import repair
-from cni_plugin.store.records import Records
-
-
-def walk(kernel: Kernel, records: Records, *, dry_run: bool) -> list[Repair]:
-    """All that was looked at, put right unless `dry_run`. Raises OSError where the records cannot be read."""
-    return repair(kernel, records, dry_run=dry_run)
 
 
 def is_wrong(each: Repair) -> bool:

@@ -13,11 +13,12 @@ from cni_plugin.kernel.open import open_kernel
 from cni_plugin.store.records import DEFAULT_RUN_DIR, Records
 
 ipam_app = typer.Typer(help="The addresses of the in-process host-local IPAM.", no_args_is_help=True)
+_AnyNetwork = Annotated[str, typer.Argument(help="A network; all of them without one.")]
 
 
 @ipam_app.command("list")
 def ipam_list(
-    network: Annotated[str, typer.Argument(help="A network; all of them without one.")] = "",
+    network: _AnyNetwork = "",
     json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     run_dir: RunDir = DEFAULT_RUN_DIR,
@@ -34,7 +35,7 @@ def ipam_list(
 
 @ipam_app.command("check")
 def ipam_check(
-    network: Annotated[str, typer.Argument(help="A network; all of them without one.")] = "",
+    network: _AnyNetwork = "",
     json: Json = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     run_dir: RunDir = DEFAULT_RUN_DIR,

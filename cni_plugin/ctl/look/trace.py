@@ -26,6 +26,7 @@ from cni_plugin.errors import INVALID_CONFIG, CniError
 from cni_plugin.harmless import Censor
 from cni_plugin.kernel.door import Kernel
 from cni_plugin.kernel.nft.ruleset import Rule, hooks, rules
+from cni_plugin.kernel.see.look import named
 from cni_plugin.marks import TABLE
 from cni_plugin.model.base import Object, state
 from cni_plugin.model.host import Sysctl
@@ -157,7 +158,7 @@ def _why_sysctl(name: str) -> str:
 
 
 def _host(host: Looker, record: Record) -> dict[str, object]:
-    link = next((each for each in host.links() if each.name == record.attachment.host_dev), None)
+    link = named(host.links(), record.attachment.host_dev)
     if link is None:
         return {"name": record.attachment.host_dev, "state": "gone"}
     shape: dict[str, object] = msgspec.to_builtins(link)
@@ -165,9 +166,8 @@ def _host(host: Looker, record: Record) -> dict[str, object]:
 
 
 def _pod(pod: Looker, record: Record) -> dict[str, object]:
-    links = [msgspec.to_builtins(each) for each in pod.links() if each.name == record.ifname]
     return {
-        "link": links[0] if links else None,
+        "link": msgspec.to_builtins(named(pod.links(), record.ifname)),
         "addresses": list(pod.addresses(record.ifname)),
         "routes": [describe(Op("create", each)) for each in pod.routes()],
         "neighbours": [msgspec.to_builtins(each) for each in pod.neighbours() if each.dev == record.ifname],
@@ -188,9 +188,9 @@ def _entries(host: Looker, record: Record) -> Iterator[object]:
 def _rules(text: str, record: Record) -> Iterator[object]:
     """Rules that name the pod's addresses or its link, and ours for its network."""
     names = [*(each.partition("/")[0] for each in record.ips), record.attachment.host_dev, record.container]
-    named = re.compile("|".join(rf"(?<![\w.:-]){re.escape(each)}(?![\w.:-])" for each in names))
+    pattern = re.compile("|".join(rf"(?<![\w.:-]){re.escape(each)}(?![\w.:-])" for each in names))
     comment = f'comment "network {record.network} '
-    yield from (msgspec.to_builtins(each) for each in rules(text) if named.search(each.text) or _of(each, comment))
+    yield from (msgspec.to_builtins(each) for each in rules(text) if pattern.search(each.text) or _of(each, comment))
 
 
 def _of(rule: Rule, comment: str) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cni_plugin.ctl.host import Looker
 from cni_plugin.kernel.nft.ruleset import Hook
-from cni_plugin.kernel.see.look import Way
+from cni_plugin.kernel.see.look import Way, named
 from cni_plugin.model.every import kinds
 from cni_plugin.model.links import Tunnel
 from cni_plugin.store.records import Record
@@ -53,7 +53,7 @@ def way(ground: Ground, to: str) -> Iterator[str]:
 
 def _wire(ground: Ground) -> str:
     record = ground.record
-    link = next((each for each in ground.host.links() if each.name == record.attachment.host_dev), None)
+    link = named(ground.host.links(), record.attachment.host_dev)
     if link is None:
         return f"the wire is cut: {record.attachment.host_dev} is gone"
     state = "down" if not link.up else link.port or "on no bridge"
@@ -95,7 +95,7 @@ def _onwards(ground: Ground, to: str) -> Iterator[str]:
 
 
 def _tunnel(ground: Ground, hop: Way, to: str) -> Iterator[str]:
-    link = next((each for each in ground.host.links() if each.name == hop.dev), None)
+    link = named(ground.host.links(), hop.dev)
     if link is None or link.kind not in (each.MADE_BY for each in kinds(Tunnel)):
         return
     neighbour = next(

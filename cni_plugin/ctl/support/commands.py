@@ -81,10 +81,11 @@ def _said(notes: Notes, records: Records, places: Places) -> dict[str, object]:
     from cni_plugin.ctl.host import Host
     from cni_plugin.ctl.look import addresses, diff
     from cni_plugin.ctl.look.status import report
+    from cni_plugin.node.repair import repair
 
     with open_kernel() as kernel:
         def wrong() -> list[dict[str, object]]:
-            return diff.rows(diff.walk(kernel, records, dry_run=True))
+            return diff.rows(repair(kernel, records, dry_run=True))
 
         def found() -> object:
             return msgspec.to_builtins(examine(Eyes(kernel, records, places, Host(), probing=True)))

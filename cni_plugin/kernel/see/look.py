@@ -8,7 +8,7 @@ here is a question, nothing changes the kernel, and the lists are dumps: only a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
@@ -80,6 +80,11 @@ class Entry(msgspec.Struct, frozen=True):
     address: str = ""
     state: str = ""
     vlan: int = 0
+
+
+def named(links: Iterable[Link], name: str) -> Link | None:
+    """The link of this name."""
+    return next((each for each in links if each.name == name), None)
 
 
 class Sight:
