@@ -42,17 +42,19 @@ class Gauges:
 
     def attachments(self) -> dict[str, int]:
         """How many attachments each network has."""
-        records = self._records
-        return {name: len(_names(records.folder(name))) for name in _names(f"{records.run_dir}/attachments")}
+        return {name: len(_names(self._records.folder(name))) for name in self._networks()}
 
     def bridge_ports(self) -> dict[str, int]:
         """How many ports each bridge of ours has; a Linux bridge holds 1,023."""
         bridges = {each.bridge for each in self._first_records() if each.bridge}
         return {name: len(_names(BRIDGE_PORTS.format(name))) for name in sorted(bridges)}
 
+    def _networks(self) -> list[str]:
+        return _names(f"{self._records.run_dir}/attachments")
+
     def _first_records(self) -> Iterator[Record]:
         """One attachment of each network: its configuration is the network's."""
-        for network in self.attachments():
+        for network in self._networks():
             try:
                 record = next(self._records.all(network), None)
             except OSError:
