@@ -79,11 +79,11 @@ class _Agent:
         }
         self._worker = Worker(run_dir, self._journal, answers)
         stack.callback(self._worker.close)
-        records = Records(run_dir)
-        self._gauges = Gauges(self._worker.kernel, records, lambda: self._server.queue)
-        self._membership = self._member(records, stack) if settings.source else None
+        self._records = Records(run_dir)
+        self._gauges = Gauges(self._worker.kernel, self._records, lambda: self._server.queue)
+        self._membership = self._member(stack) if settings.source else None
         self._reconciler = Reconciler(
-            self._worker.kernel, records, self._journal, settings, keeper=self._membership
+            self._worker.kernel, self._records, self._journal, settings, keeper=self._membership
         )
         stack.callback(self._reconciler.close)
         self._supervisor = Supervisor(run_dir, open_kernel, partial(self._journal.say, "warn"))
@@ -102,10 +102,10 @@ class _Agent:
         self._server.run(systemd.Watchdog().pat)
         systemd.notify("STOPPING=1")
 
-    def _member(self, records: Records, stack: ExitStack) -> Membership:
+    def _member(self, stack: ExitStack) -> Membership:
         from cni_plugin.agent.cluster.membership import Membership  # not needed where nodes are listed by hand
 
-        membership = Membership(self._worker.kernel, records, self._journal, self._settings)
+        membership = Membership(self._worker.kernel, self._records, self._journal, self._settings)
         stack.callback(membership.close)
         return membership
 
@@ -113,13 +113,13 @@ class _Agent:
         watchers: list[Watcher] = [self._reconciler, systemd.Report(self._how)]
         if self._membership:
             watchers.append(self._membership)
-        offload = Offload(Records(self._run_dir), self._reconciler.anew)
+        offload = Offload(self._records, self._reconciler.anew)
         stack.callback(offload.close)
         watchers.append(offload)
         if self._settings.mesh:
             from cni_plugin.agent.cluster.mesh import Mesh
 
-            watchers.append(_begun("mesh", partial(Mesh, Records(self._run_dir), self._settings.network), stack))
+            watchers.append(_begun("mesh", partial(Mesh, self._records, self._settings.network), stack))
         if self._settings.metrics:
             watchers.append(_begun("metrics server", self._metrics, stack))
         return watchers
