@@ -222,7 +222,7 @@ def test_a_request_whose_client_goes_away_is_finished_or_never_begun(plugin: Pat
 
     and one that was begun is undone unless its reply was taken.
     """
-    with world_with(plugin, tmp_path) as world, Agent(world.node, plugin) as agent:
+    with world_with(AgentWorld, plugin, tmp_path) as world, Agent(world.node, plugin) as agent:
         _gone_clients(world, agent)
 
 
@@ -353,7 +353,7 @@ def test_no_packet_between_pods_is_lost_while_the_agent_is_restarted_and_killed(
 
 def test_no_request_fails_while_the_agent_is_stopped_in_order_and_started(plugin: Path, tmp_path: Path) -> None:
     """What is under way is finished, and who is not served by the agent any more is served by the engine."""
-    with world_with(plugin, tmp_path) as world, Agent(world.node, plugin) as agent:
+    with world_with(AgentWorld, plugin, tmp_path) as world, Agent(world.node, plugin) as agent:
         pods = [f"pod{number}" for number in range(4)]
         for pod in pods:
             world.node.pod(pod)
@@ -395,7 +395,7 @@ def _remaining(pod: Namespace) -> list[str]:
 @pytest.mark.timeout(7200)
 def test_thousands_of_adds_and_dels_leave_everything_where_it_was(plugin: Path, tmp_path: Path) -> None:
     """Memory, descriptors, links, files and ruleset; one in a hundred goes through the real client."""
-    with world_with(plugin, tmp_path) as world, Agent(world.node, plugin) as agent:
+    with world_with(AgentWorld, plugin, tmp_path) as world, Agent(world.node, plugin) as agent:
         for number in range(THREADS):
             world.node.pod(f"soak{number}")
         assert world.ask("ADD", "other").exit == 0

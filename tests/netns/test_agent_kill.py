@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -28,6 +29,7 @@ from tests.netns.failure_nodes import conf
 from tests.netns.test_rollback import EMPTY, World, _note
 
 VALID: Mapping[str, object] = {"cni.dev/valid-attachments": [{"containerID": "other", "ifname": "eth0"}]}
+Made = TypeVar("Made", bound="AgentWorld")
 
 
 class AgentWorld(World):
@@ -50,10 +52,11 @@ class AgentWorld(World):
 
 
 @contextmanager
-def world_with(plugin: Path, state: Path) -> Iterator[AgentWorld]:
+def world_with(kind: type[Made], plugin: Path, state: Path) -> Iterator[Made]:
+    """A world of this kind, removed in the end."""
     node = Node(unique_name("kill"), Plugins("tulle", plugin.parent), state)
     try:
-        yield AgentWorld(node, conf(node, "dual"))
+        yield kind(node, conf(node, "dual"))
     finally:
         node.remove()
 
@@ -61,7 +64,7 @@ def world_with(plugin: Path, state: Path) -> Iterator[AgentWorld]:
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
     """A node on which one pod lives already."""
-    with world_with(plugin, tmp_path) as made:
+    with world_with(AgentWorld, plugin, tmp_path) as made:
         assert made.request("ADD", "other").code == 0
         made.node.pod("pod1")
         yield made

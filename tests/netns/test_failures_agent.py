@@ -36,7 +36,7 @@ from tests.pace import PATIENCE, until
 
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
-    with world_with(plugin, tmp_path) as made:
+    with world_with(AgentWorld, plugin, tmp_path) as made:
         ipam = {"type": "host-local", "dataDir": str(made.node.data_dir), "ranges": [[{"subnet": "10.60.0.0/21"}]]}
         made.configuration["ipam"] = ipam
         yield made

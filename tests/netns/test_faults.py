@@ -24,7 +24,7 @@ from tests.pace import until
 
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
-    with world_with(plugin, tmp_path) as world:
+    with world_with(AgentWorld, plugin, tmp_path) as world:
         assert world.ask("ADD", "other").exit == 0
         world.node.pod("pod1")
         yield world

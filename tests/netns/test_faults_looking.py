@@ -66,10 +66,9 @@ LIBRARY = Counter(["socket:[N]"])
 
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[LookedAt]:
-    with world_with(plugin, tmp_path) as made:
-        looked_at = LookedAt(made.node, made.configuration)
-        looked_at.populate()
-        yield looked_at
+    with world_with(LookedAt, plugin, tmp_path) as made:
+        made.populate()
+        yield made
 
 
 def calls(kind: str, *, each: bool) -> Iterator[tuple[int, int]]:

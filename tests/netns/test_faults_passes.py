@@ -81,10 +81,9 @@ class Tended(AgentWorld):
 
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[Tended]:
-    with world_with(plugin, tmp_path) as made:
-        tended = Tended(made.node, made.configuration)
-        tended.populate()
-        yield tended
+    with world_with(Tended, plugin, tmp_path) as made:
+        made.populate()
+        yield made
 
 
 @pytest.mark.timeout(600)

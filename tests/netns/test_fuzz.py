@@ -26,7 +26,7 @@ from tests.unit.support import executable
 @pytest.fixture
 def world(plugin: Path, tmp_path: Path) -> Iterator[AgentWorld]:
     """A node with a folder for who calls from it, whose only foreign IPAM is a script."""
-    with world_with(plugin, tmp_path) as made:
+    with world_with(AgentWorld, plugin, tmp_path) as made:
         (made.node.state / "far" / "away").mkdir(parents=True)
         executable(made.node.state / "bin" / "lender", LENDER)
         for name in ("tulle", "bridge", "host-local"):
