@@ -10,7 +10,7 @@ from cni_plugin.marks import BRIDGE_ALIAS, TABLE
 from cni_plugin.model.base import State, state
 from cni_plugin.model.every import tunnel
 from cni_plugin.model.links import Bridge
-from cni_plugin.model.nft import Chain, Map, NftObject, Set, Table
+from cni_plugin.model.nft import Chain, NftObject, SetOrMap, Table
 from cni_plugin.node.settle import apply
 from cni_plugin.store.clusters import all_facts, forget
 from cni_plugin.store.records import Records
@@ -39,7 +39,7 @@ def _own_state(kernel: Kernel) -> State:
     tunnels = [each for each in (tunnel(link.name, link.alias) for link in links) if each is not None]
     owned = kernel.owned(*(each.name for each in tunnels))
     places = [place for each in of_node() for place in each.places().values()]
-    within = {each.table for each in places if isinstance(each, Chain | Set | Map)}
+    within = {each.table for each in places if isinstance(each, Chain | SetOrMap)}
     tables = [Table(name) for name in sorted({TABLE, *within})]
     rest = [each for each in places if not isinstance(each, NftObject)]
     return {**owned, **state([*bridges, *tunnels]), **kernel.read([*tables, *rest])}

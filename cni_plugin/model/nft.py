@@ -5,8 +5,8 @@ our name too. It is made with the first thing in it, and goes with the last. Wha
 `apply` changes in one transaction, whatever the order and the kinds. A set or map changes by its elements: one of
 another type is made anew, with what is in it, and the chains that look into it are told anew with it.
 
-    Map("hostports", "inet_proto . inet_service", "verdict")     nft 'add map inet tulle hostports { type ... }'
-    Element("hostports", "tcp . 8080", "jump pod7")              nft 'add element inet tulle hostports { ... }'
+    Map("hostports", "inet_proto . inet_service", data="verdict")     nft 'add map inet tulle hostports { type ... }'
+    Element("hostports", "tcp . 8080", "jump pod7")                   nft 'add element inet tulle hostports { ... }'
 """
 
 from __future__ import annotations
@@ -89,16 +89,17 @@ class Chain(NftObject, frozen=True, tag="chain"):
         return "\n".join(head + [f"nft 'add rule {self.table} {self.name} {rule}'" for rule in self.rules])
 
 
-class Set(NftObject, frozen=True, tag="set"):
-    """A named set, of a type in nft's words: `ipv4_addr . inet_proto . inet_service` is of three values together.
+class SetOrMap(NftObject, frozen=True):
+    """What has elements, of a type in nft's words: `ipv4_addr . inet_proto . inet_service` is of three values together.
 
-    `interval`: it is of ranges, `10.0.0.0/8` or `80-90`, which is dear to change: 22 ms with 50,000 in it, where a set
-    of values takes 0.02. What is in it are objects of their own.
+    `interval`: it is of ranges, `10.0.0.0/8` or `80-90`, which is dear to change: 22 ms with 50,000 in it, where one of
+    values takes 0.02. What is in it are objects of their own. No two in a table have one name, be they set or map.
     """
 
-    RANK: ClassVar[int] = 400
     FIXED: ClassVar[tuple[str, ...]] = ("type", "interval")
     HOLDS: ClassVar[bool] = True
+    WORD: ClassVar[str]
+    """What nft calls one."""
     name: str
     type: str
     interval: bool = False
@@ -109,37 +110,40 @@ class Set(NftObject, frozen=True, tag="set"):
         return _key("set", self.table, self.name)
 
     @property
+    def leads_to(self) -> str:
+        """The type of what its values lead to, "" where they lead to nothing."""
+        return ""
+
+    @property
     def declaration(self) -> str:
         """What nft is told of it."""
-        return f"type {self.type};" + (" flags interval;" if self.interval else "")
+        data = f" : {self.leads_to}" if self.leads_to else ""
+        return f"type {self.type}{data};" + (" flags interval;" if self.interval else "")
 
     def words(self, verb: Verb) -> str:
-        return _set_words("set", self, verb)
+        if verb == "delete":
+            return f"nft delete {self.WORD} {self.table} {self.name}"
+        return f"nft add table {self.table}\nnft 'add {self.WORD} {self.table} {self.name} {{ {self.declaration} }}'"
 
 
-class Map(NftObject, frozen=True, tag="map"):
-    """A named map from what a set of this type would hold to `data`: a type, or `verdict`. No set may have its name."""
+class Set(SetOrMap, frozen=True, tag="set"):
+    """A named set."""
+
+    RANK: ClassVar[int] = 400
+    WORD: ClassVar[str] = "set"
+
+
+class Map(SetOrMap, frozen=True, kw_only=True, tag="map"):
+    """A named map from what a set of this type would hold to `data`: a type, or `verdict`."""
 
     RANK: ClassVar[int] = 405
-    FIXED: ClassVar[tuple[str, ...]] = ("type", "data", "interval")
-    HOLDS: ClassVar[bool] = True
-    name: str
-    type: str
+    FIXED: ClassVar[tuple[str, ...]] = (*SetOrMap.FIXED, "data")
+    WORD: ClassVar[str] = "map"
     data: str
-    interval: bool = False
-    table: str = TABLE
 
     @property
-    def key(self) -> Key:
-        return _key("set", self.table, self.name)
-
-    @property
-    def declaration(self) -> str:
-        """What nft is told of it."""
-        return f"type {self.type} : {self.data};" + (" flags interval;" if self.interval else "")
-
-    def words(self, verb: Verb) -> str:
-        return _set_words("map", self, verb)
+    def leads_to(self) -> str:
+        return self.data
 
 
 class Element(NftObject, frozen=True, tag="element"):
@@ -180,9 +184,3 @@ def comment(text: str, words: str) -> str:
     The words are cut so that all fits the 128 bytes that a comment may have (nft: NFTNL_UDATA_COMMENT_MAXLEN).
     """
     return f'{text} comment "{words[:100]} {sha256(text.encode()).hexdigest()[:8]}"'
-
-
-def _set_words(what: str, each: Set | Map, verb: Verb) -> str:
-    if verb == "delete":
-        return f"nft delete {what} {each.table} {each.name}"
-    return f"nft add table {each.table}\nnft 'add {what} {each.table} {each.name} {{ {each.declaration} }}'"

@@ -25,7 +25,7 @@ from tests.netns.kernel_world import MakeNetns, kernel_of, put, run, wrong
 from tests.netns.test_kernel_nft import FOREIGN, rule, sent
 
 MANY = 50_000
-PODS = Map("pods", "ipv4_addr", "verdict")
+PODS = Map("pods", "ipv4_addr", data="verdict")
 POD = Chain("pod7", "", (rule("ip saddr @near accept"), rule("drop")))
 FORWARD = "type filter hook forward priority filter; policy accept;"
 DISPATCH = Chain("dispatch", FORWARD, (rule("ip daddr vmap @pods"),))
@@ -34,7 +34,7 @@ POLICY: list[Object] = [
     Element("pods", "10.0.0.7", "jump pod7"),
 ]
 HOST_PORTS: list[Object] = [
-    Map("ports", "ipv4_addr . inet_proto . inet_service", "ipv4_addr . inet_service"),
+    Map("ports", "ipv4_addr . inet_proto . inet_service", data="ipv4_addr . inet_service"),
     Element("ports", "192.0.2.1 . tcp . 8080", "10.0.0.7 . 80"),
     Element("ports", "192.0.2.1 . udp . 53", "10.0.0.7 . 53"),
 ]
@@ -42,7 +42,7 @@ RANGES: list[Object] = [
     Set("blocks", "ipv4_addr", interval=True),
     *(Element("blocks", each) for each in ("10.0.0.0/8", "11.0.0.0-11.0.0.9", "192.0.2.1", "240.0.0.0/4", "0.0.0.0/8")),
     Set("doors", "ipv4_addr . inet_service", interval=True), Element("doors", "10.0.0.0/8 . 80-90"),
-    Map("lanes", "inet_service", "mark", interval=True), Element("lanes", "80-90", "0x00000007"),
+    Map("lanes", "inet_service", data="mark", interval=True), Element("lanes", "80-90", "0x00000007"),
 ]
 KINDS = {
     "mark": ("0x00000001", "0xffffffff"), "ifname": ('"eth0"', '"tl0123456789abc"'), "inet_proto": ("tcp", "200"),
@@ -159,7 +159,7 @@ def many(kind: str, number: int) -> list[Object]:
     addresses = [f"10.{each >> 16}.{each >> 8 & 255}.{each & 255}" for each in range(number + 1)]
     if kind == "set":
         return [Set("many", "ipv4_addr"), *(Element("many", each) for each in addresses)]
-    holder = Map("many", "ipv4_addr . inet_proto . inet_service", "ipv4_addr . inet_service")
+    holder = Map("many", "ipv4_addr . inet_proto . inet_service", data="ipv4_addr . inet_service")
     return [holder, *(Element("many", f"{each} . tcp . 8080", f"{each} . 80") for each in addresses)]
 
 

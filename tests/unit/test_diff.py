@@ -50,7 +50,7 @@ def _rules(draw: st.DrawFn) -> Iterator[Object]:
     for table in draw(st.lists(st.sampled_from([TABLE, BRIDGES]), unique=True)):
         kind, data = draw(st.sampled_from(["ipv4_addr", "ipv6_addr"])), draw(st.sampled_from(["verdict", "mark"]))
         yield from _some(draw, Chain("pod", "", ("ip saddr @near accept",), table))
-        yield draw(st.sampled_from([Set("near", kind, table=table), Map("near", kind, data, table=table)]))
+        yield draw(st.sampled_from([Set("near", kind, table=table), Map("near", kind, data=data, table=table)]))
         for value in draw(st.lists(st.sampled_from(["192.0.2.1", "192.0.2.2"]), unique=True)):
             yield Element("near", value, draw(st.sampled_from(["", "accept", "jump pod"])), table)
 
@@ -173,7 +173,7 @@ def test_removals_come_before_creations_leaves_first_and_links_first(want: State
 
 def test_a_set_changes_by_its_elements_and_is_never_written_anew() -> None:
     have = [Set("near", "ipv4_addr"), *(Element("near", f"192.0.2.{number}") for number in range(9))]
-    ports = [Map("ports", "inet_service", "verdict"), Element("ports", "80", "jump a")]
+    ports = [Map("ports", "inet_service", data="verdict"), Element("ports", "80", "jump a")]
     want = [*have[:-1], Element("near", "192.0.2.9"), ports[0], Element("ports", "80", "jump b")]
 
     assert diff(state(want), state([*have, *ports])) == [

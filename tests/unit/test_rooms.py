@@ -37,7 +37,7 @@ from cni_plugin.features.contract import NodeFeature
 from cni_plugin.model.base import state
 from cni_plugin.model.nft import Element, Map
 
-PORTS = Map("toy_ports", "inet_service", "verdict")
+PORTS = Map("toy_ports", "inet_service", data="verdict")
 
 
 class Mapping(Keys, frozen=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cni_plugin.diff import Op
 from cni_plugin.model.base import Key
-from cni_plugin.model.nft import Chain, Element, Map, Set, Table
+from cni_plugin.model.nft import Chain, Element, SetOrMap, Table
 
 if TYPE_CHECKING:
     from cni_plugin.kernel.nft.nft_held import Held  # for who asks of sets, which hardly any pod does
@@ -78,7 +78,7 @@ class Known:
             self.right.pop(each.key, None)
             if op.verb != "delete":
                 self.right[each.key] = each
-        elif isinstance(each, Set | Map):
+        elif isinstance(each, SetOrMap):
             self.contents.pop(each.key, None)
         elif isinstance(each, Element) and (held := self._held(each)) is not None:
             held.take(op.verb, each)

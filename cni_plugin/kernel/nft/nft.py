@@ -26,7 +26,7 @@ from cni_plugin.kernel.nft.known import Known, comments, hook_of
 from cni_plugin.kernel.nft.nft_raw import RawNft, netfilter
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import Object, state
-from cni_plugin.model.nft import Chain, Element, Map, NftObject, Set, Table
+from cni_plugin.model.nft import Chain, Element, NftObject, SetOrMap, Table
 
 if TYPE_CHECKING:
     from cni_plugin.kernel.nft.nft_look import Sets
@@ -99,7 +99,7 @@ class Nft:
         """Carry out these operations in one transaction; to take away what is gone is success. Raises NftError."""
         with self._meter.step("nft"):
             self._change(ops)
-            left = {op.object.table for op in ops if op.verb == "delete" and isinstance(op.object, Chain | Set | Map)}
+            left = {op.object.table for op in ops if op.verb == "delete" and isinstance(op.object, Chain | SetOrMap)}
             for table in sorted(left):
                 self._delete_empty(table)
 
@@ -153,7 +153,7 @@ class Nft:
         from cni_plugin.kernel.nft.nft_sets import changes
 
         made = {(each.table, each.name) for each in (op.object for op in ops if op.verb != "delete")
-                if isinstance(each, Set | Map)}
+                if isinstance(each, SetOrMap)}
         places = {(op.object.table, op.object.set) for op in ops if isinstance(op.object, Element)} - made
         kinds = {place: kind for place in places if (kind := self._sets.kind(place)) is not None}
         if len(kinds) < len(places):
@@ -168,7 +168,7 @@ class Nft:
     def _left_of(self, ops: Sequence[Op]) -> list[Op]:
         """What is still to be done, where things do not stand as who asks thinks. Raises NftError."""
         made = {op.object.key for op in ops if op.verb != "delete"}
-        without_rules = (op.object for op in ops if isinstance(op.object, Table | Set | Map | Element))
+        without_rules = (op.object for op in ops if isinstance(op.object, Table | SetOrMap | Element))
         asked = [each for each in without_rules if each.holder not in made]
         there = state(self.read(asked))
         keys = {each.key for each in asked}
@@ -180,7 +180,7 @@ class Nft:
             return self._chain(want)
         if isinstance(want, Table):
             return _asked(partial(self._sets.table, want))
-        if isinstance(want, Set | Map):
+        if isinstance(want, SetOrMap):
             return _asked(partial(self._sets.named, want))
         raise TypeError(f"{want!r} is nothing of nft's")
 

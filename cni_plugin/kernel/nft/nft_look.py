@@ -15,7 +15,7 @@ from cni_plugin.kernel.nft.nft_held import Held, as_wanted
 from cni_plugin.kernel.nft.nft_raw import RawNft
 from cni_plugin.kernel.nft.nft_sets import Contents, Kind, Place
 from cni_plugin.model.base import Key
-from cni_plugin.model.nft import Element, Map, Set, Table
+from cni_plugin.model.nft import Element, Map, Set, SetOrMap, Table
 
 _FEW = 32
 """Elements that are asked for one by one: a list of 50,000 takes as long as some 10,000 of these."""
@@ -34,13 +34,13 @@ class Sets:
         """It, if it stands."""
         return want if nft_sets.table_stands(self._raw, want.name) else None
 
-    def named(self, want: Set | Map) -> Set | Map | None:
+    def named(self, want: SetOrMap) -> SetOrMap | None:
         """The set or map of this name."""
         kind = self.kind((want.table, want.name))
         if kind is None:
             return None
         if kind.data:
-            return Map(want.name, kind.type, kind.data, kind.interval, want.table)
+            return Map(want.name, kind.type, kind.interval, want.table, data=kind.data)
         return Set(want.name, kind.type, kind.interval, want.table)
 
     def kind(self, place: Place) -> Kind | None:

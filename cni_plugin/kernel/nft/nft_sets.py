@@ -39,7 +39,7 @@ from cni_plugin.kernel.nft.nft_values import NESTED, VERDICT, VERDICT_TYPE, Span
 from cni_plugin.kernel.rtnl.codec import NLM_F_CREATE, NLM_F_DUMP
 from cni_plugin.kernel.rtnl.raw import attributes, nested
 from cni_plugin.model.base import Object
-from cni_plugin.model.nft import Element, Map, Set, Table
+from cni_plugin.model.nft import Element, SetOrMap, Table
 
 _NAME, _FLAGS, _KEY_TYPE, _KEY_SIZE, _DATA_TYPE, _DATA_SIZE, _DESCRIPTION, _ID, _NOTES = 2, 3, 4, 5, 6, 7, 9, 10, 13
 _INTERVAL, _MAP, _CONCAT = 0x4, 0x8, 0x80
@@ -75,9 +75,9 @@ class Kind(NamedTuple):
         return self.interval and " . " not in self.type
 
 
-def kind_of(each: Set | Map) -> Kind:
+def kind_of(each: SetOrMap) -> Kind:
     """What it holds."""
-    return Kind(each.type, each.data if isinstance(each, Map) else "", each.interval)
+    return Kind(each.type, each.leads_to, each.interval)
 
 
 def described(raw: RawNft, place: Place) -> Kind | None:
@@ -126,13 +126,13 @@ def changes(ops: Iterable[Op], kinds: Mapping[Place, Kind]) -> list[Change]:
     gone = [op.object for op in ops if op.verb == "delete"]
     made = [op.object for op in ops if op.verb != "delete"]
     former = [op.was for op in ops if op.verb == "change" and isinstance(op.was, Element)]
-    sets = [each for each in made if isinstance(each, Set | Map)]
+    sets = [each for each in made if isinstance(each, SetOrMap)]
     tables = dict.fromkeys(
-        each.name if isinstance(each, Table) else each.table for each in made if isinstance(each, Set | Map | Table)
+        each.name if isinstance(each, Table) else each.table for each in made if isinstance(each, SetOrMap | Table)
     )
     return [
         *_of_elements(DELETE_ELEMENT, [*gone, *former], kinds),
-        *(Change(DELETE_SET, each.table, text(_NAME, each.name)) for each in gone if isinstance(each, Set | Map)),
+        *(Change(DELETE_SET, each.table, text(_NAME, each.name)) for each in gone if isinstance(each, SetOrMap)),
         *(Change(DELETE_TABLE, each.name) for each in gone if isinstance(each, Table)),
         *(Change(NEW_TABLE, each, flags=NLM_F_CREATE) for each in tables),
         *(Change(NEW_SET, each.table, _declaration(each, number), NLM_F_CREATE) for number, each in enumerate(sets, 1)),
@@ -140,7 +140,7 @@ def changes(ops: Iterable[Op], kinds: Mapping[Place, Kind]) -> list[Change]:
     ]
 
 
-def _declaration(each: Set | Map, number: int) -> bytes:
+def _declaration(each: SetOrMap, number: int) -> bytes:
     """As nft would have it, but for its notes."""
     kind, sizes = kind_of(each), nft_values.sizes(each.type)
     flags = (_INTERVAL if each.interval else 0) | (_MAP if kind.data else 0)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.nft.known import COMMENT, HOOK, hook_of
-from cni_plugin.model.nft import Chain, Element, Map, Set, Table
+from cni_plugin.model.nft import Chain, Element, SetOrMap, Table
 
 
 def commands(ops: Sequence[Op]) -> str:
@@ -51,12 +51,12 @@ def _lines(gone: Sequence[Op], made: Sequence[Op]) -> Iterator[str]:
     for each in (*chains, *anew):  # declared without a hook first, so that deleting what is not there is no error
         yield from (f"add chain {each.table} {each.name}", f"flush chain {each.table} {each.name}")
     yield from _of_elements("delete", [*(op.object for op in gone), *former])
-    yield from (f"delete {_kind(op.object)} {op.object.table} {op.object.name}"
-                for op in gone if isinstance(op.object, Set | Map))
+    yield from (f"delete {op.object.WORD} {op.object.table} {op.object.name}"
+                for op in gone if isinstance(op.object, SetOrMap))
     yield from (f"delete chain {each.table} {each.name}" for each in (*chains, *anew))
     yield from (f"delete table {op.object.name}" for op in gone if isinstance(op.object, Table))
-    yield from (f"add {_kind(op.object)} {op.object.table} {op.object.name} {{ {op.object.declaration} }}"
-                for op in made if isinstance(op.object, Set | Map))
+    yield from (f"add {op.object.WORD} {op.object.table} {op.object.name} {{ {op.object.declaration} }}"
+                for op in made if isinstance(op.object, SetOrMap))
     yield from (f"add {_declaration(each)}" for each in anew)
     yield from _of_elements("add", [op.object for op in made])
     yield from (f"add rule {each.table} {each.name} {rule}" for each in kept for rule in each.rules)
@@ -77,15 +77,11 @@ def _declaration(each: Chain) -> str:
     return f"chain {each.table} {each.name}{hook}"
 
 
-def _kind(each: Set | Map) -> str:
-    return "set" if isinstance(each, Set) else "map"
-
-
 def _table_of(op: Op) -> str:
     each = op.object
     if isinstance(each, Table):
         return each.name
-    if isinstance(each, Chain | Set | Map | Element):
+    if isinstance(each, Chain | SetOrMap | Element):
         return each.table
     raise TypeError(f"{each!r} is nothing of nft's")
 

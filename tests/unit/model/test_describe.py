@@ -107,10 +107,10 @@ LINES: tuple[tuple[Verb, Object, str], ...] = (
         "nft add table bridge tulle\nnft 'add set bridge tulle s { type ipv4_addr; flags interval; }'",
     ),
     (
-        "create", Map("m", "inet_proto . inet_service", "verdict"),
+        "create", Map("m", "inet_proto . inet_service", data="verdict"),
         "nft add table inet tulle\nnft 'add map inet tulle m { type inet_proto . inet_service : verdict; }'",
     ),
-    ("delete", Map("m", "mark", "verdict"), "nft delete map inet tulle m"),
+    ("delete", Map("m", "mark", data="verdict"), "nft delete map inet tulle m"),
     ("create", MAPPED, "nft 'add element inet tulle m { tcp . 80 : jump pod }'"),
     (
         "change", MAPPED,

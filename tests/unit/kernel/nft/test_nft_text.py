@@ -12,7 +12,7 @@ from cni_plugin.model.nft import Chain, Element, Map, Set
 
 BASE = Chain("base", "type filter hook forward priority filter;", ("ip daddr vmap @pods",))
 POD = Chain("pod", "", ("ip saddr @near accept",))
-SET, MAP = Set("near", "ipv4_addr"), Map("pods", "ipv4_addr", "verdict")
+SET, MAP = Set("near", "ipv4_addr"), Map("pods", "ipv4_addr", data="verdict")
 IN = [Element("near", "10.0.0.1"), Element("near", "10.0.0.2"), Element("pods", "10.0.0.9", "jump pod")]
 
 
