@@ -15,9 +15,8 @@ from cni_plugin.diff import Op, diff, invert
 from cni_plugin.kernel.errors import KernelError
 from cni_plugin.kernel.linux import LinuxKernel
 from cni_plugin.kernel.nft.nft_raw import GET_ELEMENT, GET_GENERATION, GET_SET, Change, RawNft
-from cni_plugin.kernel.nft.nft_values import attribute
 from cni_plugin.kernel.rtnl.codec import NLM_F_DUMP
-from cni_plugin.kernel.rtnl.raw import attributes
+from cni_plugin.kernel.rtnl.raw import attribute, attributes
 from cni_plugin.model.base import Object, State, state
 from cni_plugin.model.links import Bridge
 from cni_plugin.model.nft import Chain, Element, Map, Set, Table

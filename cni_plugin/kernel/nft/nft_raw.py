@@ -22,7 +22,7 @@ import msgspec
 
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.rtnl.codec import HEADER, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
-from cni_plugin.kernel.rtnl.raw import attributes, nested
+from cni_plugin.kernel.rtnl.raw import attribute, attributes, nested
 
 NEW_TABLE, GET_TABLE, DELETE_TABLE = (10 << 8 | kind for kind in range(3))
 GET_CHAIN, GET_RULE, GET_GENERATION = (10 << 8 | kind for kind in (4, 7, 16))
@@ -173,8 +173,7 @@ def netfilter() -> socket.socket:
 
 def text(kind: int, value: str) -> bytes:
     """An attribute that is a name."""
-    wire = value.encode() + b"\0"
-    return struct.pack("=HH", 4 + len(wire), kind) + wire + b"\0" * (-len(wire) % 4)
+    return attribute(kind, value.encode() + b"\0")
 
 
 def _codes(channel: socket.socket) -> Iterator[int]:
@@ -228,9 +227,10 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 def _declared(chain: bytes) -> tuple[str, str, int, str] | None:
     """None for a chain at a hook of a device."""
     parts = dict(attributes(chain, 0, len(chain)))
-    if _CHAIN_HOOK not in parts:
+    wire = parts.get(_CHAIN_HOOK)
+    if wire is None:
         return "", "", 0, ""
-    hook = dict(attributes(parts.get(_CHAIN_HOOK, b""), 0, len(parts.get(_CHAIN_HOOK, b""))))
+    hook = dict(attributes(wire, 0, len(wire)))
     number = int.from_bytes(hook.get(_HOOK_NUMBER, b"\xff"), "big")
     policy = int.from_bytes(parts.get(_CHAIN_POLICY, b"\xff"), "big")
     if number >= len(_HOOKS) or policy >= len(_POLICIES):

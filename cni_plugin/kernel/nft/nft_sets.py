@@ -35,9 +35,9 @@ from cni_plugin.kernel.nft.nft_raw import (
     RawNft,
     text,
 )
-from cni_plugin.kernel.nft.nft_values import NESTED, VERDICT, VERDICT_TYPE, Span, attribute
+from cni_plugin.kernel.nft.nft_values import VERDICT, VERDICT_TYPE, Span
 from cni_plugin.kernel.rtnl.codec import NLM_F_CREATE, NLM_F_DUMP
-from cni_plugin.kernel.rtnl.raw import attributes, nested
+from cni_plugin.kernel.rtnl.raw import NESTED, attribute, attributes, nested
 from cni_plugin.model.base import Object
 from cni_plugin.model.nft import Element, SetOrMap, Table
 

@@ -19,7 +19,7 @@ from itertools import accumulate
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 
-from cni_plugin.kernel.rtnl.raw import nested
+from cni_plugin.kernel.rtnl.raw import NESTED, attribute, nested
 
 VERDICT = "verdict"
 VERDICT_TYPE = 0xFFFFFF00
@@ -34,8 +34,6 @@ _PROTOCOLS = {
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 _BITS = 6
 """TYPE_BITS: the numbers of several types together make up one, the first in the highest bits."""
-NESTED = 0x8000
-"""NLA_F_NESTED."""
 
 
 class Type(NamedTuple):
@@ -160,9 +158,8 @@ def reader(kind: str) -> Callable[[Span], str]:
     types = parts(kind)
     if len(types) == 1:
         return partial(_words, types[0])
-    ends = list(accumulate(each.size + 3 & ~3 for each in types))
-    places = [(each, slice(end - (each.size + 3 & ~3), end + each.size - (each.size + 3 & ~3)))
-              for each, end in zip(types, ends, strict=True)]
+    starts = accumulate(sizes(kind)[:-1], initial=0)
+    places = [(each, slice(start, start + each.size)) for each, start in zip(types, starts, strict=True)]
 
     def together(found: Span) -> str:
         first, last = found
@@ -221,11 +218,6 @@ def after(value: bytes) -> bytes | None:
 def before(value: bytes) -> bytes:
     """The value that comes before one that is not the first of all."""
     return (int.from_bytes(value, "big") - 1).to_bytes(len(value), "big")
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    """A netlink attribute, padded."""
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def _span(each: Type, text: str) -> Span:

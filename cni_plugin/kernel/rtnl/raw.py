@@ -1,6 +1,6 @@
-"""Netlink attributes as they lie in a buffer, for events, of which a busy node has hundreds a second.
+"""Netlink attributes as they lie in a buffer: for events, of which a busy node has hundreds a second, and for nftables.
 
-Nothing is decoded but the header of an attribute (struct nlattr, include/uapi/linux/netlink.h: length, type).
+Nothing is known but the header of an attribute (struct nlattr, include/uapi/linux/netlink.h: length, type).
 """
 
 from __future__ import annotations
@@ -12,9 +12,16 @@ from struct import Struct
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 1, 3, 4, 5, 10, 18, 20
 IFLA_AF_SPEC, IFLA_EXT_MASK = 26, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+NESTED = 0x8000
+"""NLA_F_NESTED: it has attributes in it."""
 _HEADER = Struct("=HH")
 _TYPE = 0x3FFF
 """NLA_TYPE_MASK: the two upper bits say that it is nested, and that it is in network byte order."""
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
+    return _HEADER.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -17,12 +17,11 @@ from cni_plugin.kernel.rtnl.addresses import family_of, packed
 from cni_plugin.kernel.rtnl.codec import RTM_GETROUTE, Message, Part, encode
 from cni_plugin.kernel.rtnl.namespace import Namespace
 from cni_plugin.kernel.rtnl.netlink import Refused
-from cni_plugin.kernel.rtnl.numbers import RTN_UNICAST, RTNH_F_ONLINK
+from cni_plugin.kernel.rtnl.numbers import RTM_F_CLONED, RTN_UNICAST, RTNH_F_ONLINK
 from cni_plugin.marks import ROUTE_PROTOCOL
 from cni_plugin.model.base import HOST, POD
 from cni_plugin.model.layer3 import Route
 
-_RTM_F_CLONED = 0x200
 _IP6_RT_PRIO_USER = 1024
 """The metric that the kernel gives an IPv6 route without one, include/uapi/linux/ipv6_route.h."""
 _ANY: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
@@ -73,7 +72,7 @@ class Routes:
                 raise
             return  # a kernel without IPv6
         for message in messages:
-            if message.field("type") == RTN_UNICAST and not message.field("flags") & _RTM_F_CLONED:
+            if message.field("type") == RTN_UNICAST and not message.field("flags") & RTM_F_CLONED:
                 yield from self._routes_of(message)
 
     def _routes_of(self, message: Message) -> Iterator[Route]:

@@ -20,6 +20,7 @@ from cni_plugin.kernel.rtnl import codec
 from cni_plugin.kernel.rtnl.addresses import family_of, packed
 from cni_plugin.kernel.rtnl.codec import HEADER, NLM_F_REQUEST, RTM_GETLINK, RTM_GETROUTE
 from cni_plugin.kernel.rtnl.namespace import RTEXT_FILTER_SKIP_STATS, Namespace
+from cni_plugin.kernel.rtnl.numbers import RTN_UNICAST
 from cni_plugin.kernel.rtnl.raw import (
     IFLA_AF_SPEC,
     IFLA_EXT_MASK,
@@ -36,7 +37,7 @@ from cni_plugin.marks import ALIAS
 from cni_plugin.model.layer3 import Way
 
 _RTMSG, _IFINFO, _ATTRIBUTE, _NUMBER = Struct("=BBBBBBBBI"), Struct("=BxHiII"), Struct("=HH"), Struct("=I")
-_RTN_UNICAST, _RTM_F_FIB_MATCH = 1, 0x2000
+_RTM_F_FIB_MATCH = 0x2000
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTA_CACHEINFO, _RTA_VIA = 1, 4, 5, 7, 8, 12, 18
 _RTAX_MTU = 2
 _CACHEINFO = Struct("=IIi")
@@ -113,7 +114,7 @@ def _read(answer: bytes) -> _Answer | None:
     family, _, _, _, _, _, _, kind, _ = _RTMSG.unpack_from(answer, HEADER.size)
     found = dict(attributes(answer, HEADER.size + _RTMSG.size, len(answer)))
     link = number(found.get(_RTA_OIF, b""))
-    if kind != _RTN_UNICAST or not link:
+    if kind != RTN_UNICAST or not link:
         return None
     metrics = found.get(_RTA_METRICS, b"")
     mtu = next((number(each) for key, each in attributes(metrics, 0, len(metrics)) if key == _RTAX_MTU), 0)

@@ -22,6 +22,15 @@ from typing import NamedTuple
 from cni_plugin.kernel.errors import PASSING
 from cni_plugin.kernel.rtnl.addresses import family_of, packed
 from cni_plugin.kernel.rtnl.codec import HEADER
+from cni_plugin.kernel.rtnl.numbers import (
+    AF_BRIDGE,
+    IFF_PROMISC,
+    IFF_UP,
+    NUD_NOARP,
+    NUD_PERMANENT,
+    RTM_F_CLONED,
+    SCOPE_LINK,
+)
 from cni_plugin.kernel.rtnl.raw import (
     IFLA_ADDRESS,
     IFLA_IFALIAS,
@@ -61,12 +70,10 @@ _NEWNETCONF = 80
 _NETCONFA_IFINDEX, _NETCONFA_ALL = 1, b"\xff\xff\xff\xff"
 _IFINFO, _IFADDR, _RT, _ND = Struct("=BxHiII"), Struct("=BBBBI"), Struct("=BBBBBBBBI"), Struct("=BxxxiHBB")
 _NLM_F_REPLACE = 0x100
-_SCOPE_LINK = 253
-_AF_BRIDGE, _NDA_DST, _NDA_LLADDR, _RTA_DST, _RTM_F_CLONED = 7, 1, 2, 1, 0x200
+_NDA_DST, _NDA_LLADDR, _RTA_DST = 1, 2, 1
 _LEADS_AWAY = (1, 6, 7, 8)
 """RTN_UNICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT."""
-_NUD_FAILED, _NUD_NOARP, _NUD_PERMANENT = 0x20, 0x40, 0x80
-_IFF_UP, _IFF_PROMISC = 0x1, 0x100
+_NUD_FAILED = 0x20
 _IFLA_BR_VLAN_FILTERING = 7
 _NEWGEN = 10 << 8 | 15
 _GEN_PROC_PID, _GEN_PROC_NAME, _NFPROTO_INET, _TABLE_NAME = 2, 3, 1, 1
@@ -179,7 +186,7 @@ class Monitor:
             return self._route_change(event)
         if event.kind in (_NEWADDR, _DELADDR):
             _, _, _, scope, index = _IFADDR.unpack_from(event.data, event.body)
-            if scope == _SCOPE_LINK:
+            if scope == SCOPE_LINK:
                 return 0
             if index in self._links:
                 return self._on(index, ADDRESSES)
@@ -189,18 +196,18 @@ class Monitor:
     def _neighbour_event(self, event: _Event) -> Changed:
         """All that we make is permanent; one of ours that is deleted is "failed" before it goes."""
         _, index, state, _, _ = _ND.unpack_from(event.data, event.body)
-        if index not in self._tunnels or (state & _NUD_NOARP and not state & _NUD_PERMANENT) or self._is_mine(event):
+        if index not in self._tunnels or (state & NUD_NOARP and not state & NUD_PERMANENT) or self._is_mine(event):
             return 0
         gone = event.kind == _DELNEIGH or bool(state & _NUD_FAILED)
         if self._beyond.entry is not None:
             return NEIGHBOURS if self._entry_differs(event, self._beyond.entry, gone=gone) else 0
-        return NEIGHBOURS if gone or state & _NUD_PERMANENT else 0
+        return NEIGHBOURS if gone or state & NUD_PERMANENT else 0
 
     def _entry_differs(self, event: _Event, entry: Callable[[str], str], *, gone: bool) -> bool:
         """What drivers tell of a tunnel's entry bears nobody's port, nor does what neigh_cleanup_and_release tells."""
         found = dict(attributes(event.data, event.body + _ND.size, event.end))
         mac, address = found.get(_NDA_LLADDR, b"").hex(":"), _address(found.get(_NDA_DST, b""))
-        what, leads_to = (mac, address) if event.data[event.body] == _AF_BRIDGE else (address, mac)
+        what, leads_to = (mac, address) if event.data[event.body] == AF_BRIDGE else (address, mac)
         return entry(what) != ("" if gone else leads_to)
 
     def _route_change(self, event: _Event) -> Changed:
@@ -208,7 +215,7 @@ class Monitor:
         family, bits, _, _, _, protocol, _, kind, flags = _RT.unpack_from(event.data, event.body)
         if protocol == ROUTE_PROTOCOL:
             return 0 if self._is_mine(event) else ROUTES
-        if kind not in _LEADS_AWAY or flags & _RTM_F_CLONED:
+        if kind not in _LEADS_AWAY or flags & RTM_F_CLONED:
             return 0
         replaced = event.kind == _NEWROUTE and event.flags & _NLM_F_REPLACE
         freed = event.kind == _DELROUTE and self._beyond.blocked
@@ -246,7 +253,7 @@ class Monitor:
 
     def _compare(self, index: int, flags: int, event: _Event) -> Changed:
         """A bridge tells of each change of its carrier, the first and the last pod's, and of its features."""
-        found = flags & (_IFF_UP | _IFF_PROMISC), _settings(event)
+        found = flags & (IFF_UP | IFF_PROMISC), _settings(event)
         if self._seen.get(index) == found:
             return 0
         self._seen[index] = found

@@ -15,12 +15,11 @@ from cni_plugin.kernel.rtnl import codec, encode
 from cni_plugin.kernel.rtnl.encode import Place
 from cni_plugin.kernel.rtnl.lookup import Lookup
 from cni_plugin.kernel.rtnl.namespace import Namespace
-from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC
+from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, NESTED, attribute
 from cni_plugin.kernel.rtnl.settings import INET_CONF, link_of
 from cni_plugin.model.host import Sysctl
 
 GONE = encode.NO_IPV6
-_NLA_F_NESTED = 0x8000
 _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 1, 8
 
 
@@ -29,10 +28,10 @@ def write(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
     if op.verb == "delete":
         return
     if each.name.startswith("net/ipv4/"):
-        value = struct.pack("=HHI", 8, INET_CONF[each.name.rpartition("/")[2]], int(each.value))
+        value = attribute(INET_CONF[each.name.rpartition("/")[2]], struct.pack("=I", int(each.value)))
         spec = _nested(socket.AF_INET, _nested(_IFLA_INET_CONF, value))
     else:
-        spec = _nested(socket.AF_INET6, struct.pack("=HHBxxx", 5, _IFLA_INET6_ADDR_GEN_MODE, int(each.value)))
+        spec = _nested(socket.AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", int(each.value))))
     message = codec.encode(codec.RTM_SETLINK, 0, {"family": 0, "index": 0}, [("IFLA_IFNAME", each.dev)])
     message += _nested(IFLA_AF_SPEC, spec)
     struct.pack_into("=I", message, 0, len(message))
@@ -58,4 +57,4 @@ def read(want: Sysctl, look: Lookup) -> Sysctl | None:
 
 
 def _nested(kind: int, content: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(content), kind | _NLA_F_NESTED) + content
+    return attribute(kind | NESTED, content)
