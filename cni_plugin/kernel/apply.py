@@ -70,7 +70,7 @@ class Applier:
         try:
             self._run_lane(kind, where, ops)
         except OSError as error:
-            raise Failure(ops[0], Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
+            raise _failure(ops[0], error) from error
 
     def _run_lane(self, kind: str, where: str, ops: list[Op]) -> None:
         space = self._spaces.get(where)
@@ -97,7 +97,7 @@ class Applier:
                 try:
                     kind_of(type(op.object)).turn(op, op.object, space)
                 except OSError as error:
-                    raise Failure(op, Outcome(error.errno or errno.EIO, error.strerror or str(error))) from error
+                    raise _failure(op, error) from error
                 self._done.append(op)
 
     def _change_nft(self, ops: Sequence[Op]) -> None:
@@ -208,6 +208,10 @@ class _Run:
         # made in the meantime by another hand of ours
         (again,) = self._space.netlink.send(replacement(each, self._place))
         return again if again.errno else None
+
+
+def _failure(op: Op, error: OSError) -> Failure:
+    return Failure(op, Outcome(error.errno or errno.EIO, error.strerror or str(error)))
 
 
 def _with_nft_together(ops: Sequence[Op]) -> Sequence[Op]:

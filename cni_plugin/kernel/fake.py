@@ -20,7 +20,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.door import OwnLink, PodWire, Uplink
 from cni_plugin.kernel.errors import KernelError, NetnsError
 from cni_plugin.marks import ALIAS, TABLE
-from cni_plugin.model.base import HOST, POD, Key, Object, State, state
+from cni_plugin.model.base import HOST, POD, Key, Object, State, link_key, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Neigh, Route, Way
 from cni_plugin.model.links import Fdb, Link, Tunnel, Veth
@@ -119,17 +119,17 @@ class FakeKernel:
 
     def link_mac(self, name: str) -> str:
         """The MAC of a link of the node, "" when there is none."""
-        link = self.state.get(("link", HOST, name))
+        link = self.state.get(link_key(HOST, name))
         return (getattr(link, "mac", "") or _MAC) if link else ""
 
     def link_mtu(self, name: str) -> tuple[str, int] | None:
         """The ifalias and the MTU of a link of the node, whatever its kind; None when there is none."""
-        link = self.state.get(("link", HOST, name))
+        link = self.state.get(link_key(HOST, name))
         return (getattr(link, "alias", ""), getattr(link, "mtu", 0)) if link else None
 
     def pod_link_exists(self, name: str) -> bool:
         """Whether the pod has a link of this name."""
-        return ("link", POD, name) in self.state
+        return link_key(POD, name) in self.state
 
     def pod_wire(self, name: str) -> PodWire | None:
         """The pod's end of a veth, with its addresses and the node's end."""

@@ -17,7 +17,7 @@ from cni_plugin.diff import Op
 from cni_plugin.kernel.door import Kernel, OwnLink, Uplink
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.marks import TABLE
-from cni_plugin.model.base import HOST, POD, Key, Object, State, state
+from cni_plugin.model.base import HOST, POD, Key, Object, State, link_key, state
 from cni_plugin.model.host import Sysctl
 from cni_plugin.model.layer3 import Addr, Way
 from cni_plugin.model.links import Tunnel, Veth
@@ -58,15 +58,15 @@ class Recorder(FakeKernel):
 
     def link_index(self, name: str) -> int:
         """That of the kernel below, or some number for a link that was made here."""
-        return super().link_index(name) if _link(name) in self._changed else self._below.link_index(name)
+        return super().link_index(name) if link_key(HOST, name) in self._changed else self._below.link_index(name)
 
     def link_mac(self, name: str) -> str:
         """That of the kernel below, or some MAC for a link that was made here."""
-        return super().link_mac(name) if _link(name) in self._changed else self._below.link_mac(name)
+        return super().link_mac(name) if link_key(HOST, name) in self._changed else self._below.link_mac(name)
 
     def link_mtu(self, name: str) -> tuple[str, int] | None:
         """That of the kernel below, or of a link that was made here."""
-        return super().link_mtu(name) if _link(name) in self._changed else self._below.link_mtu(name)
+        return super().link_mtu(name) if link_key(HOST, name) in self._changed else self._below.link_mtu(name)
 
     def uplink(self, address: str) -> Uplink | None:
         """As below."""
@@ -116,13 +116,13 @@ class Recorder(FakeKernel):
 
     def own_links(self) -> tuple[OwnLink, ...]:
         """Those below that were let be, and those that were made here."""
-        there = [each for each in self._below.own_links() if _link(each.name) not in self._changed]
-        made = [each for each in super().own_links() if _link(each.name) in self._changed]
+        there = [each for each in self._below.own_links() if link_key(HOST, each.name) not in self._changed]
+        made = [each for each in super().own_links() if link_key(HOST, each.name) in self._changed]
         return (*there, *made)
 
     def ports(self, bridge: str) -> int:
         """Those below, unless the bridge was made here, and those that were made here."""
-        there = 0 if _link(bridge) in self._changed else self._below.ports(bridge)
+        there = 0 if link_key(HOST, bridge) in self._changed else self._below.ports(bridge)
         return there + sum(each.master == bridge and each.key in self._changed for each in self._all(Veth))
 
     def locally_held(self) -> frozenset[str]:
@@ -143,7 +143,3 @@ class Recorder(FakeKernel):
         """Nothing is refused: what a kernel would refuse, it alone knows."""
         del op
         return 0
-
-
-def _link(name: str) -> Key:
-    return ("link", HOST, name)

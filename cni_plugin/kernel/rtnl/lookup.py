@@ -38,9 +38,9 @@ class Lookup:
             self._links[key] = self.spaces[ns].link(name)
         return self._links[key]
 
-    def link_of_kind(self, want: Link, kind: str) -> Message | None:
+    def link_of_kind(self, want: Link) -> Message | None:
         """The link that is wanted. Raises KernelError (EEXIST) where one of another kind bears its name."""
-        link = self.link(want.where, want.name)
+        kind, link = want.MADE_BY, self.link(want.where, want.name)
         have = link.text(INFO, KIND) if link else kind
         if have != kind:
             reason = f"a link of that name exists already and is no {kind} ({have or 'hardware or loopback'})"

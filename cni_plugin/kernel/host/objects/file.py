@@ -15,13 +15,12 @@ from cni_plugin.model.host import File
 
 def turn(op: Op, each: File, _space: Namespace) -> None:
     """Write or remove it. Raises OSError, EEXIST where one that is not ours is in the way."""
-    there = os.path.lexists(each.path)
     ours = _contents(each) is not None
     if op.verb == "delete":
         if ours:
             files.remove(each.path)
         return
-    if there and not ours:
+    if not ours and os.path.lexists(each.path):
         raise OSError(errno.EEXIST, f"{each.path} is there already and not ours: move it away", each.path)
     content = each.content.encode()
     if not _is_ours(each, content):

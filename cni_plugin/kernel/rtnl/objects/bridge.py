@@ -38,7 +38,7 @@ def write(op: Op, each: Bridge, _place: Place) -> Iterator[bytearray]:
 
 def read(want: Bridge, look: Lookup) -> Bridge | None:
     """It as it stands."""
-    link = look.link_of_kind(want, "bridge")
+    link = look.link_of_kind(want)
     if link is None:
         return None
     return Bridge(

@@ -37,7 +37,7 @@ def write(op: Op, each: Veth, place: Place) -> Iterator[bytearray]:
 
 def read(want: Veth, look: Lookup) -> Veth | None:
     """It as it stands."""
-    link = look.link_of_kind(want, "veth")
+    link = look.link_of_kind(want)
     if link is None:
         return None
     peer, peer_mac, peer_mtu = _other_end(want, link, look)

@@ -26,7 +26,7 @@ def write(op: Op, each: Vlan, place: Place) -> Iterator[bytearray]:
 
 def read(want: Vlan, look: Lookup) -> Vlan | None:
     """It as it stands."""
-    link = look.link_of_kind(want, "vlan")
+    link = look.link_of_kind(want)
     if link is None:
         return None
     parent, vid = look.name(link.number("IFLA_LINK")), link.number(INFO, DATA, "IFLA_VLAN_ID")

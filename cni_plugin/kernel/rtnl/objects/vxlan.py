@@ -32,7 +32,7 @@ def write(op: Op, each: Vxlan, place: Place) -> Iterator[bytearray]:
 
 def read(want: Vxlan, look: Lookup) -> Vxlan | None:
     """It as it stands."""
-    link = look.link_of_kind(want, Vxlan.MADE_BY)
+    link = look.link_of_kind(want)
     if link is None:
         return None
     return Vxlan(
