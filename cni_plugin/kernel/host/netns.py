@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from cni_plugin.kernel.errors import PASSING, NetnsError
+from cni_plugin.kernel.errors import UNTOLD, NetnsError
 from cni_plugin.kernel.host.libc import CLONE_NEWNET, checked, enter_namespace, libc
 
 _NS_GET_NSTYPE = 0xB703
@@ -57,7 +57,7 @@ def _verify(descriptor: int, path: str, *, allow_own: bool) -> None:
 
 def _bad(error: OSError, path: str) -> Exception:
     """What is only out of reach, now or for us, says nothing of what is there: taken for none, a pod would be dead."""
-    unknown = (errno.EIO, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, *PASSING)
+    unknown = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, *UNTOLD)
     return error if error.errno in unknown else NetnsError("not-a-namespace", path)
 
 

@@ -13,7 +13,7 @@ import socket
 from functools import lru_cache
 
 from cni_plugin.kernel.rtnl.codec import Message
-from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, nested, number
+from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, IFLA_INET6_CONF, IFLA_INET_CONF, nested, number
 from cni_plugin.model.host import Sysctl
 
 INET_CONF: dict[str, int] = {"forwarding": 1, "rp_filter": 8, "arp_notify": 22}
@@ -22,7 +22,6 @@ _INET6_CONF: dict[str, int] = {
     "forwarding": 0, "accept_ra": 3, "disable_ipv6": 26, "accept_dad": 27, "ndisc_notify": 29, "keep_addr_on_down": 42,
 }
 """DEVCONF_* in include/uapi/linux/ipv6.h."""
-_IFLA_INET_CONF, _IFLA_INET6_CONF = 1, 2
 _OF_ALL = ("all", "default")
 
 
@@ -38,7 +37,7 @@ def told(link: Message | None, each: Sysctl) -> str | None:
     if link is None or place is None:
         return None
     family, _, at = place
-    kind, values = (socket.AF_INET6, _IFLA_INET6_CONF) if family == "ipv6" else (socket.AF_INET, _IFLA_INET_CONF)
+    kind, values = (socket.AF_INET6, IFLA_INET6_CONF) if family == "ipv6" else (socket.AF_INET, IFLA_INET_CONF)
     conf = nested(nested(link.payload(IFLA_AF_SPEC), kind), values)
     value = conf[4 * at : 4 * at + 4]
     return str(number(value)) if value else None

@@ -26,6 +26,7 @@ from cni_plugin.kernel.rtnl.raw import (
     IFLA_EXT_MASK,
     IFLA_IFALIAS,
     IFLA_IFNAME,
+    IFLA_INET6_CONF,
     IFLA_INFO_KIND,
     IFLA_LINKINFO,
     IFLA_MTU,
@@ -42,7 +43,7 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTA_CACHEINFO, _R
 _RTAX_MTU = 2
 _CACHEINFO = Struct("=IIi")
 """The beginning of struct rta_cacheinfo: references, last use, time until it expires (0: never)."""
-_IFLA_INET6_CONF, _DEVCONF_MTU6 = 2, 2
+_DEVCONF_MTU6 = 2
 _VIA_FAMILY = Struct("=H")
 _GUESTS = ("veth", "tun")
 """The kinds of links by which containers and virtual machines are on a bridge; a tap is a `tun`."""
@@ -154,7 +155,7 @@ def _has_no_wire(space: Namespace, bridge: int) -> bool:
 
 def _link(answer: bytes) -> _Link:
     found = dict(attributes(answer, HEADER.size + _IFINFO.size, len(answer)))
-    inet6 = nested(nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), _IFLA_INET6_CONF)
+    inet6 = nested(nested(found.get(IFLA_AF_SPEC, b""), socket.AF_INET6), IFLA_INET6_CONF)
     mtu6 = number(inet6[4 * _DEVCONF_MTU6 : 4 * _DEVCONF_MTU6 + 4])
     own = found.get(IFLA_IFALIAS, b"").startswith(ALIAS.encode())
     kind = nested(found.get(IFLA_LINKINFO, b""), IFLA_INFO_KIND).rstrip(b"\0").decode()

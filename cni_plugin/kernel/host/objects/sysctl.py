@@ -15,12 +15,12 @@ from cni_plugin.kernel.rtnl import codec, encode
 from cni_plugin.kernel.rtnl.encode import Place
 from cni_plugin.kernel.rtnl.lookup import Lookup
 from cni_plugin.kernel.rtnl.namespace import Namespace
-from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, NESTED, attribute
+from cni_plugin.kernel.rtnl.raw import IFLA_AF_SPEC, IFLA_INET_CONF, NESTED, attribute
 from cni_plugin.kernel.rtnl.settings import INET_CONF, link_of
 from cni_plugin.model.host import Sysctl
 
 GONE = encode.NO_IPV6
-_IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE = 1, 8
+_IFLA_INET6_ADDR_GEN_MODE = 8
 
 
 def write(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
@@ -29,7 +29,7 @@ def write(op: Op, each: Sysctl, _place: Place) -> Iterator[bytearray]:
         return
     if each.name.startswith("net/ipv4/"):
         value = attribute(INET_CONF[each.name.rpartition("/")[2]], struct.pack("=I", int(each.value)))
-        spec = _nested(socket.AF_INET, _nested(_IFLA_INET_CONF, value))
+        spec = _nested(socket.AF_INET, _nested(IFLA_INET_CONF, value))
     else:
         spec = _nested(socket.AF_INET6, attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", int(each.value))))
     message = codec.encode(codec.RTM_SETLINK, 0, {"family": 0, "index": 0}, [("IFLA_IFNAME", each.dev)])
