@@ -25,7 +25,8 @@ _ANYWHERE = ("192.0.0.8", "100::1")
 _SERVICES = {"nftables": " kube-proxy {", "iptables": "chain KUBE-SERVICES "}
 """How kube-proxy calls its table, and its chain where iptables are those of nftables."""
 _LEGACY = {"iptables-legacy": "/proc/net/ip_tables_names", "ip6tables-legacy": "/proc/net/ip6_tables_names"}
-_PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
+PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
+"""Where the node's own programs are."""
 
 
 class Looker(Protocol):
@@ -95,11 +96,11 @@ class Host:
                 loaded = "filter" in files.follow(tables).decode().split()
             except FileNotFoundError:
                 continue
-            program = next((f"{each}/{name}" for each in _PATH if os.access(f"{each}/{name}", os.X_OK)), "")
-            if loaded and not program:
+            path = program(name)
+            if loaded and not path:
                 found.append(f"{name} FORWARD policy not known: {name} is not installed")
             elif loaded:
-                done = run(program, ["-S", "FORWARD"], {"PATH": ":".join(_PATH)}, b"", quiet=True)
+                done = run(path, ["-S", "FORWARD"], {"PATH": ":".join(PATH)}, b"", quiet=True)
                 lines = done.stdout.decode(errors="replace").splitlines()
                 if lines and lines != ["-P FORWARD ACCEPT"]:
                     found.append(f"{name} FORWARD policy {lines[0].rpartition(' ')[2]}")
@@ -112,6 +113,11 @@ class Host:
     def features(self, wanted: Collection[str]) -> dict[str, bool]:
         """Which of these the kernel can do."""
         return features(wanted)
+
+
+def program(name: str) -> str:
+    """The path of one of the node's own programs, "" where it is not installed."""
+    return next((f"{each}/{name}" for each in PATH if os.access(f"{each}/{name}", os.X_OK)), "")
 
 
 def _with_accepts(each: Hook) -> Hook:

@@ -29,19 +29,18 @@ import msgspec
 from cni_plugin import decoding
 from cni_plugin.client import VERSION
 from cni_plugin.ctl import ask
+from cni_plugin.ctl.host import PATH, Host, program
 from cni_plugin.ctl.notes import Notes
 from cni_plugin.ctl.support import served
 from cni_plugin.errors import DECODING_FAILURE, CniError
 from cni_plugin.harmless import Censor
 from cni_plugin.kernel.host import files
 from cni_plugin.kernel.host.program import run
-from cni_plugin.kernel.see.look import Sight
 from cni_plugin.store.clusters import all_facts
 from cni_plugin.store.records import Records
 
 STDOUT = "-"
 """The path that means it."""
-_PATH = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "ip-link": ("ip", "-s", "-d", "link"), "ip-addr": ("ip", "addr"), "ip-rule": ("ip", "rule"),
     "ip-route": ("ip", "route", "show", "table", "all"), "ip6-route": ("ip", "-6", "route", "show", "table", "all"),
@@ -179,13 +178,13 @@ def _mapping(shape: object) -> dict[str, object]:
 
 def _node(notes: Notes) -> Iterator[Packed]:
     for name, words in _PROGRAMS.items():
-        path = next((f"{each}/{words[0]}" for each in _PATH if os.access(f"{each}/{words[0]}", os.X_OK)), "")
+        path = program(words[0])
         if path:
             text = notes.one(" ".join(words), partial(_output, path, words))
             yield Packed(f"node/{name}.txt", text or "")
         else:
             notes.unknown[" ".join(words)] = f"{words[0]} is not installed"
-    links = notes.many("links", _links)
+    links = notes.many("links", Host().links)
     yield _json("node/links.json", links)
     values = {each: _line(f"/proc/sys/{each}") for each in _SYSCTLS}
     yield Packed("node/sysctls.txt", "".join(f"{key} = {value}\n" for key, value in values.items()))
@@ -194,13 +193,8 @@ def _node(notes: Notes) -> Iterator[Packed]:
 
 
 def _output(path: str, words: tuple[str, ...]) -> str:
-    done = run(path, list(words[1:]), {"PATH": ":".join(_PATH), "LC_ALL": "C"}, b"", quiet=True)
+    done = run(path, list(words[1:]), {"PATH": ":".join(PATH), "LC_ALL": "C"}, b"", quiet=True)
     return (done.stdout + done.stderr).decode(errors="replace")
-
-
-def _links() -> list[object]:
-    with Sight() as sight:
-        return [msgspec.to_builtins(each) for each in sight.links()]
 
 
 def _line(path: str) -> str:
