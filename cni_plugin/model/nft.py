@@ -12,6 +12,7 @@ another type is made anew, with what is in it, and the chains that look into it 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import ClassVar
 
@@ -176,6 +177,15 @@ class Element(NftObject, frozen=True, tag="element"):
         gone = f"delete element {self.table} {self.set} {{ {self.value} }}"
         made = f"add element {self.table} {self.set} {{ {self.pair} }}"
         return f"nft '{gone}'" if verb == "delete" else f"nft '{made}'" if verb == "create" else f"nft '{gone}; {made}'"
+
+
+def by_set(objects: Iterable[Object]) -> dict[tuple[str, str], list[Element]]:
+    """The elements among these, by table and set."""
+    found: dict[tuple[str, str], list[Element]] = {}
+    for each in objects:
+        if isinstance(each, Element):
+            found.setdefault((each.table, each.set), []).append(each)
+    return found
 
 
 def comment(text: str, words: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,7 +26,7 @@ from cni_plugin.kernel.nft.known import Known, comments, hook_of
 from cni_plugin.kernel.nft.nft_raw import RawNft, netfilter
 from cni_plugin.meter import Meter
 from cni_plugin.model.base import Object, state
-from cni_plugin.model.nft import Chain, Element, NftObject, SetOrMap, Table
+from cni_plugin.model.nft import Chain, Element, NftObject, SetOrMap, Table, by_set
 
 if TYPE_CHECKING:
     from cni_plugin.kernel.nft.nft_look import Sets
@@ -103,17 +103,14 @@ class Nft:
             for table in sorted(left):
                 self._delete_empty(table)
 
-    def read(self, wanted: Iterable[NftObject]) -> list[NftObject]:
+    def read(self, wanted: Sequence[NftObject]) -> list[NftObject]:
         """Those of the wanted that stand, rules and values in the words wanted where those mean it. Raises NftError."""
         with self._meter.step("nft"):
-            alone, places = list[NftObject](), dict[tuple[str, str], list[Element]]()
-            for each in wanted:
-                if isinstance(each, Element):
-                    places.setdefault((each.table, each.set), []).append(each)
-                elif (found := self._one(each)) is not None:
-                    alone.append(found)
-            among = [_asked(partial(self._sets.among, place, some)) for place, some in places.items()]
-            return [*alone, *(each for some in among for each in some)]
+            alone = (self._one(each) for each in wanted if not isinstance(each, Element))
+            found = [each for each in alone if each is not None]
+            for place, some in by_set(wanted).items():
+                found += _asked(partial(self._sets.among, place, some))
+            return found
 
     def elements(self, table: str, name: str) -> list[Element]:
         """All that is in a set or map, spelt as nft prints it; nothing without it. Raises NftError."""
@@ -154,7 +151,7 @@ class Nft:
 
         made = {(each.table, each.name) for each in (op.object for op in ops if op.verb != "delete")
                 if isinstance(each, SetOrMap)}
-        places = {(op.object.table, op.object.set) for op in ops if isinstance(op.object, Element)} - made
+        places = by_set(op.object for op in ops).keys() - made
         kinds = {place: kind for place in places if (kind := self._sets.kind(place)) is not None}
         if len(kinds) < len(places):
             raise FileNotFoundError(errno.ENOENT, "there is no set or map " + " ".join(min(places - kinds.keys())))

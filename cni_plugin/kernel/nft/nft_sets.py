@@ -39,7 +39,7 @@ from cni_plugin.kernel.nft.nft_values import VERDICT, VERDICT_TYPE, Span
 from cni_plugin.kernel.rtnl.codec import NLM_F_CREATE, NLM_F_DUMP
 from cni_plugin.kernel.rtnl.raw import NESTED, attribute, attributes, nested
 from cni_plugin.model.base import Object
-from cni_plugin.model.nft import Element, SetOrMap, Table
+from cni_plugin.model.nft import Element, SetOrMap, Table, by_set
 
 _NAME, _FLAGS, _KEY_TYPE, _KEY_SIZE, _DATA_TYPE, _DATA_SIZE, _DESCRIPTION, _ID, _NOTES = 2, 3, 4, 5, 6, 7, 9, 10, 13
 _INTERVAL, _MAP, _CONCAT = 0x4, 0x8, 0x80
@@ -166,12 +166,8 @@ def _byte_orders(kind: Kind) -> bytes:
 
 def _of_elements(kind: int, objects: Iterable[Object], kinds: Mapping[Place, Kind]) -> Iterator[Change]:
     """A message for each set; several where there are more than one may hold."""
-    places: dict[Place, list[Element]] = {}
-    for each in objects:
-        if isinstance(each, Element):
-            places.setdefault((each.table, each.set), []).append(each)
     flags = NLM_F_CREATE if kind == NEW_ELEMENT else 0
-    for place, found in places.items():
+    for place, found in by_set(objects).items():
         packed = _packer(kinds[place])
         items = (packed(each.value, each.data if flags else "") for each in found)
         for some in _portions(item for both in items for item in both):

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cni_plugin.diff import Op
 from cni_plugin.kernel.nft.known import COMMENT, HOOK, hook_of
-from cni_plugin.model.nft import Chain, Element, SetOrMap, Table
+from cni_plugin.model.base import Object
+from cni_plugin.model.nft import Chain, Element, SetOrMap, Table, by_set
 
 
 def commands(ops: Sequence[Op]) -> str:
@@ -62,13 +63,10 @@ def _lines(gone: Sequence[Op], made: Sequence[Op]) -> Iterator[str]:
     yield from (f"add rule {each.table} {each.name} {rule}" for each in kept for rule in each.rules)
 
 
-def _of_elements(verb: str, objects: Iterable[object]) -> Iterator[str]:
+def _of_elements(verb: str, objects: Iterable[Object]) -> Iterator[str]:
     """A command for all of a set, for each is a list of nft's own to it."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for each in objects:
-        if isinstance(each, Element):
-            places.setdefault((each.table, each.set), []).append(each.pair if verb == "add" else each.value)
-    for (table, name), words in places.items():
+    for (table, name), found in by_set(objects).items():
+        words = (each.pair if verb == "add" else each.value for each in found)
         yield f"{verb} element {table} {name} {{ {', '.join(words)} }}"
 
 
