@@ -84,18 +84,18 @@ def noted(folder: str) -> list[str]:
 
 def tell(note: str, number: int, begun_with: Sequence[str]) -> None:
     """Send a signal to it, if it runs, by which it is as if it was begun with these lines. Raises OSError."""
-    with _held(note) as fd:
-        found = find(note)
-        if fd is not None and found is not None:
+    with _held(note) as held:
+        if held is not None:
+            found, fd = held
             _write(note, found.pid, begun_with)
             signal.pidfd_send_signal(fd, number)
 
 
 def end(note: str) -> None:
     """Ask it to end, and kill it with what it started if it does not; there is no note of it then. Raises OSError."""
-    with _held(note) as fd:
-        found = find(note)
-        if fd is not None and found is not None:
+    with _held(note) as held:
+        if held is not None:
+            found, fd = held
             signal.pidfd_send_signal(fd, signal.SIGTERM)
             if not _is_over(fd, _AFTER_TERM):
                 os.killpg(found.pid, signal.SIGKILL)
@@ -109,27 +109,34 @@ def watch(note: str) -> int:
 
     Raises OSError.
     """
+    held = _hold(note)
+    return -1 if held is None else held[1]
+
+
+def _hold(note: str) -> tuple[Process, int] | None:
     found = find(note)
+    if found is None:
+        return None
     try:
-        fd = -1 if found is None else os.pidfd_open(found.pid)
+        fd = os.pidfd_open(found.pid)
     except ProcessLookupError:
-        return -1
-    if fd >= 0 and find(note) != found:  # it ended before, and its number may be another's
+        return None
+    if find(note) != found:  # it ended before, and its number may be another's
         os.close(fd)
-        return -1
-    return fd
+        return None
+    return found, fd
 
 
 @contextmanager
-def _held(note: str) -> Iterator[int | None]:
-    """The same while the block runs, None where it does not; what was sent to who ended meanwhile is no error."""
-    fd = watch(note)
+def _held(note: str) -> Iterator[tuple[Process, int] | None]:
+    """It with that descriptor while the block runs, None where it does not; to signal who ended since is no error."""
+    held = _hold(note)
     try:
         with suppress(ProcessLookupError):
-            yield fd if fd >= 0 else None
+            yield held
     finally:
-        if fd >= 0:
-            os.close(fd)
+        if held is not None:
+            os.close(held[1])
 
 
 def _is_over(fd: int, seconds: float) -> bool:
