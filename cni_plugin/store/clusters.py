@@ -95,7 +95,7 @@ def others(records: Records, but: str) -> State:
     """What other clusters' networks had programmed."""
     found: State = {}
     for name in records.disk.names(f"{records.run_dir}/programmed"):
-        if name != but:
+        if name != stem(but):
             found.update(programmed(records, name))
     return found
 
