@@ -89,7 +89,7 @@ def bridges(links: Iterable[Link], records: Records) -> list[Row]:
 
 def inside(records: Records, record: Record) -> tuple[str, ...]:
     """Where an attachment's network is not masqueraded to: the rest of its cluster."""
-    masquerade = records.noted("masquerade", Masquerade).get(record.network)
+    masquerade = records.note("masquerade", record.network, Masquerade)
     return (*masquerade.subnets, *masquerade.inside) if masquerade else ()
 
 
@@ -109,10 +109,9 @@ def alive(kernel: Kernel, record: Record) -> str:
 
 
 def _networks(kernel: Kernel, records: Records, attachments: Sequence[Record]) -> Iterator[Row]:
-    masquerades = records.noted("masquerade", Masquerade)
     for name in sorted({each.network for each in attachments}):
         mine = [each for each in attachments if each.network == name]
-        masquerade = masquerades.get(name)
+        masquerade = records.note("masquerade", name, Masquerade)
         yield {
             "network": name,
             "attachments": len(mine),

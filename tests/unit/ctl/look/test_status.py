@@ -10,6 +10,7 @@ from cni_plugin.attachment import Attachment
 from cni_plugin.kernel.fake import FakeKernel
 from cni_plugin.kernel.see.look import Link
 from cni_plugin.model.base import POD
+from cni_plugin.plan.masquerade import Masquerade
 from tests.unit.ctl.tool import CLUSTER, Around, Tool, agent
 from tests.unit.support import UPLINK, Json, Node
 
@@ -38,6 +39,15 @@ def test_status_shows_attachments_and_addresses(node: Node, tool: Tool) -> None:
     table = tool("status").out
     assert "10.22.0.2/24" in table
     assert HOST in table
+
+
+def test_status_shows_what_a_network_of_a_long_name_has_masqueraded(node: Node, tool: Tool) -> None:
+    node.call("ADD")
+    (made,) = node.records.all()
+    node.records.put(msgspec.structs.replace(made, network="n" * 300, data_dir=""))
+    node.records.set_note("masquerade", "n" * 300, Masquerade(("10.22.1.0/24",)))
+    shown = {each["network"]: each["masquerade"] for each in json.loads(tool("status", "--json").out)["networks"]}
+    assert shown == {"n" * 300: ["10.22.1.0/24"], "pods": ["10.22.0.0/24"]}
 
 
 def test_a_pod_that_has_no_link_on_the_node_is_not_called_unplugged(node: Node, tool: Tool) -> None:
